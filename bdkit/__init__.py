@@ -1,0 +1,31 @@
+"""bdkit: BLIP-Diffusion (arXiv 2305.14720) end to end, at laptop scale and at full size. Names load when first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bdkit.errors import InputError
+    from bdkit.methods import METHODS, build_method
+    from bdkit.models.blip_diffusion import BlipDiffusion
+    from bdkit.presets import PRESETS
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BlipDiffusion": "bdkit.models.blip_diffusion",
+    "InputError": "bdkit.errors",
+    "METHODS": "bdkit.methods",
+    "PRESETS": "bdkit.presets",
+    "build_method": "bdkit.methods",
+}
+__all__ = ["METHODS", "PRESETS", "BlipDiffusion", "InputError", "__version__", "build_method"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bdkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

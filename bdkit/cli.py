@@ -1,0 +1,102 @@
+"""The command line: `bdkit COMMAND ...`. Only the chosen command's module is imported, so help answers at once."""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from bdkit import __version__
+from bdkit.errors import InputError
+
+COMMANDS = {
+    "generate": "draw a subject in new contexts",
+    "finetune": "teach the model your own subject in a few steps",
+    "pretrain": "train the mini model from nothing, all stages or one",
+    "bench": "fit, generate and score every method of the paper's table",
+    "score": "score a folder of pictures",
+    "table": "make the table from finished scores",
+    "world": "look at the procedural mini world",
+    "fetch": "download the DreamBench photos",
+}
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports a mistake as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError with argparse's message and where the help is."""
+        raise InputError(f"{message}; see '{self.prog} --help'")
+
+
+def build_parser(command: str | None = None) -> Parser:
+    """The parser with every command's name and help, and the arguments of `command` alone."""
+    parser = Parser(
+        prog="bdkit",
+        description="BLIP-Diffusion: pre-training, few-step fine-tuning and the DreamBench benchmark.",
+        epilog="'bdkit COMMAND --help' tells a command's flags.",
+    )
+    parser.add_argument("--version", action="version", version=f"bdkit {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for name, text in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+        )
+        if name == command:
+            importlib.import_module(f"bdkit.commands.{name}").add_arguments(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns 0 when all went well, 2 after a mistake of the user's or a full disk (one line on stderr), 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _show_warning
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    try:
+        args = build_parser(command).parse_args(arguments)
+        module = importlib.import_module(f"bdkit.commands.{args.command}")
+        return int(module.run(args))
+    except KeyboardInterrupt:
+        print("bdkit: stopped; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        print(f"bdkit: error: {line}", file=sys.stderr)
+        return EXIT_INPUT
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"bdkit: warning: {message}", file=sys.stderr)
+
+
+def one_line(error: Exception) -> str | None:
+    """What to tell the user about an error they can mend; None for any other error, which is a fault of ours."""
+    # dreambench has its own InputError; importing it here would slow every command's start
+    dreambench_errors = sys.modules.get("dreambench.errors")
+    if isinstance(error, InputError) or (dreambench_errors and isinstance(error, dreambench_errors.InputError)):
+        return " ".join(str(error).split())
+    code = error.errno if isinstance(error, OSError) else None
+    place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    # safetensors and torch report a full disk as errors of their own, with the system's text inside
+    if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        return f"the disk is full{place}; free some space and run the same command again"
+    if isinstance(error, OSError) and error.filename and code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename}: permission denied; choose a place you can read and write"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""`bdkit generate`: a subject in new contexts, from a fine-tuned folder or zero-shot from pictures."""
+
+import argparse
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from tqdm import tqdm
+
+from bdkit.commands.outputs import check_class_noun, check_free
+from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
+from bdkit.errors import InputError
+from bdkit.models.blip_diffusion import BlipDiffusion, split_prompt
+from bdkit.models.checkpoints import checkpoint_hash, sha256
+from dreambench.files import read_json, write_json
+from dreambench.pictures import list_pictures, read_picture, write_png
+from eval.system import device_name, library_versions, pick_device
+
+CHUNK = 4  # pictures drawn together; fixed, so that a resumed run makes the same bytes
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What is drawn.
+
+    prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
+    out: folder for the pictures and their run.json
+    model: folder of a model, or the name of a shipped one
+    images: folder with pictures of the subject, for zero-shot
+    subject: class word of the subject, such as dog
+    target_subject: class word in the prompt, when another than the subject's
+    seeds: one picture a seed, such as 0-3,7
+    negative_prompt: what not to draw; none: the model's own
+    guidance_scale: how strictly to follow the prompt; none: the model's own
+    num_inference_steps: denoising steps; none: the model's own
+    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's own
+    """
+
+    prompt: str
+    out: Path
+    model: str = "mini"
+    images: Path | None = None
+    subject: str | None = None
+    target_subject: str | None = None
+    seeds: str = "0"
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    scheduler: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `GenerateConfig`."""
+    add_dataclass_arguments(parser, GenerateConfig)
+    parser.add_argument("--overwrite", action="store_true", help="draw again what --out already holds")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws the pictures that are not there yet."""
+    config = config_from_args(GenerateConfig, args)
+    seeds = parse_numbers(config.seeds)
+    if not config.prompt.strip():
+        raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
+    check_free(config.out, overwrite=True)
+    references = list_pictures(config.images) if config.images else []
+    pictures = [read_picture(path) for path in references]
+    model = BlipDiffusion.from_pretrained(config.model)
+    class_noun = _class_noun(config, model)
+    scheduler = _scheduler(config.scheduler, model)
+    split_prompt(config.prompt, config.target_subject or class_noun)
+    record = {
+        "settings": {key: value for key, value in asdict(config).items() if key not in ("seeds", "out", "images")},
+        "checkpoint": checkpoint_hash(config.model),
+        "references": {path.name: sha256(path) for path in references},
+    }
+    todo = _open_chunks(config.out, seeds, record, args.overwrite)
+    if not todo:
+        print(f"All {len(seeds)} pictures are already in {config.out}.")
+        return 0
+    model.to(torch.device(pick_device()))
+    embeddings = None
+    if pictures:
+        assert class_noun is not None
+        embeddings = model.encode_subject(pictures, class_noun).mean(dim=0, keepdim=True)
+    elif model.subject_embeddings is not None:
+        embeddings = model.subject_embeddings
+    started = False
+    for chunk in tqdm(todo, desc="pictures", unit=f"x{CHUNK}", disable=len(todo) == 1):
+        drawn = model(
+            config.prompt,
+            source_subject=class_noun,
+            target_subject=config.target_subject,
+            subject_embeddings=embeddings,
+            negative_prompt=config.negative_prompt,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            scheduler=scheduler,
+            seeds=chunk,
+        )
+        if not started:
+            _start(config.out, record, args.overwrite)
+            started = True
+        for seed, picture in zip(chunk, drawn, strict=True):
+            if not _path(config.out, seed).exists():
+                write_png(picture, _path(config.out, seed))
+    write_json(
+        {
+            **record,
+            "model": model.settings(),
+            "seeds": [int(path.stem) for path in _finished(config.out)],
+            "device": device_name(),
+            "libraries": library_versions(),
+        },
+        config.out / RUN_FILE,
+    )
+    print(f"{len(seeds)} pictures are in {config.out}.")
+    return 0
+
+
+def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
+    """The subject's class word, after all that can be wrong about the subject was checked."""
+    known = model.record.get("class_nouns")
+    for word in (config.subject, config.target_subject):
+        if word is not None:
+            check_class_noun(word, known)
+    cached = model.subject_class
+    if config.images:
+        if cached is not None:
+            raise InputError(
+                f"{config.model} already holds a subject ({cached}); leave --images out, or use --model mini"
+            )
+        if config.subject is None:
+            raise InputError("--images needs --subject, the class word of what they show, such as --subject dog")
+        return config.subject
+    if cached is not None and config.subject not in (None, cached):
+        raise InputError(
+            f"{config.model} holds a {cached}, not a {config.subject}; leave --subject out, "
+            f"or say --target-subject {config.subject}"
+        )
+    if cached is None and config.subject is None and "{}" in config.prompt:
+        raise InputError("the prompt has a place for a subject; give --images and --subject, or a fine-tuned --model")
+    return cached or config.subject
+
+
+def _scheduler(name: str | None, model: BlipDiffusion) -> Any:
+    if name is None:
+        return None
+    scheduler_class = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if scheduler_class is None:
+        raise InputError(
+            f"diffusers has no scheduler {name!r}; give a class name such as DDIMScheduler or PNDMScheduler"
+        )
+    return scheduler_class.from_config(model.scheduler.config)
+
+
+def _open_chunks(out: Path, seeds: list[int], record: dict[str, Any], overwrite: bool) -> list[list[int]]:
+    """The fixed chunks of seeds that hold a missing picture.
+
+    Raises InputError when `out` holds pictures of other settings and `overwrite` is False.
+    """
+    there = read_json(out / RUN_FILE) if (out / RUN_FILE).exists() else {}
+    same = all(there.get(key) == value for key, value in record.items())
+    if not same and not overwrite and _finished(out):
+        raise InputError(f"{out} holds pictures of another command; choose another --out, or add --overwrite")
+    chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+    return [chunk for chunk in chunks if overwrite or not all(_path(out, seed).exists() for seed in chunk)]
+
+
+def _start(out: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Writes the run record; with `overwrite` the pictures that an earlier record stood for go first."""
+    if overwrite and (out / RUN_FILE).exists():
+        for path in _finished(out):
+            path.unlink()
+    write_json(record, out / RUN_FILE)
+
+
+def _finished(out: Path) -> list[Path]:
+    return sorted(path for path in out.glob("*.png") if re.fullmatch(r"\d{5,}", path.stem))
+
+
+def _path(out: Path, seed: int) -> Path:
+    return out / f"{seed:05d}.png"

@@ -1,0 +1,131 @@
+"""Noise-prediction loss, latents and the sampling loop; nothing here knows of subjects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from bdkit.errors import InputError
+
+Vae = AutoencoderKL | AutoencoderTiny
+
+# Stable Diffusion v1's noise schedule (paper Sec. 4.1 builds on v1-5); the same numbers serve mini size.
+NOISE_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+
+def training_scheduler() -> DDPMScheduler:
+    """The forward process of training: noise prediction with Stable Diffusion's schedule."""
+    return DDPMScheduler(prediction_type="epsilon", clip_sample=False, **NOISE_SCHEDULE)
+
+
+def encode_images(vae: Vae, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Pixels in -1..1, (B, 3, H, W), to scaled latents (B, C, H/f, W/f).
+
+    The one place that knows a deterministic autoencoder (``latents``) from a variational one (``latent_dist``).
+    """
+    encoded = vae.encode(pixels)
+    raw = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.sample(generator)
+    return (raw - _shift(vae)) * vae.config.scaling_factor
+
+
+def decode_latents(vae: Vae, latents: Tensor) -> Tensor:
+    """Scaled latents to pixels in -1..1 (clamped), (B, 3, H, W)."""
+    raw = latents / vae.config.scaling_factor + _shift(vae)
+    return vae.decode(raw.to(vae.dtype)).sample.clamp(-1, 1)
+
+
+def _shift(vae: Vae) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+def latent_factor(vae: Vae) -> int:
+    """Pixels per latent, along one side."""
+    if isinstance(vae, AutoencoderTiny):
+        return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, list[torch.Generator]]:
+    """Unit Gaussian noise (len(seeds), *shape), float32 on the CPU, one generator an image.
+
+    Image k depends on seeds[k] alone, never on the batch or the device. The generators go on to the sampler's step.
+    """
+    generators = [torch.Generator().manual_seed(int(seed) & 0x7FFF_FFFF_FFFF_FFFF) for seed in seeds]
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
+
+
+def noise_prediction_loss(
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    encoder_hidden_states: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the predicted noise at uniform timesteps (Sec. 3.2, Eq. of latent diffusion).
+
+    Args:
+        latents: (B, C, h, w), scaled.
+        encoder_hidden_states: (B, L, D), the text encoder's output.
+        generator: CPU generator of noise and timesteps.
+    """
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
+    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (latents.shape[0],), generator=generator)
+    timesteps = timesteps.to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    noise_pred = unet(noisy, timesteps, encoder_hidden_states).sample
+    return F.mse_loss(noise_pred.float(), noise.float())
+
+
+@torch.no_grad()
+def sample(
+    unet: UNet2DConditionModel,
+    scheduler: Any,
+    latents: Tensor,
+    encoder_hidden_states: Tensor,
+    negative_hidden_states: Tensor | None = None,
+    *,
+    guidance_scale: float = 7.5,
+    num_inference_steps: int = 50,
+    generators: list[torch.Generator] | None = None,
+    callback: Callable[[int, int, Tensor], None] | None = None,
+) -> Tensor:
+    """Denoise unit-Gaussian ``latents`` (B, C, h, w) with classifier-free guidance and any diffusers scheduler.
+
+    Args:
+        encoder_hidden_states: (B, L, D) of the prompt.
+        negative_hidden_states: (B, L, D) of the negative or empty prompt; may be None when ``guidance_scale`` <= 1,
+            where a single evaluation a step suffices.
+        callback: called with (index, timestep, latents) after each step.
+    """
+    if num_inference_steps < 1:
+        raise InputError(f"num_inference_steps is {num_inference_steps}; use at least 1")
+    guided = guidance_scale > 1.0
+    if guided and negative_hidden_states is None:
+        raise InputError("guidance_scale > 1 needs the hidden states of the negative (or empty) prompt")
+    device, dtype = encoder_hidden_states.device, encoder_hidden_states.dtype
+    scheduler = type(scheduler).from_config(scheduler.config)  # no state of an earlier call
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    latents = latents.to(device, dtype) * scheduler.init_noise_sigma
+    context = torch.cat([negative_hidden_states, encoder_hidden_states]) if guided else encoder_hidden_states
+    extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for index, timestep in enumerate(scheduler.timesteps):
+        model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
+        noise_pred = unet(model_input.to(dtype), timestep, context).sample
+        if guided:
+            negative, positive = noise_pred.chunk(2)
+            noise_pred = negative + guidance_scale * (positive - negative)
+        latents = scheduler.step(noise_pred, timestep, latents, **extra).prev_sample.to(dtype)
+        if callback:
+            callback(index, int(timestep), latents)
+    return latents

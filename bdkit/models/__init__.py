@@ -1,0 +1,1 @@
+"""The model: assembly, encoders, tokenizers and checkpoints."""

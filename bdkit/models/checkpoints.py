@@ -1,0 +1,214 @@
+"""Model folders in and out: the diffusers layout, safetensors only, every file hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
+
+from bdkit.errors import InputError
+from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
+from bdkit.models.multimodal_encoder import MultimodalEncoder
+from bdkit.models.subject_text_encoder import SubjectTextEncoder
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "qformer", "qformer_tokenizer", "scheduler")
+RECORD = "bdkit.json"
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder of a model name: a folder as it is, or a shipped model by its name."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    shipped = SHIPPED / str(path)
+    if len(Path(path).parts) == 1 and shipped.is_dir():
+        return shipped
+    names = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else "none"
+    raise InputError(f"no model at {str(path)!r}; give a folder, or one of the shipped models: {names}")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checkpoint_hash(path: str | Path) -> str:
+    """Twelve hex digits that name all weights of a model folder, for run records."""
+    hashes = _read_record(resolve(path))["sha256"]
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    if not path.exists():
+        raise InputError(f"{folder} is not a bdkit model: {RECORD} is missing; save models with save_pretrained")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON ({error}); fetch or save the model again") from None
+
+
+def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
+    """Where each part lies; missing parts are looked up in the folder the record names (``parts_from``)."""
+    other = (folder / record["parts_from"]).resolve() if record.get("parts_from") else None
+    places = {}
+    for part in PARTS:
+        place = folder / part
+        if not place.is_dir() and other is not None:
+            place = other / part
+        if not place.is_dir():
+            raise InputError(f"{folder}: the part {part}/ is missing; fetch or save the model again")
+        places[part] = place
+    for name, expected in record["sha256"].items():
+        path = folder / name
+        if not path.exists():
+            raise InputError(f"{path} is missing; fetch or save the model again")
+        if sha256(path) != expected:
+            raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one); fetch or save the model again")
+    return places
+
+
+def load_model(path: str | Path) -> BlipDiffusion:
+    """See `BlipDiffusion.from_pretrained`."""
+    folder = resolve(path)
+    record = _read_record(folder)
+    places = _verify(folder, record)
+    try:
+        model = _load_parts(places, record)
+    except (OSError, KeyError, RuntimeError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder} cannot be read: {line}; fetch or save the model again") from error
+    model.source = str(path)
+    subject = folder / "subject.safetensors"
+    if subject.exists():
+        model.subject_embeddings = load_file(subject)["subject_embeddings"]
+        model.subject_class = record["subject_class"]
+    return model
+
+
+def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusion:
+    vae_class = {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[_class_name(places["vae"])]
+    local = {"local_files_only": True, "torch_dtype": torch.float32}
+    scheduler_class = getattr(diffusers, json.loads((places["scheduler"] / "scheduler_config.json").read_text())["_class_name"])
+    return BlipDiffusion(
+        vae=vae_class.from_pretrained(places["vae"], **local),
+        unet=UNet2DConditionModel.from_pretrained(places["unet"], **local).to(memory_format=torch.channels_last),
+        text_encoder=SubjectTextEncoder(
+            CLIPTextModel.from_pretrained(places["text_encoder"], local_files_only=True, dtype=torch.float32)
+        ),
+        multimodal_encoder=MultimodalEncoder.from_pretrained(places["qformer"]).float(),
+        tokenizer=CLIPTokenizer.from_pretrained(places["tokenizer"], local_files_only=True),
+        qformer_tokenizer=BertTokenizer.from_pretrained(places["qformer_tokenizer"], local_files_only=True),
+        scheduler=scheduler_class.from_pretrained(places["scheduler"], local_files_only=True),
+        defaults=GenerationDefaults(**record["defaults"]),
+        record=record,
+    )
+
+
+def _class_name(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["_class_name"])
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes ``folder`` when the block ends well, and vanishes otherwise.
+
+    An existing ``folder`` is replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_model(
+    model: BlipDiffusion,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    only: tuple[str, ...] = PARTS,
+    parts_from: str | None = None,
+) -> Path:
+    """See `BlipDiffusion.save_pretrained`.
+
+    Args:
+        only: the parts to write; the others are looked up in ``parts_from``, a path relative to ``folder``.
+    """
+    with new_folder(folder) as temporary:
+        writers = {
+            "vae": lambda p: _save_copy(model.vae, p, dtype),
+            "unet": lambda p: _save_copy(model.unet, p, dtype),
+            "text_encoder": lambda p: _save_copy(model.text_encoder.model, p, dtype),
+            "qformer": lambda p: model.multimodal_encoder.save_pretrained(p, dtype),
+            "tokenizer": model.tokenizer.save_pretrained,
+            "qformer_tokenizer": model.qformer_tokenizer.save_pretrained,
+            "scheduler": model.scheduler.save_pretrained,
+        }
+        for part in only:
+            writers[part](temporary / part)
+        (temporary / "model_index.json").write_text(json.dumps(_model_index(model), indent=1) + "\n")
+        record = {k: v for k, v in model.record.items() if k not in ("sha256", "subject_class", "parts_from")}
+        if model.subject_embeddings is not None:
+            tensor = model.subject_embeddings.detach().to("cpu", torch.float32).contiguous()
+            save_file({"subject_embeddings": tensor}, temporary / "subject.safetensors")
+            record["subject_class"] = model.subject_class
+        if parts_from is not None:
+            record["parts_from"] = parts_from
+        record |= {"bdkit": version("bdkit"), "defaults": asdict(model.defaults)}
+        record["sha256"] = {
+            str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*.safetensors"))
+        }
+        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return folder
+
+
+def _save_copy(part: Any, folder: Path, dtype: torch.dtype) -> None:
+    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in part.state_dict().items()}
+    part.save_pretrained(folder, safe_serialization=True, state_dict=state) if isinstance(
+        part, CLIPTextModel
+    ) else _save_diffusers(part, folder, state)
+
+
+def _save_diffusers(part: Any, folder: Path, state: dict[str, torch.Tensor]) -> None:
+    part.save_config(folder)
+    save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+def _model_index(model: BlipDiffusion) -> dict[str, Any]:
+    return {
+        "_class_name": "BlipDiffusion",
+        "_diffusers_version": diffusers.__version__,
+        "vae": ["diffusers", type(model.vae).__name__],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "qformer": ["bdkit", "MultimodalEncoder"],
+        "qformer_tokenizer": ["transformers", "BertTokenizer"],
+        "scheduler": ["diffusers", type(model.scheduler).__name__],
+    }

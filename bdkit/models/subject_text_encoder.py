@@ -1,0 +1,89 @@
+"""CLIP's text encoder with subject vectors among its token embeddings (Sec. 3.1, Fig. 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+
+class SubjectTextEncoder(nn.Module):
+    """The stock ``CLIPTextModel`` (``.model``) plus a way to put vectors in place of token embeddings.
+
+    The vectors replace the embeddings of placeholder tokens before position embeddings and causal attention, through a
+    forward hook on the token embedding: public API only, so what is saved is a plain ``CLIPTextModel``.
+    """
+
+    def __init__(self, model: CLIPTextModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def from_config(cls, config: CLIPTextConfig) -> SubjectTextEncoder:
+        return cls(CLIPTextModel(config))
+
+    @property
+    def max_length(self) -> int:
+        """Number of positions, subject vectors included (77 at full size)."""
+        return int(self.model.config.max_position_embeddings)
+
+    def forward(
+        self, input_ids: Tensor, subject_embeddings: Tensor | None = None, subject_mask: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states after the final layer norm, (B, L, D).
+
+        Args:
+            input_ids: (B, L) token ids; any id stands at the places of the subject vectors.
+            subject_embeddings: (B, Q, D) subject vectors.
+            subject_mask: (B, L) bool, True at the places the vectors take: Q in a row, or none for a row whose subject
+                prompt is dropped.
+        """
+        if subject_embeddings is None or subject_mask is None:
+            return self.model(input_ids=input_ids).last_hidden_state
+        rows = subject_mask.any(dim=1)
+
+        def insert(_module: nn.Module, _args: Any, embedded: Tensor) -> Tensor:
+            embedded = embedded.clone()
+            embedded[subject_mask] = subject_embeddings[rows].to(embedded.dtype).flatten(0, 1)
+            return embedded
+
+        handle = self.model.embeddings.token_embedding.register_forward_hook(insert)
+        try:
+            return self.model(input_ids=input_ids).last_hidden_state
+        finally:
+            handle.remove()
+
+    def embedding_scale(self) -> float:
+        """Standard deviation of the token embeddings, the natural size of a subject vector."""
+        return float(self.model.embeddings.token_embedding.weight.detach().float().std())
+
+
+def insert_placeholder_ids(
+    prefix: list[int], suffix: list[int], *, bos: int, eos: int, queries: int, length: int
+) -> tuple[list[int], list[bool], int]:
+    """Lay out ``[BOS] prefix <queries> suffix [EOS] pad`` in ``length`` positions.
+
+    Returns ids, the mask of the subject's places and how many tokens of the text had to be cut (from the end).
+    """
+    room = length - 2 - queries
+    cut = max(0, len(prefix) + len(suffix) - room)
+    prefix, suffix = prefix[:room], suffix[: max(0, room - len(prefix))]
+    ids = [bos, *prefix, *([eos] * queries), *suffix, eos]
+    mask = [False] * (1 + len(prefix)) + [True] * queries
+    return (
+        ids + [eos] * (length - len(ids)),
+        mask + [False] * (length - len(mask)),
+        cut,
+    )
+
+
+def text_state(encoder: SubjectTextEncoder) -> dict[str, Tensor]:
+    """A copy of the weights on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in encoder.state_dict().items()}
+
+
+def empty_mask(input_ids: Tensor) -> Tensor:
+    """The mask that inserts nothing."""
+    return torch.zeros_like(input_ids, dtype=torch.bool)

@@ -1,0 +1,1 @@
+"""How it is measured: pictures on disk -> scores -> tables. Write `from eval.x import y`: `eval` is also a builtin."""

@@ -1,0 +1,105 @@
+"""grid.png: subjects x prompts down, reference and methods across."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dreambench.pictures import read_picture, write_png
+from dreambench.suites import Suite, SuiteSubject
+from eval.layout import Job, Slot, picture_path, reference_paths
+
+GRID_FILE = "grid.png"
+BACKGROUND = (255, 255, 255)
+INK = (32, 32, 32)
+FAINT = (110, 110, 110)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig:
+    """What the contact sheet shows.
+
+    subjects, prompts: at most so many, spread evenly over the suite's
+    tile: side of a picture in pixels; smaller pictures are enlarged without smoothing
+    gap, label: pixels between pictures, and height of a line of text
+    seed_set: which seed set's pictures
+    """
+
+    subjects: int = 8
+    prompts: int = 4
+    tile: int = 128
+    gap: int = 6
+    label: int = 18
+    seed_set: int = 0
+
+
+def spread(items: tuple, count: int) -> list:
+    """At most `count` of the items, spread evenly from first to last."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[0]]
+    return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
+
+
+def draw_grid(
+    out: Path, suite: Suite, methods: list[tuple[str, str]], photos: Path | None = None, config: GridConfig | None = None
+) -> Image.Image:
+    """The contact sheet of OUT's pictures, also written to OUT/grid.png.
+
+    methods: (row name, title) in the order of columns, each with pictures of every subject and prompt
+    """
+    config = config or GridConfig()
+    subjects = spread(suite.subjects, config.subjects)
+    lines = [(subject, prompt) for subject in subjects for prompt in spread(suite.prompts(subject), config.prompts)]
+    step = config.tile + config.gap
+    row_height = step + config.label
+    head = _head_height(config, [text for _, text in methods])
+    sheet = Image.new("RGB", (config.gap + step * (1 + len(methods)), head + row_height * len(lines)), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=config.label * 2 // 3)
+    for column, text in enumerate(["reference", *(text for _, text in methods)]):
+        for number, line in enumerate(_wrap(text, font, config.tile)):
+            pen.text((config.gap + column * step, config.gap + number * config.label), line, INK, font=font)
+    for row, (subject, prompt) in enumerate(lines):
+        top = head + row * row_height
+        pen.text((config.gap, top), f"{subject.name}: {prompt.text(subject.class_noun)}", FAINT, font=font)
+        tiles = [reference_tile(out, suite, subject, photos, config.tile)]
+        for name, _ in methods:
+            path = picture_path(out, Job(name, config.seed_set), Slot(subject, prompt, 0))
+            tiles.append(fit_tile(read_picture(path), config.tile))
+        for column, tile in enumerate(tiles):
+            sheet.paste(tile, (config.gap + column * step, top + config.label))
+    write_png(sheet, out / GRID_FILE)
+    return sheet
+
+
+def reference_tile(out: Path, suite: Suite, subject: SuiteSubject, photos: Path | None, side: int) -> Image.Image:
+    """The subject's first reference as a square of `side` pixels."""
+    return fit_tile(read_picture(reference_paths(out, suite, subject, photos)[0]), side)
+
+
+def fit_tile(image: Image.Image, side: int) -> Image.Image:
+    """The whole picture within a white square; small pictures enlarged by whole pixels, large ones scaled down."""
+    longest = max(image.size)
+    resample = Image.Resampling.NEAREST if longest < side else Image.Resampling.LANCZOS
+    size = tuple(max(1, round(length * side / longest)) for length in image.size)
+    tile = Image.new("RGB", (side, side), BACKGROUND)
+    tile.paste(image.resize((size[0], size[1]), resample), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return tile
+
+
+def _head_height(config: GridConfig, texts: list[str]) -> int:
+    font = ImageFont.load_default(size=config.label * 2 // 3)
+    return config.gap * 2 + config.label * max(len(_wrap(text, font, config.tile)) for text in ["", *texts])
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

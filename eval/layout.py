@@ -1,0 +1,129 @@
+"""Where everything lies in a results folder: the one place where generation and scoring meet."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambench.errors import InputError
+from dreambench.files import read_json, write_json, write_text
+from dreambench.photos import photo_paths, photos_folder
+from dreambench.pictures import list_pictures
+from dreambench.suites import Prompt, Suite, SuiteSubject, suite_from_json, suite_to_json
+
+SUITE_FILE = "suite.json"
+RUN_FILE = "run.json"
+MANIFEST_FILE = "manifest.csv"
+SCORES_FILE = "scores.csv"
+MISSING_FILE = "missing.txt"
+REFERENCES = "references"
+PICTURES = "pictures"
+FITS = "fits"
+GROUND_TRUTH = "ground-truth"
+REAL = "real-images"
+REAL_WITH_SELF = "real-images-with-self-pairs"
+N_MISSING_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """The pictures of one method with one seed set."""
+
+    method: str
+    seed_set: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one picture in a job."""
+
+    subject: SuiteSubject
+    prompt: Prompt
+    sample: int
+
+
+def slots(suite: Suite, subject: SuiteSubject) -> list[Slot]:
+    """One subject's pictures in the order of prompts, then samples."""
+    samples = range(suite.samples_per_prompt)
+    return [Slot(subject, prompt, sample) for prompt in suite.prompts(subject) for sample in samples]
+
+
+def picture_path(out: Path, job: Job, slot: Slot) -> Path:
+    """OUT/pictures/seed<k>/<method>/<subject>/<prompt>-<sample>.png"""
+    name = f"{slot.prompt.index:02d}-{slot.sample}.png"
+    return out / PICTURES / f"seed{job.seed_set}" / job.method / slot.subject.name / name
+
+
+def reference_path(out: Path, subject: SuiteSubject, number: int) -> Path:
+    """OUT/references/<subject>/<number>.png of a procedural subject."""
+    return out / REFERENCES / subject.name / f"{number:02d}.png"
+
+
+def reference_paths(out: Path, suite: Suite, subject: SuiteSubject, photos: Path | None) -> list[Path]:
+    """The files of a subject's references: OUT's own, else the photos of `photos` (for a suite of photos).
+
+    Raises InputError when they are not there in the suite's number.
+    """
+    own = out / REFERENCES / subject.name
+    if suite.source == "photos" and not own.is_dir():
+        return photo_paths(photos_folder(photos), subject)
+    paths = list_pictures(own)
+    if len(paths) != subject.n_references:
+        raise InputError(
+            f"{own} holds {len(paths)} pictures, the suite has {subject.n_references}; run the bench again"
+        )
+    return paths
+
+
+def save_suite(suite: Suite, out: Path) -> None:
+    """Writes OUT/suite.json. Raises InputError when OUT holds the pictures of another suite."""
+    path = out / SUITE_FILE
+    if path.exists():
+        there = load_saved_suite(out)
+        if there != suite:
+            raise InputError(
+                f"{out} holds suite {there.name} ({there.hash}), not {suite.name} ({suite.hash}); choose another folder"
+            )
+        return
+    write_json(suite_to_json(suite), path)
+
+
+def load_saved_suite(out: Path) -> Suite:
+    """The suite of OUT/suite.json. Raises InputError when it is missing or damaged."""
+    return suite_from_json(read_json(out / SUITE_FILE))
+
+
+def find_jobs(out: Path) -> list[Job]:
+    """Every method and seed set with a folder under OUT/pictures, sorted. Raises InputError when there is none."""
+    jobs = []
+    for folder in sorted((out / PICTURES).glob("seed*/*")):
+        match = re.fullmatch(r"seed(\d+)", folder.parent.name)
+        if match and folder.is_dir() and not folder.name.startswith("."):
+            jobs.append(Job(folder.name, int(match[1])))
+    if not jobs:
+        raise InputError(f"no pictures under {out / PICTURES}; they belong in seed0/METHOD/SUBJECT/00-0.png")
+    return sorted(jobs, key=lambda job: (job.method, job.seed_set))
+
+
+def check_complete(out: Path, suite: Suite, jobs: Iterable[Job]) -> None:
+    """Raises InputError when a picture of `jobs` is missing; OUT/missing.txt then lists all that are."""
+    missing = [
+        path.relative_to(out).as_posix()
+        for job in jobs
+        for subject in suite.subjects
+        for slot in slots(suite, subject)
+        if not (path := picture_path(out, job, slot)).is_file()
+    ]
+    if missing:
+        write_text("\n".join(missing) + "\n", out / MISSING_FILE)
+        named = ", ".join(missing[:N_MISSING_NAMED])
+        more = len(missing) - N_MISSING_NAMED
+        rest = f" and {more} more, listed in {out / MISSING_FILE}" if more > 0 else ""
+        raise InputError(f"{len(missing)} pictures are missing in {out}: {named}{rest}; generate them, then score")
+    (out / MISSING_FILE).unlink(missing_ok=True)
+
+
+def read_run(out: Path) -> dict:
+    """OUT/run.json as a dict, empty when there is none. Raises InputError when it is damaged."""
+    path = out / RUN_FILE
+    return dict(read_json(path)) if path.exists() else {}

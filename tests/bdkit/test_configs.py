@@ -1,0 +1,88 @@
+"""Config dataclasses as flags: what a user types is the field's value; where nothing is typed, a preset's shows."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
+from bdkit.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe.
+
+    num_steps: how many steps are taken,
+        counted from the first
+    """
+
+    num_steps: int = 80
+    learning_rate: float = field(default=5e-5, metadata={"help": "step size, 100% ours"})
+    train_text_encoder: bool = False
+    scheduler: Literal["pndm", "ddim"] = "pndm"
+    out: Path | None = None
+    snapshots: tuple[int, ...] = (40, 80)
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_dataclass_arguments(parser, Recipe)
+    return parser.parse_args(arguments)
+
+
+def test_flags_become_fields_of_the_right_type() -> None:
+    args = parse(
+        *("--num-steps", "7", "--learning-rate", "1e-3", "--train-text-encoder", "--scheduler", "ddim"),
+        *("--out", "x/y", "--snapshots", "1, 2,3"),
+    )
+    assert config_from_args(Recipe, args) == Recipe(
+        num_steps=7, learning_rate=1e-3, train_text_encoder=True, scheduler="ddim", out=Path("x/y"), snapshots=(1, 2, 3)
+    )
+
+
+def test_what_is_not_given_comes_from_the_base_and_else_from_the_defaults() -> None:
+    args = parse("--no-train-text-encoder", "--out", "none")
+    base = Recipe(num_steps=3, train_text_encoder=True, out=Path("somewhere"))
+    assert config_from_args(Recipe, args, base) == Recipe(num_steps=3)
+    assert config_from_args(Recipe, parse()) == Recipe()
+
+
+def test_a_field_without_a_value_is_named() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Needy:
+        class_noun: str
+
+    with pytest.raises(InputError, match="--class-noun is missing"):
+        config_from_args(Needy, argparse.Namespace())
+
+
+def test_help_comes_from_metadata_and_docstring_with_the_default() -> None:
+    parser = argparse.ArgumentParser()
+    add_dataclass_arguments(parser, Recipe, skip=["out"])
+    text = " ".join(parser.format_help().split())
+    assert "how many steps are taken, counted from the first (default: 80)" in text
+    assert "step size, 100% ours (default: 5e-05)" in text
+    assert "--out" not in text
+
+
+@pytest.mark.parametrize("arguments", [("--num-steps", "7.5"), ("--scheduler", "euler"), ("--snapshots", "1,x")])
+def test_a_wrong_value_is_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(argparse.ArgumentError):
+        parse(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0", [0]), ("0-3", [0, 1, 2, 3]), ("0-3,7", [0, 1, 2, 3, 7]), (" 7 , 1 - 2 ,7", [7, 1, 2]), ("2-2", [2])],
+)
+def test_seeds_are_numbers_and_ranges(text: str, numbers: list[int]) -> None:
+    assert parse_numbers(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "3-1", "-1", "1.5", "0-99999999999", "1" * 30, "٣"])
+def test_other_seeds_are_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_numbers(text)
