@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bdkit.errors import InputError
     from bdkit.methods import METHODS, build_method
+    from bdkit.methods.presets import METHOD_PRESETS
     from bdkit.models.blip_diffusion import BlipDiffusion
-    from bdkit.presets import PRESETS
 
 __version__ = "0.1.0"
 
@@ -15,10 +15,10 @@ _HOMES = {
     "BlipDiffusion": "bdkit.models.blip_diffusion",
     "InputError": "bdkit.errors",
     "METHODS": "bdkit.methods",
-    "PRESETS": "bdkit.presets",
+    "METHOD_PRESETS": "bdkit.methods.presets",
     "build_method": "bdkit.methods",
 }
-__all__ = ["METHODS", "PRESETS", "BlipDiffusion", "InputError", "__version__", "build_method"]
+__all__ = ["METHODS", "METHOD_PRESETS", "BlipDiffusion", "InputError", "__version__", "build_method"]
 
 
 def __getattr__(name: str) -> Any:

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when all went well, 2 after a mistake of the user's or a full disk (one line on stderr), 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    quiet_libraries()
     warnings.showwarning = _show_warning
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"bdkit.commands.{args.command}")
         return int(module.run(args))
     except KeyboardInterrupt:
+        _close_bars()
         print("bdkit: stopped; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -74,8 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = one_line(error)
         if line is None:
             raise
+        _close_bars()
         print(f"bdkit: error: {line}", file=sys.stderr)
         return EXIT_INPUT
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' notes and bars off the terminal, unless the user's environment asks for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _close_bars() -> None:
+    """Ends progress bars that an error left open, so that its line stands alone."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -17,14 +17,17 @@ NoneType = type(None)
 
 
 def add_dataclass_arguments(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, config_class: type, skip: Collection[str] = ()
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    config_class: type,
+    skip: Collection[str] = (),
+    show_defaults: bool = True,
 ) -> None:
     """Adds one flag a field of a config dataclass to `parser`: field `num_steps` becomes `--num-steps`.
 
     Fields may be str, int, float, bool (`--flag` / `--no-flag`), Path, a Literal, a tuple of one of these (written with
     commas) or any of them `| None` (written `none`). The help is the field's `metadata["help"]`, else the line
     `name: text` of the class docstring. A flag that is not given leaves no trace in the namespace, so that
-    `config_from_args` can start from a preset.
+    `config_from_args` can start from a preset; the class's own defaults are then better not shown.
 
     Raises TypeError for a field of another type that is not named in `skip`.
     """
@@ -35,7 +38,7 @@ def add_dataclass_arguments(
             continue
         flag = "--" + field.name.replace("_", "-")
         text = field.metadata.get("help", documented.get(field.name, ""))
-        text = f"{text}{_default_text(field)}".strip().replace("%", "%%")
+        text = f"{text}{_default_text(field) if show_defaults else ''}".strip().replace("%", "%%")
         if hints[field.name] is bool:
             parser.add_argument(
                 flag, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
@@ -53,15 +56,20 @@ def config_from_args(config_class: type[Config], args: argparse.Namespace, base:
 
     Raises InputError when a field has neither, or when the config's own checks refuse a value.
     """
-    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    given = {field.name: getattr(args, field.name) for field in fields if hasattr(args, field.name)}
+    given = given_fields(config_class, args)
     if base is not None:
         return dataclasses.replace(base, **given)  # type: ignore[type-var]
-    for field in fields:
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in given:
             raise InputError(f"--{field.name.replace('_', '-')} is missing; give it a value")
     return config_class(**given)
+
+
+def given_fields(config_class: type, args: argparse.Namespace) -> dict[str, Any]:
+    """The fields whose flags were given, with their values."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def parse_numbers(text: str) -> list[int]:
@@ -98,11 +106,12 @@ def _default_text(field: "dataclasses.Field[Any]") -> str:
 
 
 def _docstring_fields(config_class: type) -> dict[str, str]:
-    """The "name: text" lines of a class docstring, continuation lines (indented deeper) joined."""
+    """The "name: text" lines of the docstrings of a class and its bases, continuation lines (indented deeper) joined."""
     names = {field.name for field in dataclasses.fields(config_class)}
     found: dict[str, str] = {}
     current, indent = "", 0
-    for line in (inspect.getdoc(config_class) or "").splitlines():
+    texts = [inspect.cleandoc(base.__doc__ or "") for base in reversed(config_class.__mro__[:-1])]
+    for line in "\n".join(texts).splitlines():
         stripped = line.strip()
         here = len(line) - len(line.lstrip())
         match = re.match(r"`{0,2}(\w+)`{0,2}:\s+(.*)", stripped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bdkit.errors import InputError
 
-Vae = AutoencoderKL | AutoencoderTiny
+Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 
 # Stable Diffusion v1's noise schedule (paper Sec. 4.1 builds on v1-5); the same numbers serve mini size.
 NOISE_SCHEDULE: dict[str, Any] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from bdkit.models.blip_diffusion import GenerationDefaults
 from bdkit.models.multimodal_encoder import MultimodalEncoderConfig
 from bdkit.pretraining.corpus import CorpusConfig
+from bdkit.pretraining.subject_representation import SubjectRepresentationConfig
 from bdkit.training_loop import TrainingConfig
 
 
@@ -28,8 +30,8 @@ MINI = ModelConfig(
     vae={
         "encoder_block_out_channels": (32, 32, 32),
         "decoder_block_out_channels": (32, 32, 32),
-        "num_encoder_blocks": (1, 2, 2),
-        "num_decoder_blocks": (2, 2, 1),
+        "num_encoder_blocks": (0, 2, 3),
+        "num_decoder_blocks": (3, 2, 1),
         "latent_channels": 4,
     },
     unet={
@@ -103,3 +105,56 @@ class PretrainConfig:
     subject_representation: TrainingConfig
     evaluator_scale: float = field(default=1.0, metadata={"help": "length of the evaluators' training, 1 = full"})
     mattes: int = field(default=1024, metadata={"help": "pictures whose matte comes from closed-form matting"})
+    subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
+    backgrounds: int = field(default=4096, metadata={"help": "pictures without a subject, to blend cut-outs on"})
+
+
+def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
+    """The mini pre-training with its step counts times ``scale``."""
+
+    def steps(count: int) -> int:
+        return max(2, round(count * scale))
+
+    shared: dict[str, Any] = {"schedule": "linear", "mixed_precision": "bf16"}
+    config: dict[str, Any] = {
+        "model": MINI,
+        "corpus": corpus,
+        "autoencoder": TrainingConfig(
+            steps=steps(3600),
+            batch_size=16,
+            learning_rate=2.5e-3,
+            weight_decay=0.0,
+            warmup_steps=100,
+            ema_decay=0.998,
+            **shared,
+        ),
+        "image_encoder": TrainingConfig(
+            steps=steps(700), batch_size=96, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+        ),
+        "text_to_image": TrainingConfig(
+            steps=steps(3600), batch_size=32, learning_rate=8e-4, warmup_steps=100, ema_decay=0.998, **shared
+        ),
+        "multimodal_representation": TrainingConfig(
+            steps=steps(700), batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+        ),
+        "subject_representation": TrainingConfig(
+            steps=steps(3600), batch_size=32, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
+        ),
+    }
+    return PretrainConfig(**(config | changes))
+
+
+PRETRAIN: dict[str, PretrainConfig] = {
+    "mini": _mini(1.0, CorpusConfig()),
+    # Everything once, in under two minutes, for tests; the pictures are noise.
+    "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), evaluator_scale=0.0, mattes=8, backgrounds=32),
+}
+
+_IN_METHODS = ("METHOD_PRESETS", "BENCH_ROWS")
+
+
+def __getattr__(name: str) -> Any:
+    """The methods' presets and the benchmark's rows, which live above the pre-training, by their usual address."""
+    if name in _IN_METHODS:
+        return getattr(importlib.import_module("bdkit.methods.presets"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -208,7 +208,8 @@ class TrainingLoop:
                 if not math.isfinite(value):
                     kept = f"; the checkpoint of an earlier step is kept in {self.out}" if self.out else ""
                     raise TrainingDiverged(
-                        f"{self.name}: the loss is {value} at step {self.step}, batch {index} (seed {config.seed}){kept}; "
+                        f"{self.name}: the loss is {value} at step {self.step}, batch {index} (seed {config.seed})"
+                        f"{kept}; "
                         "lower the learning rate or look at that batch"
                     )
                 total += value / config.gradient_accumulation_steps
@@ -226,27 +227,25 @@ class TrainingLoop:
         self.load_checkpoint()
         was_training = self.module.training
         self.module.train()
-        start = last = time.monotonic() - self.seconds
-        every = max(1, self.config.steps // 400)
-        bar = tqdm(
-            total=self.config.steps, initial=self.step, desc=self.name, disable=not self.progress, dynamic_ncols=True
-        )
+        start = time.monotonic() - self.seconds
         last = time.monotonic()
-        while self.step < self.config.steps:
-            logs = self._train_step()
-            self.step += 1
-            self.seconds = time.monotonic() - start
-            if self.step % every == 0 or self.step == self.config.steps:
-                self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **logs})
-                bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
-            bar.update(1)
-            if self.on_step:
-                self.on_step(self.step)
-            if time.monotonic() - last > self.config.checkpoint_seconds:
-                self.save_checkpoint()
-                self._write_loss()
-                last = time.monotonic()
-        bar.close()
+        every = max(1, self.config.steps // 400)
+        total, done = self.config.steps, self.step
+        with tqdm(total=total, initial=done, desc=self.name, disable=not self.progress, dynamic_ncols=True) as bar:
+            while self.step < self.config.steps:
+                logs = self._train_step()
+                self.step += 1
+                self.seconds = time.monotonic() - start
+                if self.step % every == 0 or self.step == self.config.steps:
+                    self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **logs})
+                    bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
+                bar.update(1)
+                if self.on_step:
+                    self.on_step(self.step)
+                if time.monotonic() - last > self.config.checkpoint_seconds:
+                    self.save_checkpoint()
+                    self._write_loss()
+                    last = time.monotonic()
         self.save_checkpoint()
         self._write_loss()
         if self.ema:

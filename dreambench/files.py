@@ -9,6 +9,8 @@ from typing import Any
 
 from dreambench.errors import InputError
 
+UNFINISHED = ".writing-"
+
 
 def write_bytes(data: bytes, path: str | Path) -> None:
     """Writes a file atomically, making its folder: it appears with all of `data` in it, on the disk, or not at all.
@@ -19,7 +21,7 @@ def write_bytes(data: bytes, path: str | Path) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -35,6 +37,12 @@ def write_bytes(data: bytes, path: str | Path) -> None:
                 f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
             ) from error
         raise
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Removes what a killed process was writing under `folder`. No other process may be writing there."""
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(text: str, path: str | Path) -> None:

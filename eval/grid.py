@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dreambench.pictures import read_picture, write_png
-from dreambench.suites import Suite, SuiteSubject
+from dreambench.suites import Suite
 from eval.layout import Job, Slot, picture_path, reference_paths
 
 GRID_FILE = "grid.png"
@@ -22,7 +22,6 @@ class GridConfig:
     subjects, prompts: at most so many, spread evenly over the suite's
     tile: side of a picture in pixels; smaller pictures are enlarged without smoothing
     gap, label: pixels between pictures, and height of a line of text
-    seed_set: which seed set's pictures
     """
 
     subjects: int = 8
@@ -30,7 +29,6 @@ class GridConfig:
     tile: int = 128
     gap: int = 6
     label: int = 18
-    seed_set: int = 0
 
 
 def spread(items: tuple, count: int) -> list:
@@ -43,40 +41,39 @@ def spread(items: tuple, count: int) -> list:
 
 
 def draw_grid(
-    out: Path, suite: Suite, methods: list[tuple[str, str]], photos: Path | None = None, config: GridConfig | None = None
+    out: Path,
+    suite: Suite,
+    columns: list[tuple[Job, str]],
+    photos: Path | None = None,
+    config: GridConfig | None = None,
 ) -> Image.Image:
     """The contact sheet of OUT's pictures, also written to OUT/grid.png.
 
-    methods: (row name, title) in the order of columns, each with pictures of every subject and prompt
+    columns: the pictures to show and the title above them
     """
     config = config or GridConfig()
     subjects = spread(suite.subjects, config.subjects)
     lines = [(subject, prompt) for subject in subjects for prompt in spread(suite.prompts(subject), config.prompts)]
     step = config.tile + config.gap
     row_height = step + config.label
-    head = _head_height(config, [text for _, text in methods])
-    sheet = Image.new("RGB", (config.gap + step * (1 + len(methods)), head + row_height * len(lines)), BACKGROUND)
+    head = _head_height(config, [text for _, text in columns])
+    sheet = Image.new("RGB", (config.gap + step * (1 + len(columns)), head + row_height * len(lines)), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=config.label * 2 // 3)
-    for column, text in enumerate(["reference", *(text for _, text in methods)]):
+    for column, text in enumerate(["reference", *(text for _, text in columns)]):
         for number, line in enumerate(_wrap(text, font, config.tile)):
             pen.text((config.gap + column * step, config.gap + number * config.label), line, INK, font=font)
     for row, (subject, prompt) in enumerate(lines):
         top = head + row * row_height
         pen.text((config.gap, top), f"{subject.name}: {prompt.text(subject.class_noun)}", FAINT, font=font)
-        tiles = [reference_tile(out, suite, subject, photos, config.tile)]
-        for name, _ in methods:
-            path = picture_path(out, Job(name, config.seed_set), Slot(subject, prompt, 0))
-            tiles.append(fit_tile(read_picture(path), config.tile))
+        reference = read_picture(reference_paths(out, suite, subject, photos)[0])
+        tiles = [fit_tile(reference, config.tile)]
+        for job, _ in columns:
+            tiles.append(fit_tile(read_picture(picture_path(out, job, Slot(subject, prompt, 0))), config.tile))
         for column, tile in enumerate(tiles):
             sheet.paste(tile, (config.gap + column * step, top + config.label))
     write_png(sheet, out / GRID_FILE)
     return sheet
-
-
-def reference_tile(out: Path, suite: Suite, subject: SuiteSubject, photos: Path | None, side: int) -> Image.Image:
-    """The subject's first reference as a square of `side` pixels."""
-    return fit_tile(read_picture(reference_paths(out, suite, subject, photos)[0]), side)
 
 
 def fit_tile(image: Image.Image, side: int) -> Image.Image:

@@ -49,10 +49,10 @@ class Training:
 
 
 TRAININGS: dict[str, Training] = {
-    "identity": Training(steps=2400, batch=128, learning_rate=2e-3, seed=9101),
-    "classifier": Training(steps=2000, batch=128, learning_rate=2e-3, seed=9102),
-    "clip": Training(steps=1500, batch=128, learning_rate=1e-3, seed=9103),
-    "dino": Training(steps=1500, batch=48, learning_rate=1e-3, seed=9104),
+    "identity": Training(steps=1400, batch=128, learning_rate=2e-3, seed=9101),
+    "classifier": Training(steps=1100, batch=128, learning_rate=2e-3, seed=9102),
+    "clip": Training(steps=720, batch=128, learning_rate=1e-3, seed=9103),
+    "dino": Training(steps=1050, batch=48, learning_rate=1e-3, seed=9104),
 }
 SMOKE: dict[str, Training] = {
     name: replace(training, steps=6, batch=16, warmup=0.2) for name, training in TRAININGS.items()

@@ -67,6 +67,12 @@ class Pool:
             [rng.choice(self._by_class[c], min(each, len(self._by_class[c])), replace=False) for c in chosen]
         )
 
+    def few_contexts(self, n: int, contexts: int, rng: np.random.Generator) -> IntArray:
+        """n rows whose pictures show a few contexts."""
+        known = np.unique(self.labels["context"])
+        chosen = rng.choice(known, min(contexts, len(known)), replace=False)
+        return rng.choice(np.flatnonzero(np.isin(self.labels["context"], chosen)), n)
+
     def partners(self, rows: IntArray, share: float, rng: np.random.Generator) -> IntArray:
         """For a share of the rows another picture of the same instance, for the rest the row itself."""
         swap = rng.random(len(rows)) < share
@@ -154,13 +160,14 @@ class ClassifierTask(Task):
 class ClipTask(Task):
     """open_clip's CLIP and its loss on pictures and captions."""
 
+    contexts = 6
     detail_share = 0.5
     unknown_share = 0.02
 
     def __init__(self, pool: Pool, batch: int, seed: int, words: list[str]) -> None:
         super().__init__(pool, batch, seed)
         self.config = {**CLIP_CONFIG, "words": words}
-        self.nets = nn.ModuleDict({"network": build(self.config)})
+        self.nets = nn.ModuleDict({"network": build(self.config)}).to(memory_format=torch.channels_last)
         self.contrast = open_clip.ClipLoss()
         tokenizer = WordTokenizer(words, CLIP_CONFIG["text"]["context_length"])
         depth = max(len(texts) for texts in pool.captions)
@@ -168,9 +175,12 @@ class ClipTask(Task):
         self.last = tokenizer.end
 
     def loss(self, step: int, progress: float) -> Tensor:
-        """The symmetric contrastive loss; half of the captions are the detailed ones, a few words become unknown."""
+        """The symmetric contrastive loss; half of the captions are the detailed ones, a few words become unknown.
+
+        A batch holds few contexts: among many, the context alone would tell the pairs apart, and no class be learned.
+        """
         rng, generator = self.draws(step)
-        rows = rng.integers(len(self.pool.images), size=self.batch)
+        rows = self.pool.few_contexts(self.batch, self.contexts, rng)
         plain, detailed = self.tokens[0][rows], self.tokens[rng.integers(1, len(self.tokens))][rows]
         tokens = torch.where(torch.rand(len(rows), 1, generator=generator) < self.detail_share, detailed, plain)
         unknown = torch.rand(tokens.shape, generator=generator) < self.unknown_share
@@ -190,7 +200,7 @@ class DinoHead(nn.Module):
 
     def __init__(self, width: int, prototypes: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64))
+        self.mlp = nn.Sequential(nn.Linear(width, 256), nn.BatchNorm1d(256), nn.GELU(), nn.Linear(256, 64))
         self.last = weight_norm(nn.Linear(64, prototypes, bias=False))
         self.last.parametrizations.weight.original0.data.fill_(1.0)
         self.last.parametrizations.weight.original0.requires_grad_(False)
@@ -200,27 +210,37 @@ class DinoHead(nn.Module):
         return self.last(F.normalize(self.mlp(x), dim=-1))
 
 
+def sinkhorn(logits: Tensor, iterations: int = 3) -> Tensor:
+    """Probabilities (B, K) of the teacher's logits with every prototype used about equally often (Sinkhorn-Knopp)."""
+    q = (logits - logits.max()).exp() + 1e-9
+    for _ in range(iterations):
+        q = q / q.sum(dim=0, keepdim=True)
+        q = q / q.sum(dim=1, keepdim=True)
+    return q
+
+
 class DinoTask(Task):
     """Self-distillation without labels: a student sees all crops, a teacher (its moving average) the two large ones.
 
     # Paper (DINO): both large crops come from one picture; here: for `pair_share` of the pictures the second comes
     # from another picture of the same instance, as from another frame of a video, because crops of one picture share
-    # their background, and minutes of training would be spent on that. Colours are not jittered: they are identity.
+    # their background, and minutes of training would be spent on that. Crops are 48 and 32 pixels wide, so that things
+    # are about as large in them as in the 64 pixel pictures that are scored. Colours are not jittered: they are identity.
+    # Paper (DINO): a running mean centres the teacher; here: Sinkhorn-Knopp, as in DINOv2, because batches are small.
     """
 
-    prototypes = 1024
-    large, small = 48, 24
+    prototypes = 512
+    large, small = 48, 32
     local_crops = 3
     pair_share = 0.5
     student_temperature = 0.1
     teacher_temperature = 0.04
-    momentum = 0.99
-    centre_momentum = 0.9
+    momentum = 0.98
 
     def __init__(self, pool: Pool, batch: int, seed: int) -> None:
         super().__init__(pool, batch, seed)
         self.config = DINO_CONFIG
-        width = self.config["width"]
+        width = self.config["stem"][-1]
         student, head = build(self.config), DinoHead(width, self.prototypes)
         teacher, teacher_head = build(self.config), DinoHead(width, self.prototypes)
         teacher.load_state_dict(student.state_dict())
@@ -229,27 +249,26 @@ class DinoTask(Task):
             {"student": student, "head": head, "network": teacher.requires_grad_(False), "teacher_head": teacher_head}
         )
         teacher_head.requires_grad_(False)
-        self.nets.register_buffer("centre", torch.zeros(self.prototypes))
+        self.nets.to(memory_format=torch.channels_last)
 
     def trained(self) -> Iterator[nn.Parameter]:
         """The student and its head."""
         return (p for p in self.nets.parameters() if p.requires_grad)
 
     def loss(self, step: int, progress: float) -> Tensor:
-        """Cross-entropy of every student view against the teacher's other large view (centred, sharpened)."""
+        """Cross-entropy of every student view against the teacher's other large view, centred and sharpened."""
         rng, generator = self.draws(step)
         rows = rng.integers(len(self.pool.images), size=self.batch)
         first, second = self.pictures(rows), self.pictures(self.pool.partners(rows, self.pair_share, rng))
         large = [light(crop(v, self.large, (0.4, 1.0), True, generator), 0.2, generator) for v in (first, second)]
         large[1] = degrade(large[1], generator, share=0.3)
         small = [
-            light(crop(v, self.small, (0.08, 0.35), True, generator), 0.2, generator)
+            light(crop(v, self.small, (0.15, 0.45), True, generator), 0.2, generator)
             for v in (first, second, first)[: self.local_crops]
         ]
         with torch.no_grad():
             raw = self.nets["teacher_head"](self.network(torch.cat(large))).float()
-            targets = ((raw - self.nets.centre) / self.teacher_temperature).softmax(dim=1).chunk(2)
-            self.nets.centre.lerp_(raw.mean(dim=0), 1 - self.centre_momentum)  # type: ignore[operator,union-attr]
+            targets = sinkhorn(raw / self.teacher_temperature).chunk(2)
         seen = torch.cat([self.nets["student"](torch.cat(large)), self.nets["student"](torch.cat(small))])
         views = (self.nets["head"](seen).float() / self.student_temperature).log_softmax(dim=1).split(self.batch)
         terms = [-(t * v).sum(dim=1).mean() for i, t in enumerate(targets) for j, v in enumerate(views) if i != j]

@@ -15,7 +15,7 @@ from dreambench.pictures import encode, read_picture
 from dreambench.suites import SuiteSubject
 from eval.grid import draw_grid, fit_tile, spread
 from eval.layout import Job, Slot, find_jobs, picture_path, reference_paths
-from eval.tables import CLAIM_METRICS, METRIC_TITLES, Results, format_figure, provenance, read_paper, title
+from eval.tables import Results, sections, title
 
 REPORT_FILE = "report.html"
 TEMPLATE = "report_template.html"
@@ -57,25 +57,15 @@ def make_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         suite=results.suite,
-        run=results.run,
-        scoring=results.run.get("scoring", {}),
-        metrics=[METRIC_TITLES[metric] for metric in results.metrics],
-        rows=[_row(results, row) for row in results.rows],
-        claim_metrics=[METRIC_TITLES[metric] for metric in CLAIM_METRICS if metric in results.metrics],
-        claims=claim_rows(results),
-        correlations=_correlations(results),
-        paper=_paper(),
+        protocol=results.run.get("scoring", {}).get("protocol", "not stated"),
+        commit=results.run.get("commit"),
+        sections=sections(results),
         method_titles=[title(method) for method in methods],
         subjects=subjects,
         tile=config.tile,
     )
     write_text(page, out / REPORT_FILE)
     return out / REPORT_FILE
-
-
-def _row(results: Results, row: str) -> dict[str, Any]:
-    cells = [format_figure(results.estimates.get((row, metric))) for metric in results.metrics]
-    return {"title": title(row), "cells": cells, "made": provenance(results, row)}
 
 
 def _subject(

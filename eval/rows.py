@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +31,8 @@ class Method(Protocol):
     def select(self, step: int | None) -> None:
         """Uses the weights as they were after `step` steps; None: the last."""
 
-    def generate(self, prompt_template: str, class_noun: str, seeds: list[int]) -> list[Image.Image]:
-        """One picture a seed."""
+    def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
+        """One picture a seed, all of one template or each of its own."""
 
     def state(self) -> dict[str, Tensor]:
         """What was learned, all snapshots."""
@@ -72,6 +71,7 @@ class Row:
 class Generation:
     """What is to be generated where.
 
+    batch_size: pictures generated together, at least those of one prompt; None: as many as suit the device
     methods: method name -> builder; None for bdkit's own
     """
 
@@ -82,6 +82,7 @@ class Generation:
     seed_sets: tuple[int, ...] = (0,)
     photos: Path | None = None
     ground_truth: bool = True
+    batch_size: int | None = None
     methods: Mapping[str, MethodBuilder] | None = None
     show_progress: bool = True
 
@@ -103,16 +104,12 @@ def picture_seed(suite: Suite, row: str, slot: Slot, seed_set: int) -> int:
 
 @dataclass(frozen=True)
 class Work:
-    """One subject with one seed set, and the rows and prompts that are not all there."""
+    """One subject with one seed set, the rows with pictures missing, and how many are missing in all."""
 
     subject: SuiteSubject
     seed_set: int
-    batches: tuple[tuple[Row, tuple[Slot, ...]], ...]
-
-    @property
-    def n_pictures(self) -> int:
-        """How many pictures that is; some may be there already."""
-        return sum(len(batch) for _, batch in self.batches)
+    rows: tuple[Row, ...]
+    n_pictures: int
 
 
 def check_rows(rows: Sequence[Row]) -> None:
@@ -136,20 +133,27 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def open_work(job: Generation, rows: Sequence[Row]) -> list[Work]:
-    """What a group has still to do. A batch is one prompt with all its samples; whole batches are made again."""
+    """What is still to be done of rows that share their fits, a subject and seed set at a time."""
     work = []
     for seed_set in job.seed_sets:
         for subject in job.suite.subjects:
-            batches = []
-            for row in rows:
-                for _, batch in groupby(slots(job.suite, subject), key=lambda slot: slot.prompt.index):
-                    places = tuple(batch)
-                    paths = [picture_path(job.out, Job(row.name, seed_set), slot) for slot in places]
-                    if not all(path.exists() for path in paths):
-                        batches.append((row, places))
-            if batches:
-                work.append(Work(subject, seed_set, tuple(batches)))
+            missing = {row.name: len(missing_slots(job, row, seed_set, slots(job.suite, subject))) for row in rows}
+            open_rows = tuple(row for row in rows if missing[row.name])
+            if open_rows:
+                work.append(Work(subject, seed_set, open_rows, sum(missing.values())))
     return work
+
+
+def missing_slots(job: Generation, row: Row, seed_set: int, places: Iterable[Slot]) -> list[Slot]:
+    """Those of a row's pictures that are not there."""
+    return [slot for slot in places if not picture_path(job.out, Job(row.name, seed_set), slot).exists()]
+
+
+def batches(suite: Suite, subject: SuiteSubject, prompts_per_batch: int) -> list[list[Slot]]:
+    """A subject's pictures in batches of whole prompts with all their samples, whatever is there already."""
+    places = slots(suite, subject)
+    size = prompts_per_batch * suite.samples_per_prompt
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def write_manifest(job: Generation) -> None:

@@ -7,20 +7,21 @@ that do not depend on what is there already, and are never written twice. So its
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from PIL import Image
 
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO, sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, sample_subject
 from dreambench.errors import InputError
-from dreambench.files import write_bytes, write_json
+from dreambench.files import remove_unfinished, write_bytes, write_json
 from dreambench.photos import check_photos, photos_folder
 from dreambench.pictures import read_picture, write_png
 from dreambench.suites import Suite, SuiteSubject
@@ -44,17 +45,24 @@ from eval.rows import (
     Method,
     Row,
     Work,
+    batches,
     check_rows,
     derive_seed,
     group_rows,
+    missing_slots,
     open_work,
     picture_seed,
     write_manifest,
 )
 
+FULL_RESOLUTION = 512
+# Pixels that are generated together where no batch size is given: enough to keep the device busy, and to fit in it
+BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
+
+
 def default_rows() -> tuple[Row, ...]:
     """The rows of the paper's table that bdkit has, and the base model."""
-    from bdkit.presets import BENCH_ROWS
+    from bdkit.methods.presets import BENCH_ROWS
 
     return tuple(
         Row(name=row.name, method=row.method, overrides=dict(row.overrides), snapshot=row.snapshot)
@@ -88,6 +96,7 @@ def generate(job: Generation) -> dict[str, Any]:
     suite or of a row with other settings.
     """
     check_rows(job.rows)
+    remove_unfinished(job.out)
     prepare(job.suite, job.out, job.photos)
     groups = group_rows(job.rows)
     work = {rows[0].group: open_work(job, rows) for rows in groups}
@@ -123,7 +132,7 @@ def _run_group(
     bar.describe(rows[0].method)
     method = _build(job, rows[0])
     bar.set_steps(group, max(method.snapshots, default=0))
-    _record_rows(job, rows, method, record)
+    prompts_per_batch = _record_rows(job, rows, method, record)
     fits = job.out / FITS / _fit_key(group, method)
     for item in work:
         bar.describe(f"{rows[0].method}, {item.subject.name}")
@@ -131,10 +140,12 @@ def _run_group(
             seconds = _fit(job, group, method, item, _fit_path(fits, item))
         if seconds is not None:
             record["fit_seconds"].setdefault(rows[0].method, []).append(round(seconds, 2))
-        for row, batch in item.batches:
-            with bar.working("picture", group, len(batch)):
-                method.select(row.snapshot)
-                _generate_batch(job, row, method, batch, item.seed_set)
+        for row in item.rows:
+            method.select(row.snapshot)
+            for batch in batches(job.suite, item.subject, prompts_per_batch):
+                if missing := missing_slots(job, row, item.seed_set, batch):
+                    with bar.working("picture", group, len(missing)):
+                        _generate_batch(job, row, method, batch, missing, item.seed_set)
         _fit_path(fits, item).unlink(missing_ok=True)
 
 
@@ -175,13 +186,17 @@ def _fit(job: Generation, group: str, method: Method, item: Work, path: Path) ->
     return seconds
 
 
-def _generate_batch(job: Generation, row: Row, method: Method, batch: Sequence[Slot], seed_set: int) -> None:
+def _generate_batch(
+    job: Generation, row: Row, method: Method, batch: Sequence[Slot], missing: Sequence[Slot], seed_set: int
+) -> None:
+    """Makes a whole batch and writes what is missing of it: then its pictures do not depend on what was there."""
+    templates = [slot.prompt.template for slot in batch]
     seeds = [picture_seed(job.suite, row.name, slot, seed_set) for slot in batch]
-    images = method.generate(batch[0].prompt.template, batch[0].subject.class_noun, seeds)
+    one_template = templates[0] if len(set(templates)) == 1 else templates
+    images = method.generate(one_template, batch[0].subject.class_noun, seeds)
     for slot, image in zip(batch, images, strict=True):
-        path = picture_path(job.out, Job(row.name, seed_set), slot)
-        if not path.exists():
-            write_png(image, path)
+        if slot in missing:
+            write_png(image, picture_path(job.out, Job(row.name, seed_set), slot))
 
 
 def draw_references(suite: Suite, subject: SuiteSubject) -> list[Image.Image]:
@@ -189,7 +204,9 @@ def draw_references(suite: Suite, subject: SuiteSubject) -> list[Image.Image]:
     individual = _individual(suite, subject)
     key = ("references", suite.split, suite.seed, subject.name)
     shuffled = sorted(CONTEXTS, key=lambda context: derive_seed(*key, context))
-    contexts = sorted([STUDIO, *shuffled[: subject.n_references - 1]], key=lambda context: derive_seed(*key, 1, context))
+    contexts = sorted(
+        [STUDIO, *shuffled[: subject.n_references - 1]], key=lambda context: derive_seed(*key, 1, context)
+    )
     rng = np.random.default_rng(derive_seed(*key))
     scenes = [sample_scene(individual, rng, context=context, outfit=None, change=None) for context in contexts]
     return [Image.fromarray(render(scene).image) for scene in scenes]
@@ -230,10 +247,21 @@ def _start_record(job: Generation, n_open: int) -> dict[str, Any]:
     return record
 
 
-def _record_rows(job: Generation, rows: Sequence[Row], method: Method, record: dict[str, Any]) -> None:
+def _record_rows(job: Generation, rows: Sequence[Row], method: Method, record: dict[str, Any]) -> int:
+    """Writes down what the rows are made with, and returns how many prompts make a batch: as many as when the rows
+    were begun.
+    """
+    settings = method.settings
+    begun = [record["rows"][row.name]["prompts_per_batch"] for row in rows if row.name in record["rows"]]
+    prompts_per_batch = begun[0] if begun else _prompts_per_batch(job, settings)
     for row in rows:
-        settings = {**method.settings, "snapshot": row.snapshot} if row.snapshot is not None else method.settings
-        entry = {"method": row.method, "overrides": dict(row.overrides), "snapshot": row.snapshot, "settings": settings}
+        entry = {
+            "method": row.method,
+            "overrides": dict(row.overrides),
+            "snapshot": row.snapshot,
+            "prompts_per_batch": prompts_per_batch,
+            "settings": settings,
+        }
         # as JSON gives it back: tuples are lists there
         entry = json.loads(json.dumps(entry, default=str))
         if record["rows"].get(row.name) != entry and any((job.out / PICTURES).glob(f"seed*/{row.name}/*/*.png")):
@@ -243,3 +271,12 @@ def _record_rows(job: Generation, rows: Sequence[Row], method: Method, record: d
             )
         record["rows"][row.name] = entry
     write_json(record, job.out / RUN_FILE)
+    return prompts_per_batch
+
+
+def _prompts_per_batch(job: Generation, settings: Mapping[str, Any]) -> int:
+    pictures = job.batch_size
+    if pictures is None:
+        pixels = BATCH_PIXELS["cuda" if torch.cuda.is_available() else "cpu"]
+        pictures = pixels // int(settings.get("resolution", FULL_RESOLUTION)) ** 2
+    return max(1, pictures // job.suite.samples_per_prompt)

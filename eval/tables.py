@@ -1,5 +1,6 @@
 """Scores -> table.csv and table.md: the paper's table with its spread, intervals and everything it was made with."""
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ CLAIMS = (
     ("dreambooth", "dreambooth-300"),
     ("dreambooth-300", "dreambooth-100"),
 )
+PAPER_METRICS = ("dino", "clip_i", "clip_t")
 CLAIM_METRICS = ("dino", "clip_i", "clip_t", "identity")
 
 
@@ -119,7 +121,7 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
     entry = results.run.get("rows", {}).get(row, {})
     settings: Mapping[str, Any] = entry.get("settings", {})
     scoring = results.run.get("scoring", {})
-    steps = entry.get("snapshot")
+    steps = settings.get("steps") if entry.get("snapshot") is None else entry["snapshot"]
     seeds = results.run.get("seed_sets") if entry or row == GROUND_TRUTH else None
     made_here = bool(entry)
     versions = results.run.get("versions") or scoring.get("versions", {})
@@ -128,8 +130,8 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
         "n_pictures": figure.n_pictures,
         "n_subjects": figure.n_subjects,
         "seed_sets": None if seeds is None else " ".join(map(str, seeds)),
-        "steps": settings.get("steps") if steps is None else steps,
-        "learning_rate": _text(_first(settings, "learning_rate", "lr")),
+        "steps": steps,
+        "learning_rate": _text(_first(settings, "learning_rate", "lr")) if steps else None,
         "guidance": _text(_first(settings, "guidance_scale", "guidance")),
         "scheduler": settings.get("scheduler"),
         "checkpoint": _first(settings, "checkpoint_hash", "checkpoint"),
@@ -155,104 +157,120 @@ def format_figure(figure: Estimate | None) -> str:
     return f"{figure.mean:.3f} {spread}{interval}"
 
 
+@dataclass(frozen=True)
+class Section:
+    """A heading, a line of explanation, and a table as text."""
+
+    heading: str
+    note: str
+    head: list[str]
+    lines: list[list[str]]
+
+
+def sections(results: Results) -> list[Section]:
+    """The tables that table.md and report.html show; those with nothing in them left out."""
+    made = [
+        _main_section(results),
+        _provenance_section(results),
+        _claims_section(results),
+        _correlations_section(results),
+        _paper_section(),
+    ]
+    return [section for section in made if section.lines]
+
+
 def markdown(results: Results) -> str:
-    """table.md: the table, how it was made, the claims' differences, the correlations, and the paper's table."""
+    """table.md."""
     scoring = results.run.get("scoring", {})
-    n_references = sum(subject.n_references for subject in results.suite.subjects)
-    parts = [
-        f"# {results.suite.name}, protocol {scoring.get('protocol', 'not stated')}",
-        f"{len(results.suite.subjects)} subjects ({n_references} references), "
-        f"{results.suite.n_pictures} pictures a method and seed set. Each figure: mean over a subject's pictures, then "
-        "over subjects; ± standard deviation over seed sets (n/a with one); [95% bootstrap interval over subjects].",
-        _markdown_table(
-            ["Method", *(METRIC_TITLES[metric] for metric in results.metrics)],
-            [
-                [title(row), *(format_figure(results.estimates.get((row, metric))) for metric in results.metrics)]
-                for row in results.rows
-            ],
-        ),
-        "## Made with",
-        _provenance_table(results),
-        f"Suite hash {results.suite.hash}. {_environment(results)}",
-    ]
-    if claims := _claims(results):
-        parts += ["## Differences, paired over subjects", claims]
-    if len(results.correlations):
-        lines = [
-            [METRIC_TITLES[row.metric], METRIC_TITLES[row.truth], row.over, f"{row.rho:.2f}", str(row.n)]
-            for row in results.correlations.itertuples()
-        ]
-        parts += [
-            "## Do the metrics follow the ground truth? (Spearman's rank correlation)",
-            _markdown_table(["Metric", "Truth", "Over", "ρ", "n"], lines),
-        ]
-    parts += [
-        "## The paper's table (real photos, another protocol and models: not to be mixed with the above)",
-        _paper(),
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"# {results.suite.name}, protocol {scoring.get('protocol', 'not stated')}"]
+    for section in sections(results):
+        parts += [f"## {section.heading}", section.note, _markdown_table(section.head, section.lines)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def read_paper() -> pd.DataFrame:
-    """The paper's table, one line a method with its source."""
-    return pd.read_csv(PAPER)
+def read_paper() -> list[dict[str, str]]:
+    """The paper's table, one dict a method with its figures as printed and its source."""
+    with open(PAPER, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def _paper() -> str:
-    def cell(mean: float, spread: float) -> str:
-        if pd.isna(mean):
-            return NOT_MEASURED
-        return f"{mean:.3f}" + ("" if pd.isna(spread) else f" ±{spread:.3f}")
-
-    paper = read_paper()
+def _main_section(results: Results) -> Section:
+    suite = results.suite
+    note = (
+        f"{len(suite.subjects)} subjects, {suite.n_pictures} pictures a method and seed set. Each figure is the mean "
+        "over a subject's pictures, then over subjects; ± standard deviation over seed sets (n/a with one); [95% "
+        "bootstrap interval over subjects]."
+    )
     lines = [
-        [
-            row.title,
-            *(cell(getattr(row, name), getattr(row, f"{name}_spread")) for name in ("dino", "clip_i", "clip_t")),
-        ]
-        for row in paper.itertuples()
+        [title(row), *(format_figure(results.estimates.get((row, metric))) for metric in results.metrics)]
+        for row in results.rows
     ]
-    return _markdown_table(["Method", "DINO", "CLIP-I", "CLIP-T"], lines) + f"\n\nSource: {paper['source'].iloc[0]}."
+    return Section("Results", note, ["Method", *_metric_heads(results.metrics)], lines)
 
 
-def _provenance_table(results: Results) -> str:
+def _provenance_section(results: Results) -> Section:
+    scoring = results.run.get("scoring", {})
+    versions = ", ".join(f"{name} {number}" for name, number in scoring.get("versions", {}).items())
+    generated = f"Generated on {results.run['device']}. " if "device" in results.run else ""
+    note = (
+        f"Suite hash {results.suite.hash}, protocol {scoring.get('protocol', 'not stated')}. {generated}"
+        f"Scored on {scoring.get('device', 'an unknown device')} with {versions or 'unknown versions'}."
+    )
     columns = ["n_pictures", "seed_sets", "steps", "learning_rate", "guidance", "scheduler", "checkpoint"]
     lines = []
     for row in results.rows:
         made = provenance(results, row)
-        cells = [NOT_MEASURED if made[name] is None else str(made[name])[:16] for name in columns]
-        lines.append([title(row), *cells])
-    heads = ["Method", "Pictures", "Seed sets", "Steps", "Learning rate", "Guidance", "Scheduler", "Checkpoint"]
-    return _markdown_table(heads, lines)
+        lines.append([title(row), *(NOT_MEASURED if made[name] is None else str(made[name])[:16] for name in columns)])
+    head = ["Method", "Pictures", "Seed sets", "Steps", "Learning rate", "Guidance", "Scheduler", "Checkpoint"]
+    return Section("Made with", note, head, lines)
 
 
-def _environment(results: Results) -> str:
-    scoring = results.run.get("scoring", {})
-    made = results.run.get("device")
-    versions = ", ".join(f"{name} {number}" for name, number in scoring.get("versions", {}).items())
-    generated = f"Generated on {made}. " if made else ""
-    return f"{generated}Scored on {scoring.get('device', 'an unknown device')} with {versions or 'unknown versions'}."
-
-
-def _claims(results: Results) -> str:
-    found = results.differences.set_index(["method", "minus", "metric"])
+def _claims_section(results: Results) -> Section:
+    records: list[dict[str, Any]] = results.differences.to_dict("records")  # type: ignore[assignment]
+    found = {(record["method"], record["minus"], record["metric"]): record for record in records}
     metrics = [metric for metric in CLAIM_METRICS if metric in results.metrics]
     lines = []
     for method, minus in CLAIMS:
         keys = [(method, minus, metric) for metric in metrics]
-        if all(key in found.index for key in keys):
-            cells = [_difference(found.loc[key]) for key in keys]
-            n_subjects = int(found.loc[keys[0]]["n_subjects"])
-            lines.append([f"{title(method)} − {title(minus)}", *cells, str(n_subjects)])
-    if not lines:
-        return ""
-    return _markdown_table(["Difference", *(METRIC_TITLES[metric] for metric in metrics), "Subjects"], lines)
+        if keys and all(key in found for key in keys):
+            cells = [_difference(found[key]) for key in keys]
+            lines.append([f"{title(method)} − {title(minus)}", *cells, str(found[keys[0]]["n_subjects"])])
+    note = f"The difference with its 95% bootstrap interval over subjects. {DIFFERENCES_CSV} has every pair."
+    head = ["Difference", *_metric_heads(metrics), "Subjects"]
+    return Section("Differences, paired over subjects", note, head, lines)
 
 
-def _difference(row: pd.Series) -> str:
+def _difference(row: Mapping[str, Any]) -> str:
     if pd.isna(row["low"]):
         return f"{row['difference']:+.3f}"
     return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _correlations_section(results: Results) -> Section:
+    lines = [
+        [METRIC_TITLES[str(metric)], METRIC_TITLES[str(truth)], str(over), f"{rho:+.2f}", str(n)]
+        for metric, truth, over, rho, n in results.correlations.itertuples(index=False)
+    ]
+    note = (
+        "Spearman's rank correlation with the mini world's ground truth, over the means of methods, of each method's "
+    )
+    note += "subjects, or over single pictures."
+    heading = "Do the metrics follow the ground truth?"
+    return Section(heading, note, ["Metric", "Truth", "Over", "ρ", "n"], lines)
+
+
+def _paper_section() -> Section:
+    paper = read_paper()
+    lines = []
+    for row in paper:
+        spreads = {name: f" ±{row[f'{name}_spread']}" if row[f"{name}_spread"] else "" for name in PAPER_METRICS}
+        lines.append([row["title"], *((row[name] or NOT_MEASURED) + spreads[name] for name in PAPER_METRICS)])
+    note = f"Real photos and full-size models: not comparable with the above. Source: {paper[0]['source']}."
+    return Section("The paper's table", note, ["Method", "DINO", "CLIP-I", "CLIP-T"], lines)
+
+
+def _metric_heads(metrics: list[str]) -> list[str]:
+    return [METRIC_TITLES[metric] for metric in metrics]
 
 
 def _first(values: Mapping[str, Any], *names: str) -> Any:

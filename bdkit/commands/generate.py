@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from tqdm import tqdm
 
 from bdkit.commands.outputs import check_class_noun, check_free
 from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
 from bdkit.errors import InputError
+from bdkit.methods.base import make_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion, split_prompt
 from bdkit.models.checkpoints import checkpoint_hash, sha256
 from dreambench.files import read_json, write_json
@@ -52,6 +52,12 @@ class GenerateConfig:
     num_inference_steps: int | None = None
     scheduler: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise InputError(f"num_inference_steps is {self.num_inference_steps}; use at least 1")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `GenerateConfig`."""
@@ -63,14 +69,12 @@ def run(args: argparse.Namespace) -> int:
     """Draws the pictures that are not there yet."""
     config = config_from_args(GenerateConfig, args)
     seeds = parse_numbers(config.seeds)
-    if not config.prompt.strip():
-        raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
     check_free(config.out, overwrite=True)
     references = list_pictures(config.images) if config.images else []
     pictures = [read_picture(path) for path in references]
     model = BlipDiffusion.from_pretrained(config.model)
     class_noun = _class_noun(config, model)
-    scheduler = _scheduler(config.scheduler, model)
+    scheduler = make_scheduler(config.scheduler, model)
     split_prompt(config.prompt, config.target_subject or class_noun)
     record = {
         "settings": {key: value for key, value in asdict(config).items() if key not in ("seeds", "out", "images")},
@@ -89,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     elif model.subject_embeddings is not None:
         embeddings = model.subject_embeddings
     started = False
-    for chunk in tqdm(todo, desc="pictures", unit=f"x{CHUNK}", disable=len(todo) == 1):
+    bar = tqdm(total=sum(map(len, todo)), desc=config.prompt, unit=" pictures", dynamic_ncols=True)
+    for chunk in todo:
         drawn = model(
             config.prompt,
             source_subject=class_noun,
@@ -107,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         for seed, picture in zip(chunk, drawn, strict=True):
             if not _path(config.out, seed).exists():
                 write_png(picture, _path(config.out, seed))
+        bar.update(len(chunk))
+    bar.close()
     write_json(
         {
             **record,
@@ -117,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         },
         config.out / RUN_FILE,
     )
-    print(f"{len(seeds)} pictures are in {config.out}.")
+    print(f"The pictures are in {config.out}.")
     return 0
 
 
@@ -144,17 +151,6 @@ def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
     if cached is None and config.subject is None and "{}" in config.prompt:
         raise InputError("the prompt has a place for a subject; give --images and --subject, or a fine-tuned --model")
     return cached or config.subject
-
-
-def _scheduler(name: str | None, model: BlipDiffusion) -> Any:
-    if name is None:
-        return None
-    scheduler_class = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if scheduler_class is None:
-        raise InputError(
-            f"diffusers has no scheduler {name!r}; give a class name such as DDIMScheduler or PNDMScheduler"
-        )
-    return scheduler_class.from_config(model.scheduler.config)
 
 
 def _open_chunks(out: Path, seeds: list[int], record: dict[str, Any], overwrite: bool) -> list[list[int]]:

@@ -50,7 +50,10 @@ FULL = (
     PoolSize(name="train", objects=180, live=380, pictures=10),
     PoolSize(name="held-out", objects=12, live=22, pictures=6),
 )
-SMALL = (PoolSize(name="train", objects=4, live=4, pictures=4), PoolSize(name="held-out", objects=2, live=2, pictures=3))
+SMALL = (
+    PoolSize(name="train", objects=4, live=4, pictures=4),
+    PoolSize(name="held-out", objects=2, live=2, pictures=3),
+)
 OUTFIT_SHARE = 0.4
 CHANGE_SHARE = 0.2
 N_CAPTIONS = 2

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import skia
 
-from .pen import Box, Point
+from bdkit.miniworld.pen import Box, Point
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """The dog (standing, seen from its side) and the cat (sitting, seen from the front)."""
 
-from . import outfits
-from .anatomy import Anatomy
-from .colours import INK, WHITE, shade
-from .pen import OUTLINE, Pen, blob, ellipse, lerp, line, polygon
-from .subjects import Subject
+from bdkit.miniworld import outfits
+from bdkit.miniworld.anatomy import Anatomy
+from bdkit.miniworld.colours import INK, shade
+from bdkit.miniworld.patterns import EMBLEMS
+from bdkit.miniworld.pen import Pen, blob, ellipse, lerp, line, polygon
+from bdkit.miniworld.subjects import Subject
 
 PINK = (255, 140, 160)
 
@@ -70,11 +71,23 @@ def _dog_tail(pen: Pen, subject: Subject, root: tuple[float, float], bend: float
     long = lerp(0.75, 1.15, subject.shape[9])
     kind, wag = subject.part("tail"), 0.05 * bend
     if kind == "curled":
-        pen.limb([(x, y), (x - 0.15, y - 0.08), (x - 0.17 * long + wag, y - 0.26 * long), (x - 0.03 + wag, y - 0.26 * long)], 0.11, pen.main)
+        pen.limb(
+            [(x, y), (x - 0.15, y - 0.08), (x - 0.17 * long + wag, y - 0.26 * long), (x - 0.03 + wag, y - 0.26 * long)],
+            0.11,
+            pen.main,
+        )
     elif kind == "straight":
         pen.limb([(x, y), (x - 0.12 * long, y - 0.12 * long), (x - 0.22 * long + wag, y - 0.3 * long)], 0.1, pen.main)
     elif kind == "bushy":
-        tail = blob([(x, y + 0.04), (x - 0.16 * long, y + 0.02), (x - 0.3 * long + wag, y - 0.2 * long), (x - 0.24 * long + wag, y - 0.34 * long), (x - 0.09 * long, y - 0.2 * long)])
+        tail = blob(
+            [
+                (x, y + 0.04),
+                (x - 0.16 * long, y + 0.02),
+                (x - 0.3 * long + wag, y - 0.2 * long),
+                (x - 0.24 * long + wag, y - 0.34 * long),
+                (x - 0.09 * long, y - 0.2 * long),
+            ]
+        )
         pen.shape(tail, pen.accent)
     else:
         pen.limb([(x, y), (x - 0.1 + wag * 0.4, y - 0.09 * long)], 0.13, pen.accent)
@@ -91,7 +104,11 @@ def _dog_head(
     x, y = head
     kind, long = subject.part("ears"), lerp(0.85, 1.25, subject.shape[5])
     if kind == "pointed":
-        pen.shape(polygon([(x + 0.02, y - r * 0.6), (x + 0.14, y - r * 0.6), (x + 0.11, y - r * (0.85 + 0.55 * long))]), shade(pen.accent, -0.25), volume=False)
+        pen.shape(
+            polygon([(x + 0.02, y - r * 0.6), (x + 0.14, y - r * 0.6), (x + 0.11, y - r * (0.85 + 0.55 * long))]),
+            shade(pen.accent, -0.25),
+            volume=False,
+        )
     end = x + r * 0.72 + snout
     skull = blob(
         [
@@ -109,7 +126,15 @@ def _dog_head(
     )
     pen.shape(skull, pen.main)
     if subject.part("muzzle") == "light":
-        muzzle = blob([(x + r * 0.7, y + 0.07), (end - 0.03, y + 0.05), (end, y + 0.14), (end - 0.08, y + r * 0.82), (x + r * 0.35, y + r * 0.82)])
+        muzzle = blob(
+            [
+                (x + r * 0.7, y + 0.07),
+                (end - 0.03, y + 0.05),
+                (end, y + 0.14),
+                (end - 0.08, y + r * 0.82),
+                (x + r * 0.35, y + r * 0.82),
+            ]
+        )
         pen.fill(muzzle, pen.second)
     if subject.part("eye") == "patch":
         pen.fill(ellipse(eyes[0][0] - 0.01, eyes[0][1], 0.105, 0.115), pen.second)
@@ -118,9 +143,20 @@ def _dog_head(
     for ex, ey, er in eyes:
         pen.eye(ex, ey, er)
     if kind == "floppy":
-        ear = blob([(x - r * 0.5, y - r * 0.85), (x - r * 0.2, y - r * 0.4), (x - r * 0.32, y + r * 0.85 * long), (x - r * 0.85, y + r * 1.1 * long), (x - r * 1.25, y + r * 0.6), (x - r * 0.95, y - r * 0.4)])
+        ear = blob(
+            [
+                (x - r * 0.5, y - r * 0.85),
+                (x - r * 0.2, y - r * 0.4),
+                (x - r * 0.32, y + r * 0.85 * long),
+                (x - r * 0.85, y + r * 1.1 * long),
+                (x - r * 1.25, y + r * 0.6),
+                (x - r * 0.95, y - r * 0.4),
+            ]
+        )
     elif kind == "pointed":
-        ear = polygon([(x - r * 0.95, y - r * 0.35), (x - r * 0.15, y - r * 0.85), (x - r * 0.75, y - r * (0.95 + 0.6 * long))])
+        ear = polygon(
+            [(x - r * 0.95, y - r * 0.35), (x - r * 0.15, y - r * 0.85), (x - r * 0.75, y - r * (0.95 + 0.6 * long))]
+        )
     elif kind == "folded":
         ear = polygon([(x - r * 0.9, y - r * 0.75), (x - r * 0.1, y - r * 0.95), (x - r * 0.75, y + r * 0.35 * long)])
     else:
@@ -135,10 +171,32 @@ def draw_cat(pen: Pen, subject: Subject, bend: float, outfit: str | None) -> Non
     rx, ry = lerp(0.25, 0.32, s[2]), lerp(0.2, 0.24, s[3])
     x, y = 0.03 * bend, -high - ry * 0.5
     _cat_tail(pen, subject, wide, bend)
-    torso = blob([(-0.12, -high), (0.12, -high), (wide * 0.86, -high * 0.5), (wide, -0.12), (wide * 0.66, 0.0), (-wide * 0.66, 0.0), (-wide, -0.12), (-wide * 0.86, -high * 0.5)])
+    torso = blob(
+        [
+            (-0.12, -high),
+            (0.12, -high),
+            (wide * 0.86, -high * 0.5),
+            (wide, -0.12),
+            (wide * 0.66, 0.0),
+            (-wide * 0.66, 0.0),
+            (-wide, -0.12),
+            (-wide * 0.86, -high * 0.5),
+        ]
+    )
     pen.patterned(torso, (-wide, -high, wide, 0.0))
-    if subject.part("chest") == "bib":
-        pen.fill(blob([(-0.1, -high + 0.05), (0.1, -high + 0.05), (0.085, -high * 0.52), (0, -high * 0.36), (-0.085, -high * 0.52)]), pen.accent)
+    if subject.part("chest") == "bib" and subject.pattern not in EMBLEMS:
+        pen.fill(
+            blob(
+                [
+                    (-0.1, -high + 0.05),
+                    (0.1, -high + 0.05),
+                    (0.085, -high * 0.52),
+                    (0, -high * 0.36),
+                    (-0.085, -high * 0.52),
+                ]
+            ),
+            pen.accent,
+        )
     for side in (-1, 1):
         pen.stroke(line([(side * 0.035, -high * 0.3), (side * 0.04, -0.06)]), INK, 0.03)
         pen.shape(ellipse(side * 0.12, -0.045, 0.095, 0.055), pen.accent, volume=False)
@@ -151,7 +209,7 @@ def draw_cat(pen: Pen, subject: Subject, bend: float, outfit: str | None) -> Non
         crown=(x, y - ry * 0.82),
         hat=rx * 0.86,
         eyes=eyes,
-        neck=((x - 0.17, -high + 0.05), (x + 0.17, -high + 0.05)),
+        neck=((x * 0.5 - 0.19, -high + 0.13), (x * 0.5 + 0.19, -high + 0.13)),
         torso=torso,
         jacket=(-wide - 0.05, -high - 0.05, wide + 0.05, -high * 0.22),
         chest=(wide * 0.42, -high * 0.62),
@@ -186,19 +244,37 @@ def _cat_head(pen: Pen, subject: Subject, anatomy: Anatomy) -> None:
         elif kind == "wide":
             ear = [(side * rx * 0.98, -ry * 0.1), (side * rx * 0.15, -ry * 0.85), (side * rx * 1.15, -ry * 0.5 - tall)]
         else:
-            ear = [(side * rx * 0.95, -ry * 0.3), (side * rx * 0.25, -ry * 0.85), (side * rx * 0.62, -ry * 0.75 - tall * 0.6), (side * rx * 1.1, -ry * 0.72)]
+            ear = [
+                (side * rx * 0.95, -ry * 0.3),
+                (side * rx * 0.25, -ry * 0.85),
+                (side * rx * 0.62, -ry * 0.75 - tall * 0.6),
+                (side * rx * 1.1, -ry * 0.72),
+            ]
         points = [(x + ex, y + ey) for ex, ey in ear]
         pen.shape(polygon(points), pen.main, volume=False)
         cx, cy = sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
         pen.fill(polygon([(cx + (px - cx) * 0.45, cy + (py - cy) * 0.45) for px, py in points]), pen.accent)
-    skull = blob([(x, y - ry), (x + rx * 0.72, y - ry * 0.74), (x + rx, y + 0.02), (x + rx * 0.66, y + ry * 0.82), (x, y + ry), (x - rx * 0.66, y + ry * 0.82), (x - rx, y + 0.02), (x - rx * 0.72, y - ry * 0.74)])
+    skull = blob(
+        [
+            (x, y - ry),
+            (x + rx * 0.72, y - ry * 0.74),
+            (x + rx, y + 0.02),
+            (x + rx * 0.66, y + ry * 0.82),
+            (x, y + ry),
+            (x - rx * 0.66, y + ry * 0.82),
+            (x - rx, y + 0.02),
+            (x - rx * 0.72, y - ry * 0.74),
+        ]
+    )
     pen.shape(skull, pen.main)
     mask = subject.part("mask")
     if mask == "muzzle":
         pen.fill(ellipse(x, y + ry * 0.5, rx * 0.45, ry * 0.42), pen.second)
     elif mask == "stripes":
         for dx in (-0.09, 0.0, 0.09):
-            pen.stroke(line([(x + dx, y - ry * 0.88), (x + dx * 0.8, y - ry * (0.5 if dx else 0.38))]), pen.second, 0.05)
+            pen.stroke(
+                line([(x + dx, y - ry * 0.88), (x + dx * 0.8, y - ry * (0.5 if dx else 0.38))]), pen.second, 0.05
+            )
     iris = ((255, 226, 60), (150, 235, 90), (110, 205, 255), (255, 255, 255))[int(subject.shape[5] * 3.999)]
     for ex, ey, er in anatomy.eyes:
         pen.eye(ex, ey, er, iris, look=0.0)
@@ -206,7 +282,10 @@ def _cat_head(pen: Pen, subject: Subject, anatomy: Anatomy) -> None:
             pen.stroke(line([(ex - er - 0.015, ey - er * 0.45), (ex + er + 0.015, ey - er * 0.45)]), INK, 0.045)
     pen.fill(polygon([(x - 0.045, y + ry * 0.28), (x + 0.045, y + ry * 0.28), (x, y + ry * 0.5)]), INK)
     pen.fill(polygon([(x - 0.025, y + ry * 0.31), (x + 0.025, y + ry * 0.31), (x, y + ry * 0.43)]), PINK)
-    pen.stroke(line([(x - 0.07, y + ry * 0.62), (x, y + ry * 0.5), (x + 0.07, y + ry * 0.62)]), INK, 0.025)
+    pen.stroke(line([(x - 0.085, y + ry * 0.58), (x - 0.04, y + ry * 0.68), (x, y + ry * 0.5)]), INK, 0.025)
+    pen.stroke(line([(x + 0.085, y + ry * 0.58), (x + 0.04, y + ry * 0.68), (x, y + ry * 0.5)]), INK, 0.025)
     for side in (-1, 1):
         for dy in (0.3, 0.55):
-            pen.stroke(line([(x + side * rx * 0.55, y + ry * dy), (x + side * rx * 1.2, y + ry * (dy * 1.5 - 0.2))]), INK, 0.02)
+            pen.stroke(
+                line([(x + side * rx * 0.55, y + ry * dy), (x + side * rx * 1.2, y + ry * (dy * 1.5 - 0.2))]), INK, 0.02
+            )

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from .changes import CHANGES
-from .colours import NAMES, name_of
-from .contexts import CONTEXTS, STUDIO
-from .outfits import OUTFITS
-from .patterns import PATTERNS
-from .scenes import OUTFIT_WORDS, Scene
-from .subjects import CLASSES, PARTS
+from bdkit.miniworld.changes import CHANGES
+from bdkit.miniworld.colours import NAMES, name_of
+from bdkit.miniworld.contexts import CONTEXTS, STUDIO
+from bdkit.miniworld.outfits import OUTFITS
+from bdkit.miniworld.patterns import PATTERNS
+from bdkit.miniworld.scenes import OUTFIT_WORDS, Scene
+from bdkit.miniworld.subjects import CLASSES, PARTS
 
 # how often a caption uses exactly DreamBench's wording
 DREAMBENCH_SHARE = 0.5

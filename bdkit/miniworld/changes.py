@@ -6,12 +6,14 @@ from functools import lru_cache
 import numpy as np
 import skia
 
-from .colours import CHANGE_HUES, RGB, shift_to_hue
-from .pen import ellipse, fill_paint, line, star, stroke_paint
-from .subjects import Subject
+from bdkit.miniworld.colours import CHANGE_HUES, RGB, shift_to_hue
+from bdkit.miniworld.pen import ellipse, fill_paint, line, star, stroke_paint
+from bdkit.miniworld.subjects import Subject
 
 # in the order of DreamBench's prompts 20..24
 CHANGES: tuple[str, ...] = ("red", "purple", "shiny", "wet", "cube shaped")
+# the changes that lay something over the subject
+GLOSSY = frozenset({"shiny", "wet"})
 
 
 def changed_colours(subject: Subject, change: str | None) -> tuple[RGB, ...]:
@@ -29,7 +31,15 @@ def _on_top(colour: RGB, alpha: int, width: float = 0.0) -> skia.Paint:
     return paint
 
 
-def gloss(canvas: skia.Canvas, change: str | None, rng: np.random.Generator, box: tuple[float, float, float, float]) -> None:
+@lru_cache(maxsize=1)
+def _soaked() -> skia.Paint:
+    """Multiplies what is drawn by a light blue, as wet things are darker and mirror the sky."""
+    return skia.Paint(Color=skia.Color(150, 196, 255), BlendMode=skia.BlendMode.kModulate)
+
+
+def gloss(
+    canvas: skia.Canvas, change: str | None, rng: np.random.Generator, box: tuple[float, float, float, float]
+) -> None:
     """Draw a change's sheen over the subject's own layer; its alpha stays as it is.
 
     `box` is what the subject covers, in the canvas's coordinates (0..1).
@@ -42,19 +52,24 @@ def gloss(canvas: skia.Canvas, change: str | None, rng: np.random.Generator, box
         canvas.rotate(28)
         reach = math.hypot(width, height)
         shift = (rng.random() - 0.5) * 0.1
-        for x, half, alpha in ((-0.2, 0.07, 235), (-0.075, 0.022, 215), (0.2, 0.035, 170)):
-            canvas.drawRect(skia.Rect((x + shift - half) * width, -reach, (x + shift + half) * width, reach), _on_top((255, 255, 255), alpha))
+        for x, half, alpha in ((-0.17, 0.042, 215), (-0.085, 0.014, 200), (0.2, 0.026, 150)):
+            canvas.drawRect(
+                skia.Rect((x + shift - half) * width, -reach, (x + shift + half) * width, reach),
+                _on_top((255, 255, 255), alpha),
+            )
         canvas.restore()
     elif change == "wet":
-        canvas.drawRect(skia.Rect(left - 0.1, top - 0.1, right + 0.1, bottom + 0.1), _on_top((30, 90, 210), 66))
+        canvas.drawRect(skia.Rect(left - 0.1, top - 0.1, right + 0.1, bottom + 0.1), _soaked())
         for i in range(3):
             x = left + width * (0.2 + 0.28 * i + 0.1 * rng.random())
             y = top + height * (0.1 + 0.2 * rng.random())
             streak = line([(x, y), (x + 0.01, y + height * 0.22), (x - 0.01, y + height * 0.4)])
-            canvas.drawPath(streak, _on_top((225, 245, 255), 150, 0.02))
+            canvas.drawPath(streak, _on_top((235, 248, 255), 215, 0.024))
 
 
-def sparkle(canvas: skia.Canvas, change: str | None, rng: np.random.Generator, box: tuple[float, float, float, float]) -> None:
+def sparkle(
+    canvas: skia.Canvas, change: str | None, rng: np.random.Generator, box: tuple[float, float, float, float]
+) -> None:
     """Draw what a change adds in front of the subject: sparkles or drops. It is no part of the subject's mask."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
@@ -69,7 +84,7 @@ def sparkle(canvas: skia.Canvas, change: str | None, rng: np.random.Generator, b
         for i in range(9):
             x = left + width * ((i + 0.5) / 9 + 0.08 * (rng.random() - 0.5)) * 1.1 - 0.05 * width
             y = top + height * (0.02 + 0.92 * rng.random())
-            drop(canvas, x, y, 0.021 + 0.011 * rng.random())
+            drop(canvas, x, y, 0.024 + 0.012 * rng.random())
 
 
 def drop(canvas: skia.Canvas, x: float, y: float, r: float) -> None:

@@ -3,6 +3,7 @@
 Colours are RGB tuples of ints in 0..255. Distances and lightness are those of OKLab (lightness 0..1).
 """
 
+import colorsys
 import math
 from functools import lru_cache
 
@@ -80,44 +81,54 @@ def distance(first: RGB, second: RGB) -> float:
     return math.dist(to_oklab(first), to_oklab(second))
 
 
+# HSV hues (degrees) that look about equally far apart
+_EVEN_HUES = (0, 25, 46, 62, 92, 130, 172, 195, 218, 245, 278, 312, 360)
+
+
 def random_colour(rng: np.random.Generator) -> RGB:
     """One colour: mostly vivid, some pastel, dark and neutral."""
-    kind, hue = rng.random(), rng.random() * 360
+    kind, hue, first, second = (float(v) for v in rng.random(4))
     if kind < 0.62:
-        return from_oklch(0.5 + 0.38 * rng.random(), 0.16 + 0.12 * rng.random(), hue)
+        r, g, b = colorsys.hsv_to_rgb(
+            float(np.interp(12 * hue, range(13), _EVEN_HUES)) / 360, 0.72 + 0.28 * first, 0.76 + 0.24 * second
+        )
+        return round(255 * r), round(255 * g), round(255 * b)
     if kind < 0.74:
-        return from_oklch(0.8 + 0.12 * rng.random(), 0.06 + 0.05 * rng.random(), hue)
+        return from_oklch(0.8 + 0.12 * first, 0.07 + 0.05 * second, 360 * hue)
     if kind < 0.86:
-        return from_oklch(0.36 + 0.1 * rng.random(), 0.1 + 0.08 * rng.random(), hue)
-    return from_oklch(0.34 + 0.64 * rng.random(), 0.03 * rng.random(), hue)
+        return from_oklch(0.38 + 0.1 * first, 0.12 + 0.1 * second, 360 * hue)
+    return from_oklch(0.36 + 0.62 * first, 0.03 * second, 360 * hue)
 
 
-def random_palette(rng: np.random.Generator, count: int = 3, least_distance: float = 0.2) -> tuple[RGB, ...]:
-    """`count` colours, each at least `least_distance` (OKLab) from the others."""
-    colours: list[RGB] = []
-    while len(colours) < count:
-        colour = random_colour(rng)
-        if all(distance(colour, other) >= least_distance for other in colours):
-            colours.append(colour)
-    return tuple(colours)
+def random_palette(rng: np.random.Generator) -> tuple[RGB, RGB, RGB]:
+    """Main, second, accent: the second (the pattern's) differs plainly from the main one, the accent from both."""
+    main = random_colour(rng)
+    second = random_colour(rng)
+    while distance(main, second) < 0.27:
+        second = random_colour(rng)
+    accent = random_colour(rng)
+    while min(distance(main, accent), distance(second, accent)) < 0.18:
+        accent = random_colour(rng)
+    return main, second, accent
 
 
 @lru_cache(maxsize=4096)
-def shift_to_hue(colours: tuple[RGB, ...], hue: float) -> tuple[RGB, ...]:
-    """Move all colours to shades of one hue (OKLCh degrees), keeping their order from dark to light.
+def shift_to_hue(colours: tuple[RGB, RGB, RGB], hue: float) -> tuple[RGB, ...]:
+    """Move main, second and accent to shades of one hue (OKLCh degrees), keeping their order from dark to light.
 
-    The first colour becomes the hue at its strongest; the others spread to darker and lighter shades.
+    The main colour becomes the hue at its strongest; the others move far enough for the pattern to stay plain.
     """
-    levels = [to_oklab(c)[0] for c in colours]
-    main = 0.54 + 0.08 * (levels[0] - 0.5)
-    shifted: dict[int, float] = {0: main}
-    darker = sorted((i for i in range(1, len(colours)) if levels[i] <= levels[0]), key=lambda i: -levels[i])
-    lighter = sorted((i for i in range(1, len(colours)) if levels[i] > levels[0]), key=lambda i: levels[i])
-    for rank, i in enumerate(darker, start=1):
-        shifted[i] = main - 0.2 * rank / max(1, len(darker) - 0.2)
-    for rank, i in enumerate(lighter, start=1):
-        shifted[i] = main + 0.27 * rank / max(1, len(lighter) - 0.1)
-    return tuple(from_oklch(shifted[i], 0.22 if shifted[i] < 0.68 else 0.13, hue) for i in range(len(colours)))
+    main, second, accent = (to_oklab(c)[0] for c in colours)
+    lighter = second > main
+    base = 0.5 if lighter else 0.6
+    pattern = 0.74 if lighter else 0.38
+    if (accent > main) != lighter:
+        part = 0.36 if lighter else 0.77
+    elif (accent > second) == lighter:
+        part = 0.84 if lighter else 0.29
+    else:
+        part = (base + pattern) / 2
+    return tuple(from_oklch(v, 0.22 if v < 0.7 else 0.13, hue) for v in (base, pattern, part))
 
 
 @lru_cache(maxsize=65536)

@@ -4,9 +4,9 @@ import math
 
 import skia
 
-from .anatomy import Anatomy
-from .colours import INK, RGB, WHITE
-from .pen import OUTLINE, Pen, Point, blob, ellipse, line, polygon, rounded, star
+from bdkit.miniworld.anatomy import Anatomy
+from bdkit.miniworld.colours import INK, RGB, WHITE
+from bdkit.miniworld.pen import OUTLINE, Pen, Point, blob, ellipse, line, polygon, rounded, star
 
 # in the order of DreamBench's live prompts 10..19
 OUTFITS: tuple[str, ...] = (
@@ -36,7 +36,7 @@ def wear_on_body(pen: Pen, anatomy: Anatomy, outfit: str | None) -> None:
         _collar(pen, anatomy, RED)
         _buttons(pen, anatomy, INK)
     elif outfit == "firefighter outfit":
-        _jacket(pen, anatomy, (60, 52, 58), [(YELLOW, 0.5)])
+        _jacket(pen, anatomy, (60, 52, 58), [(YELLOW, 0.7)])
         _collar(pen, anatomy, (200, 40, 30))
     elif outfit == "police outfit":
         _jacket(pen, anatomy, NAVY, [])
@@ -99,7 +99,7 @@ def _buttons(pen: Pen, anatomy: Anatomy, colour: RGB) -> None:
 
 def _collar(pen: Pen, anatomy: Anatomy, colour: RGB) -> None:
     (x0, y0), (x1, y1) = anatomy.neck
-    pen.limb([(x0, y0), ((x0 + x1) / 2 + 0.02, (y0 + y1) / 2 + 0.045), (x1, y1)], 0.13, colour)
+    pen.limb([(x0, y0), ((x0 + x1) / 2 + 0.02, (y0 + y1) / 2 + 0.045), (x1, y1)], 0.115, colour)
 
 
 def _scarf(pen: Pen, anatomy: Anatomy) -> None:
@@ -110,20 +110,54 @@ def _scarf(pen: Pen, anatomy: Anatomy) -> None:
     nx, ny = -uy, ux
     hang: Point = (x0 + dx * 0.62, y0 + dy * 0.62)
     half = 0.075
-    tail = polygon([(hang[0] - half, hang[1]), (hang[0] + half, hang[1]), (hang[0] + half + 0.02, hang[1] + 0.34), (hang[0] - half + 0.02, hang[1] + 0.34)])
+    tail = polygon(
+        [
+            (hang[0] - half, hang[1]),
+            (hang[0] + half, hang[1]),
+            (hang[0] + half + 0.02, hang[1] + 0.34),
+            (hang[0] - half + 0.02, hang[1] + 0.34),
+        ]
+    )
     pen.fill(tail, RAINBOW[0])
     for i, colour in enumerate(RAINBOW[1:]):
         y = hang[1] + 0.1 + i * 0.048
-        pen.fill(polygon([(hang[0] - half, y), (hang[0] + half + 0.01, y), (hang[0] + half + 0.02, y + 0.05), (hang[0] - half + 0.01, y + 0.05)]), colour)
+        pen.fill(
+            polygon(
+                [
+                    (hang[0] - half, y),
+                    (hang[0] + half + 0.01, y),
+                    (hang[0] + half + 0.02, y + 0.05),
+                    (hang[0] - half + 0.01, y + 0.05),
+                ]
+            ),
+            colour,
+        )
     pen.stroke(tail, INK, OUTLINE)
     wide = 0.1
     ends = [(x0 - ux * 0.03, y0 - uy * 0.03), (x1 + ux * 0.03, y1 + uy * 0.03)]
-    band = polygon([(ends[0][0] - nx * wide, ends[0][1] - ny * wide), (ends[1][0] - nx * wide, ends[1][1] - ny * wide), (ends[1][0] + nx * wide, ends[1][1] + ny * wide), (ends[0][0] + nx * wide, ends[0][1] + ny * wide)])
+    band = polygon(
+        [
+            (ends[0][0] - nx * wide, ends[0][1] - ny * wide),
+            (ends[1][0] - nx * wide, ends[1][1] - ny * wide),
+            (ends[1][0] + nx * wide, ends[1][1] + ny * wide),
+            (ends[0][0] + nx * wide, ends[0][1] + ny * wide),
+        ]
+    )
     step = (length + 0.06) / 6
     for i, colour in enumerate(RAINBOW):
         ax, ay = ends[0][0] + ux * step * i, ends[0][1] + uy * step * i
         bx, by = ax + ux * step * 1.04, ay + uy * step * 1.04
-        pen.fill(polygon([(ax - nx * wide, ay - ny * wide), (bx - nx * wide, by - ny * wide), (bx + nx * wide, by + ny * wide), (ax + nx * wide, ay + ny * wide)]), colour)
+        pen.fill(
+            polygon(
+                [
+                    (ax - nx * wide, ay - ny * wide),
+                    (bx - nx * wide, by - ny * wide),
+                    (bx + nx * wide, by + ny * wide),
+                    (ax + nx * wide, ay + ny * wide),
+                ]
+            ),
+            colour,
+        )
     pen.stroke(band, INK, OUTLINE)
 
 
@@ -133,7 +167,9 @@ def _brim(pen: Pen, x: float, y: float, half: float, colour: RGB, height: float 
 
 def _red_hat(pen: Pen, anatomy: Anatomy) -> None:
     (x, y), w = anatomy.crown, anatomy.hat
-    crown = blob([(x - w * 0.72, y), (x - w * 0.66, y - 0.2), (x, y - 0.27), (x + w * 0.66, y - 0.2), (x + w * 0.72, y)])
+    crown = blob(
+        [(x - w * 0.72, y), (x - w * 0.66, y - 0.2), (x, y - 0.27), (x + w * 0.66, y - 0.2), (x + w * 0.72, y)]
+    )
     pen.shape(crown, RED)
     pen.stroke(line([(x - w * 0.62, y - 0.06), (x + w * 0.62, y - 0.06)]), (110, 5, 20), 0.06)
     _brim(pen, x, y + 0.01, w * 1.25, RED, 0.055)
@@ -141,7 +177,17 @@ def _red_hat(pen: Pen, anatomy: Anatomy) -> None:
 
 def _santa_hat(pen: Pen, anatomy: Anatomy) -> None:
     (x, y), w = anatomy.crown, anatomy.hat
-    cone = blob([(x - w * 0.85, y), (x - w * 0.6, y - 0.2), (x - w * 0.1, y - 0.33), (x + w * 0.75, y - 0.22), (x + w * 1.05, y - 0.1), (x + w * 0.7, y - 0.13), (x + w * 0.85, y)])
+    cone = blob(
+        [
+            (x - w * 0.85, y),
+            (x - w * 0.6, y - 0.2),
+            (x - w * 0.1, y - 0.33),
+            (x + w * 0.75, y - 0.22),
+            (x + w * 1.05, y - 0.1),
+            (x + w * 0.7, y - 0.13),
+            (x + w * 0.85, y),
+        ]
+    )
     pen.shape(cone, RED)
     pen.limb([(x - w * 0.8, y + 0.01), (x, y - 0.02), (x + w * 0.8, y + 0.01)], 0.15, (252, 252, 255))
     pen.shape(ellipse(x + w * 1.1, y - 0.08, 0.085), (252, 252, 255), volume=False)
@@ -149,7 +195,9 @@ def _santa_hat(pen: Pen, anatomy: Anatomy) -> None:
 
 def _top_hat(pen: Pen, anatomy: Anatomy) -> None:
     (x, y), w = anatomy.crown, anatomy.hat
-    pen.shape(polygon([(x - w * 0.62, y), (x - w * 0.7, y - 0.33), (x + w * 0.7, y - 0.33), (x + w * 0.62, y)]), (48, 44, 56))
+    pen.shape(
+        polygon([(x - w * 0.62, y), (x - w * 0.7, y - 0.33), (x + w * 0.7, y - 0.33), (x + w * 0.62, y)]), (48, 44, 56)
+    )
     pen.stroke(line([(x - w * 0.55, y - 0.07), (x + w * 0.55, y - 0.07)]), (200, 30, 50), 0.07)
     _brim(pen, x, y, w * 1.15, (48, 44, 56), 0.045)
     ex, ey, er = anatomy.eyes[1]
@@ -160,7 +208,19 @@ def _top_hat(pen: Pen, anatomy: Anatomy) -> None:
 
 def _toque(pen: Pen, anatomy: Anatomy) -> None:
     (x, y), w = anatomy.crown, anatomy.hat
-    puff = blob([(x - w * 0.6, y - 0.1), (x - w * 1.05, y - 0.2), (x - w * 0.75, y - 0.35), (x - w * 0.25, y - 0.34), (x + 0.0, y - 0.4), (x + w * 0.3, y - 0.34), (x + w * 0.8, y - 0.35), (x + w * 1.05, y - 0.2), (x + w * 0.6, y - 0.1)])
+    puff = blob(
+        [
+            (x - w * 0.6, y - 0.1),
+            (x - w * 1.05, y - 0.2),
+            (x - w * 0.75, y - 0.35),
+            (x - w * 0.25, y - 0.34),
+            (x + 0.0, y - 0.4),
+            (x + w * 0.3, y - 0.34),
+            (x + w * 0.8, y - 0.35),
+            (x + w * 1.05, y - 0.2),
+            (x + w * 0.6, y - 0.1),
+        ]
+    )
     pen.shape(puff, WHITE, volume=False)
     pen.stroke(line([(x - w * 0.3, y - 0.14), (x - w * 0.33, y - 0.25)]), (190, 195, 210), 0.03)
     pen.stroke(line([(x + w * 0.3, y - 0.14), (x + w * 0.33, y - 0.25)]), (190, 195, 210), 0.03)
@@ -172,22 +232,46 @@ def _helmet(pen: Pen, anatomy: Anatomy) -> None:
     dome = blob([(x - w * 0.95, y), (x - w * 0.8, y - 0.18), (x, y - 0.27), (x + w * 0.8, y - 0.18), (x + w * 0.95, y)])
     pen.shape(dome, (225, 30, 30))
     pen.stroke(line([(x, y - 0.25), (x, y - 0.1)]), (150, 10, 15), 0.05)
-    pen.shape(polygon([(x - 0.085, y - 0.17), (x + 0.085, y - 0.17), (x + 0.07, y - 0.03), (x, y + 0.02), (x - 0.07, y - 0.03)]), GOLD, volume=False)
-    pen.limb([(x - w * 1.25, y + 0.05), (x - w * 0.6, y), (x + w * 0.6, y), (x + w * 1.25, y + 0.05)], 0.09, (225, 30, 30))
-    pen.fill(polygon([(x - 0.06, y - 0.15), (x + 0.06, y - 0.15), (x + 0.05, y - 0.03), (x, y), (x - 0.05, y - 0.03)]), GOLD)
+    pen.shape(
+        polygon(
+            [(x - 0.085, y - 0.17), (x + 0.085, y - 0.17), (x + 0.07, y - 0.03), (x, y + 0.02), (x - 0.07, y - 0.03)]
+        ),
+        GOLD,
+        volume=False,
+    )
+    pen.limb(
+        [(x - w * 1.25, y + 0.05), (x - w * 0.6, y), (x + w * 0.6, y), (x + w * 1.25, y + 0.05)], 0.09, (225, 30, 30)
+    )
+    pen.fill(
+        polygon([(x - 0.06, y - 0.15), (x + 0.06, y - 0.15), (x + 0.05, y - 0.03), (x, y), (x - 0.05, y - 0.03)]), GOLD
+    )
 
 
 def _police_cap(pen: Pen, anatomy: Anatomy) -> None:
     (x, y), w = anatomy.crown, anatomy.hat
-    top = blob([(x - w * 0.75, y - 0.06), (x - w * 1.15, y - 0.17), (x - w * 0.5, y - 0.26), (x, y - 0.29), (x + w * 0.5, y - 0.26), (x + w * 1.15, y - 0.17), (x + w * 0.75, y - 0.06)])
+    top = blob(
+        [
+            (x - w * 0.75, y - 0.06),
+            (x - w * 1.15, y - 0.17),
+            (x - w * 0.5, y - 0.26),
+            (x, y - 0.29),
+            (x + w * 0.5, y - 0.26),
+            (x + w * 1.15, y - 0.17),
+            (x + w * 0.75, y - 0.06),
+        ]
+    )
     pen.shape(top, NAVY)
     pen.limb([(x - w * 0.7, y - 0.04), (x + w * 0.7, y - 0.04)], 0.11, (90, 150, 240))
-    pen.shape(blob([(x - w * 0.8, y), (x, y - 0.02), (x + w * 0.8, y), (x + w * 0.5, y + 0.07), (x - w * 0.5, y + 0.07)]), (20, 20, 30), volume=False)
+    pen.shape(
+        blob([(x - w * 0.8, y), (x, y - 0.02), (x + w * 0.8, y), (x + w * 0.5, y + 0.07), (x - w * 0.5, y + 0.07)]),
+        (20, 20, 30),
+        volume=False,
+    )
     pen.shape(star(x, y - 0.14, 0.1), GOLD, outline=0, volume=False)
 
 
 def _glasses(pen: Pen, anatomy: Anatomy) -> None:
-    (ax, ay, ar), (bx, by, br) = anatomy.eyes
+    (ax, ay, _), (bx, by, _) = anatomy.eyes
     middle, gap = (ax + bx) / 2, (bx - ax) / 2
     r = max(0.085, min(0.13, gap * 0.92))
     reach = max(gap, r * 1.02)
@@ -201,7 +285,16 @@ def _glasses(pen: Pen, anatomy: Anatomy) -> None:
 
 def _wizard_hat(pen: Pen, anatomy: Anatomy) -> None:
     (x, y), w = anatomy.crown, anatomy.hat
-    cone = blob([(x - w * 0.72, y), (x - w * 0.4, y - 0.2), (x + w * 0.05, y - 0.42), (x + w * 0.12, y - 0.42), (x + w * 0.42, y - 0.2), (x + w * 0.72, y)])
+    cone = blob(
+        [
+            (x - w * 0.72, y),
+            (x - w * 0.4, y - 0.2),
+            (x + w * 0.05, y - 0.42),
+            (x + w * 0.12, y - 0.42),
+            (x + w * 0.42, y - 0.2),
+            (x + w * 0.72, y),
+        ]
+    )
     pen.shape(cone, PURPLE)
     pen.fill(star(x - 0.03, y - 0.14, 0.075), GOLD)
     pen.fill(star(x + 0.06, y - 0.27, 0.05), GOLD)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import skia
 
-from .colours import RGB
-from .pen import Box, ellipse, fill_paint, heart, lerp, polygon, star, stroke_paint
+from bdkit.miniworld.colours import RGB
+from bdkit.miniworld.pen import Box, ellipse, fill_paint, heart, lerp, polygon, star, stroke_paint
 
 # name -> how often it is drawn
 PATTERNS: dict[str, float] = {
@@ -29,6 +29,9 @@ PATTERNS: dict[str, float] = {
     "rings": 0.7,
     "grid": 0.7,
 }
+
+# patterns that are one figure in the middle of the surface
+EMBLEMS = frozenset({"star", "heart", "diamond"})
 
 Shape = tuple[float, ...]
 
@@ -170,7 +173,9 @@ def _emblem(kind: str) -> Callable[[skia.Canvas, Box, Shape, Sequence[RGB]], Non
             path = heart(x, y, radius)
         else:
             wide = lerp(0.65, 1.0, shape[2])
-            path = polygon([(x, y - radius * 1.1), (x + radius * wide, y), (x, y + radius * 1.1), (x - radius * wide, y)])
+            path = polygon(
+                [(x, y - radius * 1.1), (x + radius * wide, y), (x, y + radius * 1.1), (x - radius * wide, y)]
+            )
         if shape[3] > 0.55:
             canvas.drawPath(path, stroke_paint(colours[2], 0.1))
         canvas.drawPath(path, fill_paint(colours[1]))

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import skia
 
-from .colours import INK, RGB
+from bdkit.miniworld.colours import INK, RGB
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -18,16 +18,19 @@ OUTLINE = 0.04
 
 
 def lerp(low: float, high: float, share: float) -> float:
+    """The number that lies `share` of the way from low to high."""
     return low + (high - low) * share
 
 
 @lru_cache(maxsize=16384)
 def fill_paint(colour: RGB, alpha: int = 255) -> skia.Paint:
+    """A cached anti-aliased fill."""
     return skia.Paint(Color=skia.Color(*colour, alpha), AntiAlias=True)
 
 
 @lru_cache(maxsize=16384)
 def stroke_paint(colour: RGB, width: float, alpha: int = 255) -> skia.Paint:
+    """A cached anti-aliased stroke with round ends and joins."""
     return skia.Paint(
         Color=skia.Color(*colour, alpha),
         AntiAlias=True,
@@ -50,6 +53,7 @@ def _volume_paint() -> skia.Paint:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float | None = None) -> skia.Path:
+    """An ellipse around (x, y); a circle without `ry`."""
     ry = rx if ry is None else ry
     path = skia.Path()
     path.addOval(skia.Rect(x - rx, y - ry, x + rx, y + ry))
@@ -57,12 +61,14 @@ def ellipse(x: float, y: float, rx: float, ry: float | None = None) -> skia.Path
 
 
 def rounded(left: float, top: float, right: float, bottom: float, radius: float = 0.05) -> skia.Path:
+    """A rectangle with rounded corners."""
     path = skia.Path()
     path.addRoundRect(skia.Rect(left, top, right, bottom), radius, radius)
     return path
 
 
 def polygon(points: Sequence[Point]) -> skia.Path:
+    """A closed polygon."""
     path = skia.Path()
     path.moveTo(*points[0])
     for point in points[1:]:
@@ -111,6 +117,7 @@ def turned(profile: Sequence[Point]) -> skia.Path:
 
 
 def star(x: float, y: float, radius: float, points: int = 5, inner: float = 0.45, turn: float = 0.0) -> skia.Path:
+    """A star with `points` tips; `inner` is the inner radius as a share, `turn` in radians."""
     corners = []
     for i in range(2 * points):
         angle = math.pi * i / points - math.pi / 2 + turn
@@ -120,6 +127,7 @@ def star(x: float, y: float, radius: float, points: int = 5, inner: float = 0.45
 
 
 def heart(x: float, y: float, r: float) -> skia.Path:
+    """A heart about 2.2 r wide and 2 r high around (x, y)."""
     path = skia.Path()
     path.moveTo(x, y + r)
     path.cubicTo(x - 1.5 * r, y - 0.1 * r, x - 0.8 * r, y - 1.35 * r, x, y - 0.4 * r)
@@ -130,7 +138,12 @@ def heart(x: float, y: float, r: float) -> skia.Path:
 
 def _segment(path: skia.Path, a: Point, b: Point, c: Point, d: Point) -> None:
     path.cubicTo(
-        b[0] + (c[0] - a[0]) / 6, b[1] + (c[1] - a[1]) / 6, c[0] - (d[0] - b[0]) / 6, c[1] - (d[1] - b[1]) / 6, c[0], c[1]
+        b[0] + (c[0] - a[0]) / 6,
+        b[1] + (c[1] - a[1]) / 6,
+        c[0] - (d[0] - b[0]) / 6,
+        c[1] - (d[1] - b[1]) / 6,
+        c[0],
+        c[1],
     )
 
 
@@ -162,21 +175,24 @@ class Pen:
             self.canvas.drawPath(path, stroke_paint(INK, outline))
 
     def patterned(self, path: skia.Path, box: Box | None = None, outline: float = OUTLINE) -> None:
-        """A shape in the main colour carrying the subject's pattern, laid out in `box` (default: the shape's bounds)."""
-        canvas = self.canvas
-        canvas.drawPath(path, fill_paint(self.main))
+        """A shape in the main colour with the subject's pattern, laid out in `box` (default: its bounds)."""
+        self.canvas.drawPath(path, fill_paint(self.main))
+        self.printed(path, box)
+        self._light(path)
+        if outline:
+            self.canvas.drawPath(path, stroke_paint(INK, outline))
+
+    def printed(self, path: skia.Path, box: Box | None = None) -> None:
+        """The subject's pattern alone, inside a shape that is already filled."""
         bounds = path.getBounds()
-        canvas.save()
-        canvas.clipPath(path, doAntiAlias=True)
+        self.canvas.save()
+        self.canvas.clipPath(path, doAntiAlias=True)
         self._pattern(
-            canvas,
+            self.canvas,
             box or (bounds.left(), bounds.top(), bounds.right(), bounds.bottom()),
             (self.main, self.second, self.accent),
         )
-        canvas.restore()
-        self._light(path)
-        if outline:
-            canvas.drawPath(path, stroke_paint(INK, outline))
+        self.canvas.restore()
 
     def limb(self, points: Sequence[Point], width: float, colour: RGB, outline: float = OUTLINE) -> None:
         """A round-ended outlined stroke through the points."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .changes import CHANGES
-from .contexts import CONTEXTS, STUDIO
-from .outfits import OUTFITS
-from .subjects import LIVE_CLASSES, Subject, generator
+from bdkit.miniworld.changes import CHANGES
+from bdkit.miniworld.contexts import CONTEXTS, STUDIO
+from bdkit.miniworld.outfits import OUTFITS
+from bdkit.miniworld.subjects import LIVE_CLASSES, Subject, generator
 
 __all__ = ["CHANGES", "CONTEXTS", "OUTFITS", "STUDIO", "Light", "Pose", "Scene", "sample_scene", "scene_for_prompt"]
 
@@ -31,7 +31,7 @@ OUTFIT_WORDS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """x: offset of the subject's middle from the picture's, and y: of its feet from the ground, as shares of the picture;
+    """x: offset of the subject's middle from the picture's, y: of its feet from the ground, in picture widths;
     rotation in degrees; scale (1 = usual); flip mirrors it; bend in -1..1 moves legs, tail or arms."""
 
     x: float
@@ -82,7 +82,9 @@ def sample_scene(
     if outfit is not None:
         _check("outfit", outfit, OUTFITS)
         if subject.class_noun not in LIVE_CLASSES:
-            raise ValueError(f"a {subject.class_noun} cannot wear an outfit: only {', '.join(sorted(LIVE_CLASSES))} can")
+            raise ValueError(
+                f"a {subject.class_noun} cannot wear an outfit: only {', '.join(sorted(LIVE_CLASSES))} can"
+            )
     if change is not None:
         _check("change", change, CHANGES)
     return Scene(
@@ -123,7 +125,9 @@ PROMPT_PARTS = _prompt_parts()
 
 
 def scene_for_prompt(subject: Subject, template: str, seed: int) -> Scene:
-    """The scene that a DreamBench prompt template ("a {} {} in the jungle") asks for; outfits and changes get a random context.
+    """The scene that a DreamBench prompt template ("a {} {} in the jungle") asks for.
+
+    Outfits and changes get a random context, which may be the studio.
 
     Raises ValueError for a template that is not one of DreamBench's.
     """

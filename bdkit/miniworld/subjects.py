@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .colours import RGB, random_palette
-from .patterns import PATTERNS
+from bdkit.miniworld.colours import RGB, random_palette
+from bdkit.miniworld.patterns import PATTERNS
 
 CLASSES: tuple[str, ...] = (
     "backpack",
@@ -200,12 +200,12 @@ _PATTERN_ENDS = np.cumsum(list(PATTERNS.values())) / sum(PATTERNS.values())
 
 
 def _draw(class_noun: str, rng: np.random.Generator) -> Subject:
-    main, second, accent = random_palette(rng)
+    colours = random_palette(rng)
     pattern = _PATTERN_NAMES[int(np.searchsorted(_PATTERN_ENDS, rng.random(), side="right"))]
     return Subject(
         class_noun=class_noun,
         shape=tuple(float(v) for v in rng.random(N_SHAPE).round(4)),
-        colours=(main, second, accent),
+        colours=colours,
         pattern=pattern,
         pattern_shape=tuple(float(v) for v in rng.random(N_PATTERN_SHAPE).round(4)),
         parts=tuple(choices[int(rng.integers(len(choices)))] for choices in PARTS[class_noun].values()),

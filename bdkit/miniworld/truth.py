@@ -3,12 +3,12 @@
 from dataclasses import asdict
 from typing import Any
 
-from .changes import CHANGES
-from .contexts import CONTEXTS, STUDIO
-from .outfits import OUTFITS
-from .patterns import PATTERNS
-from .scenes import Scene
-from .subjects import CLASSES, seed_of, split_of
+from bdkit.miniworld.changes import CHANGES
+from bdkit.miniworld.contexts import CONTEXTS, STUDIO
+from bdkit.miniworld.outfits import OUTFITS
+from bdkit.miniworld.patterns import PATTERNS
+from bdkit.miniworld.scenes import Scene
+from bdkit.miniworld.subjects import CLASSES, seed_of, split_of
 
 N_CLASSES, N_CONTEXTS, N_OUTFITS, N_CHANGES = len(CLASSES), len(CONTEXTS) + 1, len(OUTFITS) + 1, len(CHANGES) + 1
 

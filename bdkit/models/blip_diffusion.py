@@ -169,7 +169,9 @@ class BlipDiffusion(nn.Module):
         ids, mask = self.tokenize(prompts, nouns, with_subject=subject_embeddings is not None, prompt_reps=reps)
         if subject_embeddings is not None:
             if subject_embeddings.shape[0] not in (1, len(prompts)):
-                raise InputError(f"{subject_embeddings.shape[0]} subjects for {len(prompts)} prompts; give 1 or as many")
+                raise InputError(
+                    f"{subject_embeddings.shape[0]} subjects for {len(prompts)} prompts; give 1 or as many"
+                )
             subject_embeddings = subject_embeddings.expand(len(prompts), -1, -1).to(self.device)
         with torch.no_grad():
             return self.text_encoder(ids.to(self.device), subject_embeddings, mask.to(self.device))
@@ -215,7 +217,9 @@ class BlipDiffusion(nn.Module):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         embeddings, noun = self._subject(reference_images, source_subject, subject_embeddings)
         target = target_subject if target_subject is not None else noun
-        count = max(len(prompts), len(seeds) if seeds is not None else 1, latents.shape[0] if latents is not None else 1)
+        count = max(
+            len(prompts), len(seeds) if seeds is not None else 1, latents.shape[0] if latents is not None else 1
+        )
         prompts = prompts * count if len(prompts) == 1 else prompts
         nouns = [target] * count if isinstance(target, str) else target
         seeds = list(seeds) if seeds is not None else list(range(count))
@@ -251,9 +255,7 @@ class BlipDiffusion(nn.Module):
         pictures = to_images(decode_latents(self.vae, result))
         return pictures if output_type == "pil" else np.stack([np.asarray(p) for p in pictures]) / np.float32(255)
 
-    def _subject(
-        self, images: Any, noun: str | None, embeddings: Tensor | None
-    ) -> tuple[Tensor | None, str | None]:
+    def _subject(self, images: Any, noun: str | None, embeddings: Tensor | None) -> tuple[Tensor | None, str | None]:
         if embeddings is not None:
             return embeddings, noun or self.subject_class
         if images is not None:

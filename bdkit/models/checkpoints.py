@@ -104,7 +104,9 @@ def load_model(path: str | Path) -> BlipDiffusion:
 def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusion:
     vae_class = {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[_class_name(places["vae"])]
     local = {"local_files_only": True, "torch_dtype": torch.float32}
-    scheduler_class = getattr(diffusers, json.loads((places["scheduler"] / "scheduler_config.json").read_text())["_class_name"])
+    scheduler_class = getattr(
+        diffusers, json.loads((places["scheduler"] / "scheduler_config.json").read_text())["_class_name"]
+    )
     return BlipDiffusion(
         vae=vae_class.from_pretrained(places["vae"], **local),
         unet=UNet2DConditionModel.from_pretrained(places["unet"], **local).to(memory_format=torch.channels_last),
@@ -181,9 +183,7 @@ def save_model(
         if parts_from is not None:
             record["parts_from"] = parts_from
         record |= {"bdkit": version("bdkit"), "defaults": asdict(model.defaults)}
-        record["sha256"] = {
-            str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*.safetensors"))
-        }
+        record["sha256"] = {str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*.safetensors"))}
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return folder
 

@@ -12,7 +12,7 @@ PLACEHOLDER_TOKEN = "<*>"  # Textual Inversion's
 
 
 def clip_tokenizer(words: Sequence[str], max_length: int) -> CLIPTokenizer:
-    """Byte-level BPE with end-of-word marks: each of ``words`` (and the rare token) is one token, any other text is bytes.
+    """Byte-level BPE with end-of-word marks: each of ``words`` (and the rare token) is one token, other text is bytes.
 
     Args:
         words: lower-case words, sorted so that the ids are the same everywhere.

@@ -18,7 +18,7 @@ from bdkit.training_loop import TrainingConfig, TrainingLoop
 
 
 class AutoencoderLoss(nn.Module):
-    """L1 + MSE of the reconstruction, with a little noise on the latents so that the decoder forgives the U-Net's errors."""
+    """L1 + MSE of the reconstruction; a little noise on the latents makes the decoder forgive the U-Net's errors."""
 
     def __init__(self, vae: AutoencoderTiny, latent_noise: float) -> None:
         super().__init__()
@@ -34,7 +34,13 @@ class AutoencoderLoss(nn.Module):
 
 
 def train_autoencoder(
-    vae: AutoencoderTiny, corpus: Corpus, config: TrainingConfig, out: Path | None, *, latent_noise: float = 0.05, **loop: Any
+    vae: AutoencoderTiny,
+    corpus: Corpus,
+    config: TrainingConfig,
+    out: Path | None,
+    *,
+    latent_noise: float = 0.05,
+    **loop: Any,
 ) -> list[dict[str, float]]:
     """Train ``vae`` and store its latents' scale and shift, so that scaled latents have mean 0 and deviation 1."""
     indices = epoch_indices(len(corpus), config.batch_size, config.seed)
@@ -55,9 +61,9 @@ def train_autoencoder(
 
 @torch.no_grad()
 def encode_corpus(vae: Any, images: np.ndarray, batch: int = 128) -> Tensor:
-    """Scaled latents of uint8 pictures (N, H, W, 3), float16 on the CPU: computed once, they save the VAE in training."""
+    """Scaled latents of uint8 pictures (N, H, W, 3), float16 on the CPU: computed once for all later stages."""
     parts = []
     for start in range(0, len(images), batch):
         pixels = pixels_from_arrays(images[start : start + batch]).to(vae.device, memory_format=torch.channels_last)
         parts.append(encode_images(vae, pixels).half().cpu())
-    return torch.cat(parts)
+    return torch.cat(parts).contiguous()

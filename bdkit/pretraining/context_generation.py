@@ -97,11 +97,13 @@ def matte_of_scene(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.
 def build_mattes(
     images: np.ndarray, masks: np.ndarray, folder: Path, *, part: int = 128, workers: int = 2, progress: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mattes of all pictures, cached in ``folder`` (one file for each ``part``); a killed run loses one part at most."""
+    """Mattes of all pictures, cached in ``folder``, one file for each ``part``: a killed run loses one at most."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = list(range(0, len(images), part))
     paths = [folder / f"mattes-{len(images)}-{start:06d}.npz" for start in starts]
-    jobs = [(images[s : s + part], masks[s : s + part], p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
+    jobs = [
+        (images[s : s + part], masks[s : s + part], p) for s, p in zip(starts, paths, strict=True) if not p.exists()
+    ]
     if workers > 1 and len(jobs) > 1:
         with ProcessPoolExecutor(workers) as pool:
             for future in tqdm([pool.submit(_matte_part, *j) for j in jobs], desc="matting", disable=not progress):

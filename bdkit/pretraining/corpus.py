@@ -29,7 +29,7 @@ class CorpusConfig:
     learn that they win over the subject prompt. The model card says so.
     """
 
-    scenes: int = 98_304
+    scenes: int = 65_536
     seed: int = 0
     split: str = "train"
     studio_share: float = 0.12
@@ -89,9 +89,13 @@ def build_corpus(config: CorpusConfig, folder: Path, *, workers: int = 2, progre
     jobs = [(s, min(PART, config.scenes - s), p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
     if workers > 1 and len(jobs) > 1:
         with ProcessPoolExecutor(workers) as pool:
-            futures = [pool.submit(_render_part, config, *job) for job in jobs]
-            for future in tqdm(futures, desc="rendering", disable=not progress):
-                future.result()
+            try:
+                futures = [pool.submit(_render_part, config, *job) for job in jobs]
+                for future in tqdm(futures, desc="rendering", disable=not progress):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     else:
         for job in tqdm(jobs, desc="rendering", disable=not progress or not jobs):
             _render_part(config, *job)

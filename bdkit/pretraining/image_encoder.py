@@ -61,7 +61,9 @@ def train_image_encoder(
 
     history = TrainingLoop(ContrastiveLoss(clip), batches, config, out=out, name="image encoder", **loop).run()
     tower = CLIPVisionModel(type(clip.config.vision_config)(**vision))
-    state = {k: v for k, v in clip.vision_model.state_dict().items() if f"layers.{vision['num_hidden_layers']}." not in k}
+    state = {
+        k: v for k, v in clip.vision_model.state_dict().items() if f"layers.{vision['num_hidden_layers']}." not in k
+    }
     tower.load_state_dict(state)
     return tower, history
 

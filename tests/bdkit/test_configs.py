@@ -59,6 +59,24 @@ def test_a_field_without_a_value_is_named() -> None:
         config_from_args(Needy, argparse.Namespace())
 
 
+def test_a_subclass_shows_the_help_of_the_fields_it_inherits_and_can_hide_defaults() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Longer(Recipe):
+        """Another.
+
+        pause: seconds between
+        """
+
+        pause: float = 1.0
+
+    parser = argparse.ArgumentParser()
+    add_dataclass_arguments(parser, Longer, show_defaults=False)
+    text = " ".join(parser.format_help().split())
+    assert "--pause PAUSE seconds between" in text
+    assert "how many steps are taken, counted from the first" in text
+    assert "default" not in text
+
+
 def test_help_comes_from_metadata_and_docstring_with_the_default() -> None:
     parser = argparse.ArgumentParser()
     add_dataclass_arguments(parser, Recipe, skip=["out"])

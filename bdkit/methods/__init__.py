@@ -1,0 +1,78 @@
+"""Methods by name. A new one is a file here, a line in `METHODS` and its numbers in `presets.py`."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from bdkit.errors import InputError
+from bdkit.finetuning import FewStepConfig
+from bdkit.methods.base import Method, MethodConfig, start_folder
+from bdkit.methods.blip_diffusion import BlipDiffusionMethod, save_finetuned
+from bdkit.methods.dreambooth import DreamBooth
+from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
+from bdkit.methods.text_to_image import TextToImage
+from bdkit.methods.textual_inversion import TextualInversion
+from bdkit.models.blip_diffusion import BlipDiffusion
+
+METHODS: dict[str, Any] = {
+    "base": TextToImage,
+    "textual-inversion": TextualInversion,
+    "dreambooth": DreamBooth,
+    "blip-diffusion": BlipDiffusionMethod,
+}
+
+__all__ = ["METHODS", "Method", "build_method", "method_config", "save_finetuned"]
+
+
+def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> Any:
+    """The settings of a method in a preset, with some of them replaced (lists may stand for tuples, as in JSON).
+
+    Fewer steps than the preset's leave out its later snapshots.
+
+    Raises InputError for an unknown method, preset or setting.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
+    if preset not in METHOD_PRESETS:
+        raise InputError(f"unknown preset {preset!r} of methods; known are {', '.join(METHOD_PRESETS)}")
+    config: MethodConfig = METHOD_PRESETS[preset][name]
+    known = [f.name for f in fields(config)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise InputError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    if isinstance(config, FewStepConfig) and "steps" in values:
+        values.setdefault("snapshots", tuple(step for step in config.snapshots if step <= values["steps"]))
+    return replace(config, **values)
+
+
+def build_method(
+    name: str, model: str | BlipDiffusion, *, preset: str | None = None, device: str | None = None, **overrides: Any
+) -> Method:
+    """A method on a model.
+
+    Args:
+        name: a key of `METHODS`.
+        model: the model it starts from, unless its settings name another ("start"): a folder, a shipped model's name,
+            or a model in memory.
+        preset: a key of `METHOD_PRESETS`; None: the one that the model's record names, else "paper".
+        device: None: the GPU where there is one; a model in memory stays where it is.
+        overrides: settings of the method in place of the preset's.
+
+    Raises:
+        InputError: unknown method, preset or setting, or no such model.
+    """
+    method_config(name)  # a wrong name is told before the weights are read
+    given = model if isinstance(model, BlipDiffusion) else BlipDiffusion.from_pretrained(model)
+    config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
+    start = given
+    if config.start is not None:
+        start = BlipDiffusion.from_pretrained(start_folder(config.start, given.source))
+    if device is None and not isinstance(model, BlipDiffusion):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    start.to(given.device if device is None else device)
+    built: Method = METHODS[name](start, config)
+    return built

@@ -1,0 +1,258 @@
+"""What a method is, and what all of them share: their start model, their prompts and how they draw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import diffusers
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from bdkit.errors import InputError
+from bdkit.finetuning import FewStepConfig, Snapshot
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.checkpoints import checkpoint_hash
+
+TOKEN_AND_NOUN = "{} {}"
+"""The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to draw a subject: `fit` learns it, `generate` draws it.
+
+    A method may fit many subjects, one after another; a result depends on its own subject and seed alone.
+    """
+
+    snapshots: tuple[int, ...]
+    """Steps at which `fit` keeps the weights, the last one included; () for a method that trains nothing."""
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        """Learns a subject from its pictures; the same seed gives the same bits on a CPU."""
+
+    def select(self, step: int | None) -> None:
+        """Draws with the weights as they were after ``step`` steps; None: after the last."""
+
+    def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
+        """One picture a seed; a template is like "a {} {} in the jungle", one for all or one a seed."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What `fit` learned, all snapshots, as CPU tensors."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes what `state` gave, in place of fitting."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON: every number of the method, and the hash of the weights it starts from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Where a method starts, and how it draws.
+
+    start: folder or name of the model it starts from; none: the model it was given
+    guidance_scale: how strictly to follow the prompt; none: the model's own
+    num_inference_steps: denoising steps; none: the model's own
+    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's own
+    negative_prompt: what not to draw; none: the model's own
+    prompt_reps: how often the text is repeated; none: the model's own
+    """
+
+    start: str | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    prompt_reps: int | None = None
+
+
+class ModelMethod:
+    """The part of a method that draws with a `BlipDiffusion`; ``model`` is left as it was by every call.
+
+    Args:
+        model: the model it starts from; its own weights are never written to.
+        config: the settings.
+
+    Raises:
+        InputError: the model is fine-tuned on a subject already, or an unknown scheduler.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, model: BlipDiffusion, config: MethodConfig) -> None:
+        if model.subject_embeddings is not None:
+            raise InputError(
+                f"{model.source or 'the model'} already holds a subject ({model.subject_class}); "
+                "give the model that it was fine-tuned from"
+            )
+        self.model = model
+        self.scheduler = make_scheduler(config.scheduler, model)
+        self.snapshots: tuple[int, ...] = ()
+        self.progress = False
+        self._base_config = config
+        self._checkpoint: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        if self._checkpoint is None:
+            self._checkpoint = checkpoint_hash(self.model.source) if self.model.source else weights_hash(self.model)
+        config, defaults = asdict(self._base_config), asdict(self.model.defaults)
+        drawing = {key: defaults[key] for key in defaults if config.get(key) is None}
+        return {
+            "method": self.name,
+            "checkpoint": self._checkpoint,
+            **config,
+            **drawing,
+            "scheduler": type(self.scheduler or self.model.scheduler).__name__,
+        }
+
+    def check_class_noun(self, class_noun: str) -> None:
+        """Raises InputError when the model's record tells which class words it knows, and this is none of them."""
+        known = self.model.record.get("class_nouns")
+        if not class_noun.strip():
+            raise InputError("the class word is empty; say what the subject is, such as 'dog'")
+        if known and class_noun not in known:
+            raise InputError(f"this model does not know the class word {class_noun!r}; it knows {', '.join(known)}")
+
+    def draw(
+        self,
+        prompt_template: str | Sequence[str],
+        words: str,
+        seeds: Sequence[int],
+        subject_embeddings: Tensor | None = None,
+    ) -> list[Image.Image]:
+        """One picture a seed; ``words`` (and the subject vectors) take the two places of a template."""
+        config = self._base_config
+        templates = [prompt_template] if isinstance(prompt_template, str) else prompt_template
+        pictures: list[Image.Image] = self.model(
+            [one_place(template) for template in templates],
+            source_subject=words,
+            subject_embeddings=subject_embeddings,
+            seeds=seeds,
+            negative_prompt=config.negative_prompt,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            prompt_reps=config.prompt_reps,
+            scheduler=self.scheduler,
+        )
+        return pictures
+
+
+class TrainedMethod(ModelMethod):
+    """A method whose `fit` trains: keeps the snapshots, and takes the selected one up when it draws.
+
+    Subclasses put a snapshot to use in ``_apply`` and fill ``_kept`` in `fit` by ``_keep``.
+    """
+
+    def __init__(self, model: BlipDiffusion, config: MethodConfig, training: FewStepConfig) -> None:
+        super().__init__(model, config)
+        self.snapshots = training.kept_steps if training.steps else ()
+        self.history: list[dict[str, float]] = []
+        """Loss by step of the last `fit`."""
+        self._kept: dict[int, Snapshot] = {}
+        self._step: int | None = None
+        self._applied: int | None = None
+
+    def select(self, step: int | None) -> None:
+        if step is not None and step not in (self.snapshots or (0,)):
+            known = ", ".join(map(str, self.snapshots)) or "0"
+            raise InputError(f"{self.name} keeps no weights of step {step}; it keeps those of {known}")
+        self._step = step
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{step}/{name}": value for step, kept in self._kept.items() for name, value in kept.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        kept: dict[int, Snapshot] = {}
+        for key, value in state.items():
+            step, _, name = key.partition("/")
+            kept.setdefault(int(step), {})[name] = value
+        if tuple(sorted(kept)) != (self.snapshots or (0,)):
+            raise InputError(
+                f"a fit with snapshots {sorted(kept)} does not belong to {self.name} with {list(self.snapshots)}"
+            )
+        self._keep(kept, [])
+
+    def _keep(self, kept: dict[int, Snapshot], history: list[dict[str, float]]) -> None:
+        self._kept, self.history, self._applied = kept, history, None
+
+    def selected(self) -> Snapshot:
+        """The selected snapshot, put to use.
+
+        Raises InputError before the first `fit`.
+        """
+        if not self._kept:
+            raise InputError(f"{self.name} has no subject yet; call fit first")
+        step = max(self._kept) if self._step is None else self._step
+        if self._applied != step:
+            self._apply(self._kept[step])
+            self._applied = step
+        return self._kept[step]
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        raise NotImplementedError
+
+
+def one_place(prompt_template: str) -> str:
+    """ "a {} {} in the jungle" -> "a {} in the jungle"; a template with one place stays as it is.
+
+    Raises InputError for any other template.
+    """
+    result = prompt_template.replace(TOKEN_AND_NOUN, "{}", 1)
+    if result.count("{}") != 1:
+        raise InputError(f"the prompt {prompt_template!r} needs '{{}} {{}}' where the subject goes")
+    return result
+
+
+def make_scheduler(name: str | None, model: BlipDiffusion) -> Any:
+    """A diffusers scheduler by its class name, with the model's noise schedule; None for the model's own."""
+    if name is None:
+        return None
+    scheduler_class = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if scheduler_class is None:
+        raise InputError(
+            f"diffusers has no scheduler {name!r}; give a class name such as DDIMScheduler or PNDMScheduler"
+        )
+    return scheduler_class.from_config(model.scheduler.config)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Twelve hex digits that name the weights of a model that is in no folder."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def load_weights(module: nn.Module, snapshot: Snapshot, prefix: str) -> None:
+    """Copies the snapshot's values under ``prefix`` into the parameters of ``module``."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(snapshot[prefix + name])
+
+
+@contextmanager
+def exchanged(owner: object, **parts: Any) -> Iterator[None]:
+    """Puts ``parts`` in place of attributes of ``owner`` within the block; then the very same objects are back."""
+    before = {name: getattr(owner, name) for name in parts}
+    try:
+        for name, part in parts.items():
+            setattr(owner, name, part)
+        yield
+    finally:
+        for name, part in before.items():
+            setattr(owner, name, part)
+
+
+def start_folder(start: str, given: str) -> str:
+    """The model a method starts from: a folder of that name beside the given model's, else ``start`` itself."""
+    sibling = Path(given).parent / start if given else None
+    return str(sibling) if sibling is not None and Path(given).is_dir() and sibling.is_dir() else start

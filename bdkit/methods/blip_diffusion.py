@@ -1,0 +1,81 @@
+"""BLIP-Diffusion: zero-shot, or after a few steps on the subject (Sec. 3.3)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from bdkit.errors import InputError
+from bdkit.finetuning import FinetuneConfig, Snapshot, finetune_subject
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
+from bdkit.models.blip_diffusion import BlipDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlipDiffusionConfig(FinetuneConfig, MethodConfig):
+    """Few-step fine-tuning and drawing; ``steps=0`` is zero-shot."""
+
+
+class BlipDiffusionMethod(TrainedMethod):
+    """The mean subject embedding of the pictures, and a U-Net trained with it for ``config.steps`` steps."""
+
+    name: ClassVar[str] = "blip-diffusion"
+
+    def __init__(self, model: BlipDiffusion, config: BlipDiffusionConfig) -> None:
+        super().__init__(model, config, config)
+        self.config = config
+        self.class_noun: str | None = None
+        self._unet = copy.deepcopy(model.unet) if config.steps else model.unet
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        self.check_class_noun(class_noun)
+        if self.config.steps:
+            self._unet.load_state_dict(self.model.unet.state_dict())
+            self._unet.requires_grad_(True)
+        self._keep({}, [])
+        try:
+            kept, history = finetune_subject(
+                self.model, self._unet, images, class_noun, self.config, seed, progress=self.progress
+            )
+        finally:
+            if self.config.steps:
+                self._unet.requires_grad_(False).eval()
+        self.class_noun = class_noun
+        self._keep(kept, history)
+
+    def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
+        self.check_class_noun(class_noun)
+        snapshot = self.selected()
+        with exchanged(self.model, unet=self._unet):
+            return self.draw(prompt_template, class_noun, seeds, self._embeddings(snapshot))
+
+    def _embeddings(self, snapshot: Snapshot) -> Tensor:
+        return snapshot["subject_embeddings"].to(self.model.device, self.model.unet.dtype)
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        if self.config.steps:
+            load_weights(self._unet, snapshot, "unet.")
+
+
+def save_finetuned(method: BlipDiffusionMethod, folder: str | Path) -> Path:
+    """Writes a model folder that draws the fitted subject: its U-Net, and the cached embedding with the class noun.
+
+    Raises InputError when nothing was fitted.
+    """
+    if method.class_noun is None:
+        raise InputError("there is no fitted subject to save; call fit first")
+    snapshot, model = method.selected(), method.model
+    record = {**model.record, "finetuned": method.settings}
+    with exchanged(
+        model,
+        unet=method._unet,
+        subject_embeddings=snapshot["subject_embeddings"],
+        subject_class=method.class_noun,
+        record=record,
+    ):
+        return model.save_pretrained(folder)

@@ -1,0 +1,177 @@
+"""DreamBooth (arXiv 2208.12242): a rare token, the whole U-Net trained, and optionally a prior that is preserved."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+
+from bdkit.diffusion import noise_prediction_loss, training_scheduler
+from bdkit.errors import InputError
+from bdkit.finetuning import CAPTION, FewStepConfig, Snapshot, cache_latents, draw_latents, train_few_steps
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.subject_text_encoder import SubjectTextEncoder
+from bdkit.models.vocabulary import RARE_TOKEN
+
+CLASS_IMAGE_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothConfig(FewStepConfig, MethodConfig):
+    """DreamBooth.
+
+    token: the rare word that comes to mean the subject
+    train_text_encoder: train the text encoder too
+    prior_loss_weight: weight of the loss on pictures of the class, which keeps "a dog" any dog; 0: no such pictures
+    class_images: how many of them the model itself draws from "a dog" before it is trained
+    """
+
+    token: str = RARE_TOKEN
+    train_text_encoder: bool = False
+    prior_loss_weight: float = 0.0
+    class_images: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior_loss_weight < 0 or (self.prior_loss_weight > 0 and self.class_images < 1):
+            raise InputError(
+                f"prior_loss_weight is {self.prior_loss_weight} with {self.class_images} class_images; "
+                "use a weight of at least 0, and with a weight at least 1 picture"
+            )
+
+
+class DreamBoothLoss(nn.Module):
+    """Noise prediction on the subject ("a sks dog") plus weight x noise prediction on the class ("a dog").
+
+    Args:
+        text_encoder: trained if ``train_text_encoder``, else both texts are encoded once, here.
+        ids: (2, L), the subject's and the class's caption.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: SubjectTextEncoder,
+        ids: Tensor,
+        *,
+        train_text_encoder: bool,
+        prior_loss_weight: float,
+    ) -> None:
+        super().__init__()
+        self.unet, self.prior_loss_weight = unet, prior_loss_weight
+        self.ids = ids[: 2 if prior_loss_weight else 1]
+        self.text_encoder = text_encoder if train_text_encoder else None
+        with torch.no_grad():
+            self.hidden: Tensor = text_encoder(self.ids)
+        self.scheduler = training_scheduler()
+
+    def forward(
+        self, batch: tuple[Tensor, Tensor | None], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        subject, prior = batch
+        hidden = self.hidden if self.text_encoder is None else self.text_encoder(self.ids)
+        guide = hidden[:1].expand(len(subject), -1, -1)
+        loss = noise_prediction_loss(self.unet, self.scheduler, subject, guide, generator)
+        if prior is None:
+            return loss, {}
+        guide = hidden[1:].expand(len(prior), -1, -1)
+        prior_loss = noise_prediction_loss(self.unet, self.scheduler, prior, guide, generator)
+        return loss + self.prior_loss_weight * prior_loss, {"prior_loss": float(prior_loss.detach())}
+
+
+class DreamBooth(TrainedMethod):
+    """The U-Net, and on demand the text encoder, learn what "a sks dog" looks like."""
+
+    name: ClassVar[str] = "dreambooth"
+
+    def __init__(self, model: BlipDiffusion, config: DreamBoothConfig) -> None:
+        super().__init__(model, config, config)
+        if not config.steps:
+            raise InputError("dreambooth with 0 steps learns nothing; use at least 1, or the method base")
+        self.config = config
+        self._unet = copy.deepcopy(model.unet)
+        self._text_encoder = copy.deepcopy(model.text_encoder) if config.train_text_encoder else model.text_encoder
+        self._class_latents: dict[str, Tensor] = {}
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        self.check_class_noun(class_noun)
+        self._keep({}, [])
+        config, model = self.config, self.model
+        latents = cache_latents(model, images, seed, random_flip=config.random_flip)
+        prior = self._prior(class_noun) if config.prior_loss_weight else None
+        parts: list[nn.Module] = [self._unet]
+        self._unet.load_state_dict(model.unet.state_dict())
+        if config.train_text_encoder:
+            self._text_encoder.load_state_dict(model.text_encoder.state_dict())
+            parts.append(self._text_encoder)
+        ids, _ = model.tokenize([CAPTION] * 2, [f"{config.token} {class_noun}", class_noun], with_subject=False)
+        module = DreamBoothLoss(
+            self._unet,
+            self._text_encoder,
+            ids.to(model.device),
+            train_text_encoder=config.train_text_encoder,
+            prior_loss_weight=config.prior_loss_weight,
+        )
+
+        def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+            subject = draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
+            return subject, None if prior is None else draw_latents(prior, config.batch_size, generator)
+
+        try:
+            for part in parts:
+                part.requires_grad_(True)
+            name = f"DreamBooth on a {class_noun}"
+            kept, history = train_few_steps(
+                module, batches, config, seed, device=model.device, name=name, progress=self.progress
+            )
+        finally:
+            for part in parts:
+                part.requires_grad_(False).eval()
+        self._keep(kept, history)
+
+    def _prior(self, class_noun: str) -> Tensor:
+        """Latents of the model's own pictures of the class, the same for every subject of the class.
+
+        Paper: pictures; here: the latents they would be decoded from, which spares a lossy way there and back.
+        """
+        if class_noun not in self._class_latents:
+            seeds = [_class_seed(class_noun, index) for index in range(self.config.class_images)]
+            parts = []
+            for start in range(0, len(seeds), CLASS_IMAGE_BATCH):
+                parts.append(
+                    self.model(
+                        CAPTION,
+                        source_subject=class_noun,
+                        seeds=seeds[start : start + CLASS_IMAGE_BATCH],
+                        guidance_scale=self.config.guidance_scale,
+                        num_inference_steps=self.config.num_inference_steps,
+                        negative_prompt=self.config.negative_prompt,
+                        prompt_reps=1,
+                        scheduler=self.scheduler,
+                        output_type="latent",
+                    )
+                )
+            self._class_latents[class_noun] = torch.cat(parts).float()
+        return self._class_latents[class_noun]
+
+    def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
+        self.check_class_noun(class_noun)
+        self.selected()
+        with exchanged(self.model, unet=self._unet, text_encoder=self._text_encoder):
+            return self.draw(prompt_template, f"{self.config.token} {class_noun}", seeds)
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        load_weights(self._unet, snapshot, "unet.")
+        if self.config.train_text_encoder:
+            load_weights(self._text_encoder, snapshot, "text_encoder.")
+
+
+def _class_seed(class_noun: str, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"class image/{class_noun}/{index}".encode()).digest()[:6])

@@ -1,0 +1,46 @@
+"""The un-personalised base: plain text-to-image with the class noun, the floor of every table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from bdkit.errors import InputError
+from bdkit.methods.base import MethodConfig, ModelMethod
+from bdkit.models.blip_diffusion import BlipDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImageConfig(MethodConfig):
+    """The base has no numbers beyond where it starts and how it draws."""
+
+
+class TextToImage(ModelMethod):
+    """Any dog for "a dog in the jungle": looks at no picture and learns nothing."""
+
+    name: ClassVar[str] = "base"
+
+    def __init__(self, model: BlipDiffusion, config: TextToImageConfig) -> None:
+        super().__init__(model, config)
+        self.config = config
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        self.check_class_noun(class_noun)
+
+    def select(self, step: int | None) -> None:
+        if step is not None:
+            raise InputError("the base is not trained and has no snapshots; leave the step out")
+
+    def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
+        self.check_class_noun(class_noun)
+        return self.draw(prompt_template, class_noun, seeds)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if state:
+            raise InputError("the base learns nothing; this fit belongs to another method")

@@ -1,0 +1,163 @@
+"""Textual Inversion (arXiv 2208.01618): one new word, nothing else is trained."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from bdkit.diffusion import noise_prediction_loss, training_scheduler
+from bdkit.errors import InputError
+from bdkit.finetuning import FewStepConfig, Snapshot, cache_latents, draw_latents, frozen, train_few_steps
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.vocabulary import PLACEHOLDER_TOKEN
+
+# The neutral captions of the original code.
+TEMPLATES = (
+    "a photo of a {}",
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a photo of a clean {}",
+    "a photo of a dirty {}",
+    "a dark photo of the {}",
+    "a photo of my {}",
+    "a photo of the cool {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a photo of the {}",
+    "a good photo of the {}",
+    "a photo of one {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a photo of the clean {}",
+    "a rendition of a {}",
+    "a photo of a nice {}",
+    "a good photo of a {}",
+    "a photo of the nice {}",
+    "a photo of the small {}",
+    "a photo of the weird {}",
+    "a photo of the large {}",
+    "a photo of a cool {}",
+    "a photo of a small {}",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextualInversionConfig(FewStepConfig, MethodConfig):
+    """Textual Inversion.
+
+    placeholder_token: the new word
+    templates: captions of the subject's pictures, one drawn for each
+    with_class_noun: write "<*> dog" rather than "<*>", in training as in the prompts
+    """
+
+    placeholder_token: str = PLACEHOLDER_TOKEN
+    templates: tuple[str, ...] = TEMPLATES
+    with_class_noun: bool = True
+
+
+class PlaceholderLoss(nn.Module):
+    """Noise prediction through a frozen U-Net and text encoder; the placeholder's embedding alone is trained.
+
+    Args:
+        embedding: (D,), where it starts.
+        ids: (T, L) captions, with any id at the placeholder.
+        mask: (T, L) bool, True at the placeholder, once a caption.
+    """
+
+    def __init__(self, model: BlipDiffusion, embedding: Tensor, ids: Tensor, mask: Tensor) -> None:
+        super().__init__()
+        self.placeholder = nn.Parameter(embedding.detach().clone())
+        self.shared = (model.unet, model.text_encoder)  # a tuple, so that they are not registered
+        self.ids, self.mask = ids.to(model.device), mask.to(model.device)
+        self.scheduler = training_scheduler()
+
+    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        latents, captions = batch
+        unet, text_encoder = self.shared
+        vectors = self.placeholder.expand(len(captions), 1, -1)
+        hidden = text_encoder(self.ids[captions], vectors, self.mask[captions])
+        return noise_prediction_loss(unet, self.scheduler, latents, hidden, generator), {}
+
+
+class TextualInversion(TrainedMethod):
+    """The token embedding of a new word, "a <*> dog", started from the class noun's."""
+
+    name: ClassVar[str] = "textual-inversion"
+
+    def __init__(self, model: BlipDiffusion, config: TextualInversionConfig) -> None:
+        super().__init__(model, config, config)
+        if not config.steps:
+            raise InputError("textual-inversion with 0 steps learns nothing; use at least 1, or the method base")
+        if not config.templates:
+            raise InputError("textual-inversion needs captions; give at least one template")
+        self.config = config
+        self._tokenizer = copy.deepcopy(model.tokenizer)
+        token = config.placeholder_token
+        if {token, f"{token}</w>"} & set(self._tokenizer.get_vocab()):
+            raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
+        self._tokenizer.add_tokens([token])
+        self._token_id: int = self._tokenizer.convert_tokens_to_ids(token)
+        self._token_embedding: nn.Embedding | None = None
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        self.check_class_noun(class_noun)
+        self._keep({}, [])
+        config, model = self.config, self.model
+        latents = cache_latents(model, images, seed, random_flip=config.random_flip)
+        with exchanged(model, tokenizer=self._tokenizer):
+            words = [self._words(class_noun)] * len(config.templates)
+            ids, _ = model.tokenize(config.templates, words, with_subject=False)
+        mask = ids == self._token_id
+        if not (mask.sum(dim=1) == 1).all():
+            raise InputError("a caption of textual-inversion is too long for the text encoder; give shorter templates")
+        ids = ids.masked_fill(mask, model.tokenizer.eos_token_id)
+        module = PlaceholderLoss(model, self._class_embedding(class_noun), ids, mask)
+
+        def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            subject = draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
+            captions = torch.randint(0, len(ids), (config.batch_size,), generator=generator)
+            return subject, captions.to(model.device)
+
+        with frozen(model.unet, model.text_encoder):
+            name = f"Textual Inversion on a {class_noun}"
+            kept, history = train_few_steps(
+                module, batches, config, seed, device=model.device, name=name, progress=self.progress
+            )
+        self._keep(kept, history)
+
+    def _words(self, class_noun: str) -> str:
+        token = self.config.placeholder_token
+        return f"{token} {class_noun}" if self.config.with_class_noun else token
+
+    def _class_embedding(self, class_noun: str) -> Tensor:
+        """(D,), the mean over the tokens of the class noun."""
+        model = self.model
+        ids = torch.tensor(model.tokenizer(class_noun, add_special_tokens=False).input_ids, device=model.device)
+        weight: Tensor = model.text_encoder.model.embeddings.token_embedding.weight
+        return weight.detach()[ids].mean(dim=0)
+
+    def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
+        self.check_class_noun(class_noun)
+        self.selected()
+        model = self.model
+        with (
+            exchanged(model, tokenizer=self._tokenizer),
+            exchanged(model.text_encoder.model.embeddings, token_embedding=self._token_embedding),
+        ):
+            return self.draw(prompt_template, self._words(class_noun), seeds)
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        weight = self.model.text_encoder.model.embeddings.token_embedding.weight.detach()
+        if self._token_embedding is None:
+            row = weight.new_zeros(max(0, self._token_id + 1 - len(weight)), weight.shape[1])
+            self._token_embedding = nn.Embedding.from_pretrained(torch.cat([weight, row]))
+        with torch.no_grad():
+            self._token_embedding.weight[self._token_id] = snapshot["placeholder"].to(weight)

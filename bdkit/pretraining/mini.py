@@ -1,0 +1,253 @@
+"""The whole pre-training at mini size, stage after stage; each stage is skipped when its weights are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig
+
+from bdkit.diffusion import NOISE_SCHEDULE
+from bdkit.errors import InputError
+from bdkit.miniworld.backgrounds import render_background
+from bdkit.miniworld.captions import VOCABULARY
+from bdkit.miniworld.scenes import CONTEXTS, STUDIO
+from bdkit.miniworld.subjects import CLASSES
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.checkpoints import PARTS, save_model
+from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
+from bdkit.models.subject_text_encoder import SubjectTextEncoder
+from bdkit.models.vocabulary import bert_tokenizer, clip_tokenizer
+from bdkit.presets import PRETRAIN, ModelConfig, PretrainConfig
+from bdkit.pretraining.autoencoder import encode_corpus, train_autoencoder
+from bdkit.pretraining.card import write_card
+from bdkit.pretraining.context_generation import build_mattes
+from bdkit.pretraining.corpus import Corpus, build_corpus
+from bdkit.pretraining.image_encoder import train_image_encoder
+from bdkit.pretraining.multimodal_representation import train_multimodal_representation
+from bdkit.pretraining.subject_representation import train_subject_representation
+from bdkit.pretraining.text_to_image import train_text_to_image
+from bdkit.training_loop import write_atomically, write_json
+
+STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2")
+
+
+def new_model(config: ModelConfig, seed: int = 0) -> BlipDiffusion:
+    """A model with random weights, tokenizers over the mini world's words."""
+    torch.manual_seed(seed)
+    text = config.text_encoder
+    tokenizer = clip_tokenizer(VOCABULARY, text["max_position_embeddings"])
+    qformer_tokenizer = bert_tokenizer(VOCABULARY, config.multimodal.qformer["max_position_embeddings"])
+    fields = asdict(config.multimodal)
+    fields["qformer"] |= {"vocab_size": len(qformer_tokenizer), "pad_token_id": qformer_tokenizer.pad_token_id}
+    text_config = CLIPTextConfig(
+        **text,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return BlipDiffusion(
+        vae=AutoencoderTiny(**config.vae),
+        unet=UNet2DConditionModel(**config.unet),
+        text_encoder=SubjectTextEncoder.from_config(text_config),
+        multimodal_encoder=MultimodalEncoder(MultimodalEncoderConfig(**fields)),
+        tokenizer=tokenizer,
+        qformer_tokenizer=qformer_tokenizer,
+        scheduler=DPMSolverMultistepScheduler(**NOISE_SCHEDULE, final_sigmas_type="zero", timestep_spacing="linspace"),
+        defaults=config.defaults,
+        record={"class_nouns": list(CLASSES), "method_preset": "mini"},
+    )
+
+
+class MiniPretraining:
+    """All stages over one folder: ``corpus/``, one folder a stage, and ``weights/`` with the finished models."""
+
+    def __init__(self, out: Path, config: PretrainConfig, *, progress: bool = True, device: str | None = None) -> None:
+        self.out, self.config, self.progress = out, config, progress
+        self.loop: dict[str, Any] = {"progress": progress, "device": device}
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = new_model(config.model).to(self.device)
+        self._corpus: Corpus | None = None
+        self._latents: Tensor | None = None
+
+    @property
+    def corpus(self) -> Corpus:
+        if self._corpus is None:
+            self._corpus = build_corpus(self.config.corpus, self.out / "corpus", progress=self.progress)
+        return self._corpus
+
+    @property
+    def latents(self) -> Tensor:
+        """Scaled latents of the whole corpus, cached on disk."""
+        if self._latents is None:
+            path = self.out / "autoencoder" / "latents.safetensors"
+            if not path.exists():
+                latents = encode_corpus(self.model.vae, self.corpus.images)
+                write_atomically(path, lambda p: save_file({"latents": latents}, p))
+            self._latents = load_file(path)["latents"]
+        return self._latents
+
+    def _parts(self) -> dict[str, list[tuple[str, nn.Module]]]:
+        """What each stage trains, and hence saves."""
+        model = self.model
+        return {
+            "autoencoder": [("vae", model.vae)],
+            "image-encoder": [("vision", model.multimodal_encoder.vision_model)],
+            "base": [("unet", model.unet), ("text", model.text_encoder)],
+            "stage1": [("multimodal", model.multimodal_encoder)],
+            "stage2": [("unet", model.unet), ("text", model.text_encoder), ("multimodal", model.multimodal_encoder)],
+        }
+
+    def _weights(self, stage: str) -> Path:
+        return self.out / stage / "weights.safetensors"
+
+    def load(self, stage: str) -> bool:
+        """Put the weights of a finished stage into the model; False when it is not finished."""
+        path = self._weights(stage)
+        if not path.exists():
+            return False
+        state = load_file(path)
+        for name, module in self._parts()[stage]:
+            module.load_state_dict(
+                {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
+            )
+        if stage == "autoencoder":
+            record = json.loads((self.out / stage / "scaling.json").read_text())
+            self.model.vae.register_to_config(**record)
+        return True
+
+    def _save(self, stage: str) -> None:
+        state = {
+            f"{name}.{k}": v.detach().cpu().contiguous()
+            for name, module in self._parts()[stage]
+            for k, v in module.state_dict().items()
+        }
+        if stage == "autoencoder":
+            config = self.model.vae.config
+            scaling = {"scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor}
+            write_json(self.out / stage / "scaling.json", scaling)
+        write_atomically(self._weights(stage), lambda p: save_file(state, p))
+
+    def run(self, stages: Sequence[str] = STAGES) -> Path:
+        """Run ``stages`` (those that come before must be finished) and export when the last is done."""
+        trainers: dict[str, Callable[[], Any]] = {
+            "autoencoder": self._autoencoder,
+            "image-encoder": self._image_encoder,
+            "base": self._base,
+            "stage1": self._stage1,
+            "stage2": self._stage2,
+        }
+        last = max(STAGES.index(stage) for stage in stages)
+        for stage in STAGES[: last + 1]:
+            if self.load(stage):
+                continue
+            if stage not in stages:
+                raise InputError(f"stage {stage} is not finished in {self.out}; run `bdkit pretrain {stage}` first")
+            trainers[stage]()
+            self._save(stage)
+        return self.export() if self._weights("stage2").exists() else self.out
+
+    def _autoencoder(self) -> None:
+        train_autoencoder(self.model.vae, self.corpus, self.config.autoencoder, self.out / "autoencoder", **self.loop)
+
+    def _image_encoder(self) -> None:
+        config = self.config
+        tower, _ = train_image_encoder(
+            self.corpus,
+            self.model.tokenizer,
+            config.model.multimodal.vision,
+            config.model.clip_text,
+            config.image_encoder,
+            self.out / "image-encoder",
+            **self.loop,
+        )
+        self.model.multimodal_encoder.vision_model.load_state_dict(tower.state_dict())
+
+    def _base(self) -> None:
+        train_text_to_image(
+            self.model, self.corpus, self.latents, self.config.text_to_image, self.out / "base", **self.loop
+        )
+
+    def _stage1(self) -> None:
+        train_multimodal_representation(
+            self.model.multimodal_encoder,
+            self.model.qformer_tokenizer,
+            self.corpus,
+            self.config.multimodal_representation,
+            self.out / "stage1",
+            **self.loop,
+        )
+
+    def _stage2(self) -> None:
+        config, corpus = self.config, self.corpus
+        count = min(config.mattes, len(corpus))
+        mattes = build_mattes(corpus.images[:count], corpus.alphas[:count], self.out / "mattes", progress=self.progress)
+        train_subject_representation(
+            self.model,
+            corpus,
+            self.latents,
+            random_backgrounds(config.backgrounds, config.corpus.seed),
+            config.subject_representation,
+            config.subject,
+            self.out / "stage2",
+            mattes=mattes,
+            **self.loop,
+        )
+
+    def export(self, dtype: torch.dtype = torch.float16) -> Path:
+        """Write ``weights/mini`` (stage 2) and ``weights/mini-base`` (U-Net and text encoder before it), with cards."""
+        weights = self.out / "weights"
+        records = {
+            stage: json.loads((self.out / stage / "run.json").read_text())
+            for stage in STAGES
+            if (self.out / stage / "run.json").exists()
+        }
+        self.model.record |= {"stages": records, "corpus": asdict(self.config.corpus)}
+        for stage in STAGES[:4]:
+            self.load(stage)
+        base_only = ("unet", "text_encoder")
+        save_model(self.model, weights / "mini-base", dtype, only=base_only, parts_from="../mini")
+        self.load("stage2")
+        save_model(self.model, weights / "mini", dtype, only=PARTS)
+        write_card(weights / "mini", self.out, STAGES, self.config)
+        return weights
+
+
+def random_backgrounds(count: int, seed: int) -> np.ndarray:
+    """Pictures without a subject, uint8 (count, 64, 64, 3), for the inputs of stage 2."""
+    places = [*CONTEXTS, STUDIO]
+    rng = np.random.default_rng([seed, 77])
+    return np.stack([render_background(places[rng.integers(len(places))], rng) for _ in range(count)])
+
+
+def pretrain_mini(
+    out: Path,
+    *,
+    smoke: bool = False,
+    stages: Sequence[str] | None = None,
+    progress: bool = True,
+    device: str | None = None,
+) -> Path:
+    """Pre-train the mini model in ``out``; returns the folder with the exported weights (or ``out`` before that).
+
+    Args:
+        smoke: all of it with a handful of steps, for tests.
+        stages: some of `STAGES`; None runs all that are not finished.
+
+    Raises:
+        InputError: an unknown stage, or one whose predecessors are not finished.
+    """
+    unknown = set(stages or ()) - set(STAGES)
+    if unknown:
+        raise InputError(f"unknown stage {sorted(unknown)[0]!r}; the stages are {', '.join(STAGES)}")
+    config = PRETRAIN["mini-smoke" if smoke else "mini"]
+    return MiniPretraining(Path(out), config, progress=progress, device=device).run(stages or STAGES)

@@ -1,0 +1,86 @@
+"""Methods by name: presets, overrides, the start model beside the given one, and the rows of the benchmark."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdkit.errors import InputError
+from bdkit.methods import METHODS, build_method, method_config
+from bdkit.methods.presets import BENCH_ROWS, METHOD_PRESETS
+from bdkit.models.checkpoints import checkpoint_hash
+from bdkit.models.tiny import tiny_model
+
+
+def test_every_preset_has_every_method_and_every_row_its_snapshot() -> None:
+    for preset, methods in METHOD_PRESETS.items():
+        assert set(methods) == set(METHODS)
+        for row in BENCH_ROWS:
+            config = method_config(row.method, preset, **row.overrides)
+            assert row.snapshot is None or row.snapshot in config.kept_steps
+    assert len({row.name for row in BENCH_ROWS}) == len(BENCH_ROWS) == 7
+
+
+def test_the_rows_come_with_the_other_presets() -> None:
+    from bdkit import presets
+
+    assert presets.BENCH_ROWS is BENCH_ROWS
+    assert presets.METHOD_PRESETS is METHOD_PRESETS
+
+
+def test_published_numbers() -> None:
+    paper, public = (METHOD_PRESETS[name]["blip-diffusion"] for name in ("paper", "public"))
+    assert (paper.learning_rate, public.learning_rate) == (5e-5, 5e-6)  # type: ignore[attr-defined]
+    for config in (paper, public):
+        assert (config.batch_size, config.weight_decay) == (3, 0.01)  # type: ignore[attr-defined]
+        assert 40 <= config.steps <= 120  # type: ignore[attr-defined]
+
+
+def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> None:
+    assert method_config("dreambooth", "mini").snapshots == (100, 300)
+    assert method_config("dreambooth", "mini", steps=150).snapshots == (100,)
+    assert method_config("dreambooth", "mini", steps=9, snapshots=[3, 5]).kept_steps == (3, 5, 9)
+    with pytest.raises(InputError):
+        method_config("dreambooth", "mini", steps=9, snapshots=[30])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("dreamboth", {}, "unknown method 'dreamboth'; known are base, "),
+        ("base", {"preset": "huge"}, "unknown preset 'huge'"),
+        ("base", {"steps": 3}, "base has no setting steps; it has start"),
+        ("base", {"scheduler": "Euler"}, "no scheduler 'Euler'"),
+        ("base", {"start": "no-such-model"}, "no model at 'no-such-model'"),
+        ("dreambooth", {"steps": 0}, "learns nothing"),
+        ("dreambooth", {"prior_loss_weight": 1.0, "class_images": 0}, "at least 1 picture"),
+        ("textual-inversion", {"steps": 0}, "learns nothing"),
+        ("textual-inversion", {"templates": []}, "at least one template"),
+        ("textual-inversion", {"placeholder_token": "dog"}, "choose another"),
+    ],
+)
+def test_wrong_names_and_numbers_are_told(name: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_method(name, tiny_model(), **settings)
+    assert words in str(error.value)
+
+
+def test_the_record_names_the_preset_and_drawing_can_be_changed() -> None:
+    model = tiny_model()
+    assert build_method("blip-diffusion", model).settings["learning_rate"] == 5e-5
+    model.record["method_preset"] = "public"
+    method = build_method("blip-diffusion", model, scheduler="DDIMScheduler", guidance_scale=1.5)
+    assert method.settings["learning_rate"] == 5e-6
+    assert method.settings["guidance_scale"] == 1.5
+    assert method.settings["scheduler"] == "DDIMScheduler"
+
+
+def test_a_method_starts_from_the_model_beside_the_given_one(tmp_path: Path) -> None:
+    tiny_model(0).save_pretrained(tmp_path / "mini")
+    tiny_model(1).save_pretrained(tmp_path / "mini-base")
+    given = build_method("base", str(tmp_path / "mini"), preset="paper")
+    beside = build_method("base", str(tmp_path / "mini"), preset="mini")
+    assert given.settings["checkpoint"] == checkpoint_hash(tmp_path / "mini")
+    assert beside.settings["checkpoint"] == checkpoint_hash(tmp_path / "mini-base")
+    assert "resolution" in given.settings
+    assert str(tmp_path) not in str(given.settings)

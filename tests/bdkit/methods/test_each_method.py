@@ -1,0 +1,183 @@
+"""What sets each method apart from the others."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdkit.errors import InputError
+from bdkit.methods import build_method, save_finetuned
+from bdkit.methods.base import one_place
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.tiny import tiny_model
+
+TEMPLATE = "a {} {} in the jungle"
+
+
+def build(name: str, model: BlipDiffusion, **settings: Any) -> Any:
+    return build_method(name, model, preset="mini", **{"start": None, **settings})
+
+
+def pictures(seed: int = 0, count: int = 3) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    return [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def equal(a: list[Image.Image], b: list[Image.Image]) -> bool:
+    return [image.tobytes() for image in a] == [image.tobytes() for image in b]
+
+
+@pytest.fixture(scope="module")
+def model() -> BlipDiffusion:
+    return tiny_model()
+
+
+@pytest.mark.parametrize(
+    ("template", "result"),
+    [
+        ("a {} {} in the jungle", "a {} in the jungle"),
+        ("a cube shaped {} {}", "a cube shaped {}"),
+        ("a {} on a street", "a {} on a street"),
+    ],
+)
+def test_a_template_keeps_one_place(template: str, result: str) -> None:
+    assert one_place(template) == result
+
+
+@pytest.mark.parametrize("template", ["a dog", "a {} and {}", "a {} {} {}"])
+def test_other_templates_are_refused(template: str) -> None:
+    with pytest.raises(InputError, match=r"needs '\{\} \{\}'"):
+        one_place(template)
+
+
+def test_the_base_draws_the_class_and_looks_at_no_picture(model: BlipDiffusion) -> None:
+    base = build("base", model)
+    base.fit(pictures(), "dog", 0)
+    expected = model("a dog in the jungle", seeds=[1, 2])
+    assert equal(base.generate(TEMPLATE, "dog", [1, 2]), expected)
+    assert not equal(base.generate(TEMPLATE, "cat", [1, 2]), expected)
+    assert base.snapshots == ()
+    with pytest.raises(InputError):
+        base.select(3)
+
+
+def test_zero_shot_is_a_call_of_the_model_with_the_pictures(model: BlipDiffusion) -> None:
+    method = build("blip-diffusion", model, steps=0)
+    assert method.snapshots == ()
+    method.fit(pictures(), "dog", 0)
+    expected = model("a {} in the jungle", pictures(), "dog", seeds=[1, 2])
+    assert equal(method.generate(TEMPLATE, "dog", [1, 2]), expected)
+    # another word in the prompt than the subject's own, as in style transfer
+    other = model("a {} in the jungle", pictures(), "dog", "cat", seeds=[1, 2])
+    assert equal(method.generate(TEMPLATE, "cat", [1, 2]), other)
+
+
+def test_the_snapshot_at_step_0_is_zero_shot(model: BlipDiffusion) -> None:
+    method = build("blip-diffusion", model, steps=2, learning_rate=1e-2, snapshots=(0,))
+    method.fit(pictures(), "dog", 0)
+    method.select(0)
+    zero_shot = model("a {} in the jungle", pictures(), "dog", seeds=[1])
+    assert equal(method.generate(TEMPLATE, "dog", [1]), zero_shot)
+    method.select(None)
+    assert not equal(method.generate(TEMPLATE, "dog", [1]), zero_shot)
+
+
+def test_a_saved_subject_is_drawn_by_the_loaded_model(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.record["class_nouns"] = ["dog", "cat"]
+    method = build("blip-diffusion", model, steps=2, learning_rate=1e-2)
+    with pytest.raises(InputError, match="call fit first"):
+        save_finetuned(method, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    method.fit(pictures(), "dog", 0)
+    folder = save_finetuned(method, tmp_path / "my-dog")
+    loaded = BlipDiffusion.from_pretrained(folder)
+    assert loaded.subject_class == "dog"
+    assert loaded.record["class_nouns"] == ["dog", "cat"]
+    assert loaded.record["finetuned"]["steps"] == 2
+    assert equal(loaded("a {} in the jungle", seeds=[1, 2]), method.generate(TEMPLATE, "dog", [1, 2]))
+    assert model.subject_embeddings is None
+    assert "finetuned" not in model.record
+
+
+def test_dreambooth_draws_its_token_and_trains_the_text_encoder_on_demand(model: BlipDiffusion) -> None:
+    frozen_text = build("dreambooth", model, steps=2, learning_rate=1e-2, snapshots=())
+    frozen_text.fit(pictures(), "dog", 0)
+    assert not any("text_encoder" in name for name in frozen_text.state())
+    assert not equal(frozen_text.generate(TEMPLATE, "dog", [1]), model("a dog in the jungle", seeds=[1]))
+    trained = build("dreambooth", model, steps=2, learning_rate=1e-2, snapshots=(), train_text_encoder=True)
+    trained.fit(pictures(), "dog", 0)
+    moved = [name for name, value in trained.state().items() if "text_encoder" in name and _moved(model, name, value)]
+    assert any("self_attn" in name for name in moved)
+    other_token = build("dreambooth", model, steps=2, learning_rate=1e-2, snapshots=(), token="vase")
+    other_token.fit(pictures(), "dog", 0)
+    other_token.load_state(frozen_text.state())
+    assert not equal(frozen_text.generate(TEMPLATE, "dog", [1]), other_token.generate(TEMPLATE, "dog", [1]))
+
+
+def _moved(model: BlipDiffusion, name: str, value: torch.Tensor) -> bool:
+    return not torch.equal(value, dict(model.named_parameters())[name.partition("/")[2]])
+
+
+def test_prior_preservation_keeps_the_class_nearer_to_what_it_was(model: BlipDiffusion) -> None:
+    settings = {"steps": 12, "learning_rate": 4e-3, "snapshots": (), "class_images": 4}
+    fits = {}
+    for weight in (0.0, 1.0):
+        method = build("dreambooth", model, prior_loss_weight=weight, **settings)
+        method.fit([Image.new("RGB", (32, 32), "red")] * 3, "dog", 0)
+        fits[weight] = method
+    assert "prior_loss" in fits[1.0].history[-1]
+    losses = {weight: _prior_loss(model, method) for weight, method in fits.items()}
+    assert losses[1.0] < 0.95 * losses[0.0]
+    # drawn by the model before its training, once a class: the same for the next subject
+    drawn = fits[1.0]._class_latents["dog"]
+    assert drawn.shape == (4, 4, 8, 8)
+    fits[1.0].fit(pictures(1), "dog", 1)
+    assert fits[1.0]._class_latents["dog"] is drawn
+
+
+def _prior_loss(model: BlipDiffusion, method: Any) -> float:
+    """Loss of "a dog" with the fitted U-Net on the untrained model's own pictures of a dog."""
+    from bdkit.diffusion import noise_prediction_loss, training_scheduler
+
+    method.selected()
+    latents = model("a {}", source_subject="dog", seeds=range(50, 54), output_type="latent")
+    hidden = model.encode_prompt("a {}", class_noun="dog").expand(4, -1, -1)
+    scheduler, generator = training_scheduler(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        return sum(float(noise_prediction_loss(method._unet, scheduler, latents, hidden, generator)) for _ in range(6))
+
+
+def test_textual_inversion_trains_one_vector_from_the_class_noun(model: BlipDiffusion) -> None:
+    still = build("textual-inversion", model, steps=1, learning_rate=0.0)
+    still.fit(pictures(), "toy dog", 0)
+    weight = model.text_encoder.model.embeddings.token_embedding.weight
+    ids = model.tokenizer("toy dog", add_special_tokens=False).input_ids
+    assert len(ids) == 2
+    assert torch.allclose(still.state()["1/placeholder"], weight[ids].mean(dim=0))
+
+    method = build("textual-inversion", model, steps=12, learning_rate=2e-2, with_class_noun=False)
+    method.fit([Image.new("RGB", (32, 32), "red")] * 3, "dog", 0)
+    assert list(method.state()) == ["12/placeholder"]
+    losses = [entry["loss"] for entry in method.history]
+    assert len(losses) == 12
+    assert all(np.isfinite(losses))
+    start = weight[model.tokenizer("dog", add_special_tokens=False).input_ids[0]]
+    assert (method.state()["12/placeholder"] - start).abs().max() > 0.05
+
+
+def test_textual_inversion_draws_the_vector_at_its_place(model: BlipDiffusion) -> None:
+    """With the class noun's own embedding, "a <*>" is "a dog", and "a <*> dog" is "a dog dog"."""
+    for with_class_noun, words in ((False, "dog"), (True, "dog dog")):
+        method = build("textual-inversion", model, steps=1, learning_rate=0.0, with_class_noun=with_class_noun)
+        method.fit(pictures(), "dog", 0)
+        assert equal(method.generate(TEMPLATE, "dog", [1]), model(f"a {words} in the jungle", seeds=[1]))
+
+
+def test_captions_that_push_the_placeholder_out_are_refused(model: BlipDiffusion) -> None:
+    method = build("textual-inversion", model, steps=1, templates=(" ".join(["red"] * 40) + " {}",))
+    with pytest.warns(UserWarning, match="cut off"), pytest.raises(InputError, match="shorter templates"):
+        method.fit(pictures(), "dog", 0)

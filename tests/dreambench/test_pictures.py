@@ -1,0 +1,193 @@
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreambench.errors import InputError
+from dreambench.pictures import MAX_PIXELS, read_folder, read_picture, write_png
+
+RED = (200, 10, 10)
+
+
+def half_red(size: tuple[int, int] = (40, 20)) -> Image.Image:
+    """Left half red, right half black."""
+    image = Image.new("RGB", size)
+    image.paste(RED, (0, 0, size[0] // 2, size[1]))
+    return image
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "tif"])
+def test_reads_rgb_of_every_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    half_red().save(path)
+    image = read_picture(path)
+    assert image.mode == "RGB"
+    assert image.size == (40, 20)
+    np.testing.assert_allclose(np.asarray(image)[10, 5], RED, atol=12)
+
+
+@pytest.mark.parametrize(("orientation", "red_at"), [(3, (30, 10)), (6, (10, 5)), (8, (10, 35))])
+def test_applies_exif_orientation(tmp_path: Path, orientation: int, red_at: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    half_red().save(tmp_path / "x.png", exif=exif)
+    image = read_picture(tmp_path / "x.png")
+    assert image.size == ((40, 20) if orientation == 3 else (20, 40))
+    assert image.getpixel(red_at) == RED
+
+
+def test_lays_transparency_on_white(tmp_path: Path) -> None:
+    for name, mode, colour, expected in [
+        ("rgba", "RGBA", (200, 0, 0, 0), (255, 255, 255)),
+        ("half", "RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("la", "LA", (0, 0), (255, 255, 255)),
+    ]:
+        Image.new(mode, (4, 4), colour).save(tmp_path / f"{name}.png")
+        assert read_picture(tmp_path / f"{name}.png").getpixel((1, 1)) == expected
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert read_picture(tmp_path / "p.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_scales_sixteen_bit_grey(tmp_path: Path) -> None:
+    values = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+    for suffix in ("png", "tif"):
+        Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+        image = read_picture(tmp_path / f"x.{suffix}")
+        np.testing.assert_array_equal(np.asarray(image)[..., 0], [[0, 100], [200, 255]])
+        assert image.mode == "RGB"
+
+
+def test_scales_float_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)).save(tmp_path / "x.tif")
+    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "x.tif"))[0, :, 0], [0, 255])
+
+
+def test_converts_grey_one_bit_and_cmyk(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 77).save(tmp_path / "l.png")
+    assert read_picture(tmp_path / "l.png").getpixel((0, 0)) == (77, 77, 77)
+    Image.new("1", (4, 4), 1).save(tmp_path / "one.png")
+    assert read_picture(tmp_path / "one.png").getpixel((0, 0)) == (255, 255, 255)
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
+    red, green, blue = np.asarray(read_picture(tmp_path / "c.jpg"))[8, 8].tolist()
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tif"])
+def test_truncated_picture_is_refused(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
+    data = (tmp_path / f"whole.{suffix}").read_bytes()
+    (tmp_path / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=f"cut.{suffix} is not a readable picture"):
+        read_picture(tmp_path / f"cut.{suffix}")
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0junk"])
+def test_junk_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.png is not a readable picture"):
+        read_picture(tmp_path / "x.png")
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is missing"):
+        read_picture(tmp_path / "no.png")
+    with pytest.raises(InputError, match="is not a readable picture"):
+        read_picture(tmp_path)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has hardly any pixels: decoding it would need the claimed memory."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("side", [8001, 10_000, 60_000])
+def test_huge_picture_is_refused_before_decoding(tmp_path: Path, side: int) -> None:
+    (tmp_path / "x.png").write_bytes(png_header(side, side))
+    assert side * side > MAX_PIXELS
+    with pytest.raises(InputError, match="more than 64 million pixels"):
+        read_picture(tmp_path / "x.png")
+
+
+def test_strip_is_refused_and_eight_to_one_is_not(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 1)).save(tmp_path / "strip.png")
+    Image.new("RGB", (3, 30)).save(tmp_path / "tall.png")
+    Image.new("RGB", (8, 1)).save(tmp_path / "fits.png")
+    for name in ("strip", "tall"):
+        with pytest.raises(InputError, match="is a strip"):
+            read_picture(tmp_path / f"{name}.png")
+    assert read_picture(tmp_path / "fits.png").size == (8, 1)
+
+
+def test_folder_in_name_order_without_other_files(tmp_path: Path) -> None:
+    for name, grey in [("b.PNG", 2), ("a.png", 1), (".hidden.png", 9)]:
+        with open(tmp_path / name, "wb") as file:
+            Image.new("L", (2, 2), grey).save(file, "PNG")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "c.png").mkdir()
+    assert [image.getpixel((0, 0)) for image in read_folder(tmp_path)] == [(1, 1, 1), (2, 2, 2)]
+
+
+def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no pictures in"):
+        read_folder(tmp_path)
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
+    with pytest.raises(InputError, match="camera's own format"):
+        read_folder(tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        read_folder(tmp_path / "no")
+
+
+def test_folder_with_one_bad_picture_names_it(tmp_path: Path) -> None:
+    half_red().save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(b"bad")
+    with pytest.raises(InputError, match=r"b\.jpg"):
+        read_folder(tmp_path)
+
+
+def test_write_png_makes_folders_and_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one/x.png", "two/x.png"):
+        write_png(half_red(), tmp_path / name)
+    assert (tmp_path / "one/x.png").read_bytes() == (tmp_path / "two/x.png").read_bytes()
+    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "one/x.png")), np.asarray(half_red()))
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["x.png"]
+
+
+WRITE_OVER_THE_LIMIT = """
+import resource, sys
+from pathlib import Path
+from PIL import Image
+from dreambench.errors import InputError
+from dreambench.pictures import write_png
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_png(Image.effect_noise((200, 200), 90), Path(sys.argv[1]))
+except InputError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    target.write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_OVER_THE_LIMIT, str(target)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"cannot write {target}" in done.stdout
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]

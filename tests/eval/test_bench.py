@@ -1,0 +1,163 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny_bench import METHODS, ROWS, evaluators
+
+from dreambench.errors import InputError
+from dreambench.suites import load_suite
+from eval.bench import BenchConfig, chosen_rows, protocol_of, run_bench
+from eval.grid import fit_tile, spread
+from eval.layout import REAL
+from eval.statistics import estimate, subject_means
+from eval.tables import format_figure, make_tables, markdown, read_paper, summarise
+
+FILES = {
+    "suite.json", "references", "pictures", "manifest.csv", "run.json", "scores.csv", "scores.parquet", "table.csv",
+    "table.md", "differences.csv", "correlations.csv", "grid.png", "report.html",
+}  # fmt: skip
+
+
+def run(out: Path, **named: object) -> Path:
+    config = BenchConfig(
+        **{"suite": "mini-quick", "out": out, "rows": ROWS, "prompts": 2, "seed_sets": (0, 1), **named}
+    )
+    return run_bench(config, builders=METHODS, evaluators=evaluators(), show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("bench"))
+
+
+def test_leaves_exactly_the_named_files(out: Path) -> None:
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_table_holds_the_figures_and_what_they_were_made_with(out: Path) -> None:
+    table = pd.read_csv(out / "table.csv", dtype={"learning_rate": str}).set_index("row")
+    assert list(table.index) == [REAL, "real-images-with-self-pairs", "ground-truth", "tiny-2", "tiny", "plain"]
+    scores = pd.read_csv(out / "scores.csv")
+    figure = estimate(subject_means(scores), "tiny", "dino")
+    assert figure is not None
+    for part, name in (("mean", "dino"), ("spread", "dino_spread"), ("low", "dino_low"), ("high", "dino_high")):
+        assert table.loc["tiny", name] == pytest.approx(getattr(figure, part), abs=1e-6)
+    suite = load_suite("mini-quick").limited(prompts=2)
+    row = table.loc["tiny-2"]
+    assert (row["method"], row["steps"], row["learning_rate"], row["seed_sets"]) == ("tiny", 2, "0.2", "0 1")
+    assert (row["n_pictures"], row["n_subjects"]) == (2 * suite.n_pictures, 4)
+    assert (row["protocol"], row["suite_hash"], row["checkpoint"]) == ("mini", suite.hash, "a")
+    assert table.loc["tiny", "steps"] == 6
+    assert row["device"]
+    assert "torch=" in row["versions"]
+    assert pd.isna(table.loc[REAL, "clip_t"])
+    assert pd.isna(table.loc[REAL, "dino_spread"])
+
+
+def test_markdown_has_every_row_and_the_paper(out: Path) -> None:
+    text = (out / "table.md").read_text()
+    for words in ("Real images (no self-pairs)", "tiny-2", "±", "± n/a", "[0.", "Retrieval", "0.670 ±0.004", "ρ"):
+        assert words in text
+    results = summarise(out)
+    assert markdown(results) == text
+    line = next(line for line in text.splitlines() if line.startswith("| tiny |"))
+    assert format_figure(results.estimates["tiny", "dino"]) in line
+
+
+def test_second_run_gives_the_same_scores(out: Path, tmp_path: Path) -> None:
+    before = {name: (out / name).read_bytes() for name in ("scores.csv", "table.csv", "grid.png", "manifest.csv")}
+    run(out)
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_report_needs_no_other_file(out: Path) -> None:
+    page = (out / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert len(sources) > 50
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert "colorful_sneaker" in page
+    assert "undefined" not in page.lower()
+
+
+def test_grid_has_a_tile_for_each_column_and_line(out: Path) -> None:
+    grid = Image.open(out / "grid.png")
+    # a reference and four kinds of pictures; four subjects with two prompts
+    assert grid.width == 6 + 5 * (128 + 6)
+    assert grid.height > 8 * 128
+    assert len(grid.convert("RGB").getcolors(maxcolors=2**24) or []) > 1000
+
+
+def test_run_record_is_complete(out: Path) -> None:
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert set(record["wall_seconds"]) == {"generate", "score", "report"}
+    assert record["config"]["prompts"] == 2
+    assert record["scoring"]["evaluators"]["dino"] == {"file": "tiny", "sha256": "1"}
+    assert set(record["rows"]) == {"tiny", "tiny-2", "plain"}
+    assert {"device", "versions", "commit", "fit_seconds"} <= set(record)
+
+
+def test_chosen_methods_only(tmp_path: Path) -> None:
+    run(tmp_path, methods=("plain",), subjects=1, seed_sets=(0,), ground_truth=False)
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert set(scores["method"]) == {REAL, "real-images-with-self-pairs", "plain"}
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["dino_low"].isna().all()
+    assert "± n/a" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"suite": "nano"}, "unknown suite 'nano'"),
+        ({"methods": ("plain", "magic")}, "unknown method 'magic'; known are tiny-2, tiny, plain"),
+        ({"seed_sets": ()}, "seed sets"),
+        ({"seed_sets": (1, 1)}, "seed sets"),
+        ({"batch_size": 0}, "a batch of 0 pictures"),
+        ({"subjects": 0}, "at least 1"),
+    ],
+)
+def test_bad_configs_leave_nothing_behind(tmp_path: Path, named: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "out", **named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_protocol_fits_suite_and_model() -> None:
+    photos, mini = load_suite("dreambench"), load_suite("mini")
+    assert protocol_of(BenchConfig(model="mini"), photos) == "mini"
+    assert protocol_of(BenchConfig(model="some/folder"), photos) == "dreambench"
+    assert protocol_of(BenchConfig(model="some/folder"), mini) == "mini"
+    assert protocol_of(BenchConfig(protocol="dreambench"), mini) == "dreambench"
+    assert chosen_rows(BenchConfig(rows=ROWS, methods=("plain", "tiny"))) == ROWS[1:]
+
+
+def test_tables_of_scores_from_elsewhere(out: Path, tmp_path: Path) -> None:
+    """Only suite.json and scores.csv are needed."""
+    for name in ("suite.json", "scores.csv"):
+        (tmp_path / name).write_bytes((out / name).read_bytes())
+    results = make_tables(tmp_path)
+    assert "tiny" in results.rows
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert {row["steps"] for row in rows} == {""}
+
+
+def test_paper_table_is_the_papers() -> None:
+    rows = {row["row"]: row for row in read_paper()}
+    assert len(rows) == 8
+    assert (rows["blip-diffusion-finetuned"]["dino"], rows["real-images"]["clip_t"]) == ("0.670", "")
+    assert all("2305.14720" in row["source"] for row in rows.values())
+
+
+def test_tiles_keep_the_whole_picture() -> None:
+    tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
+    assert tile.size == (16, 16)
+    assert tile.getpixel((8, 8)) == (255, 0, 0)
+    assert tile.getpixel((8, 1)) == (255, 255, 255)
+    assert spread(tuple(range(10)), 4) == [0, 3, 6, 9]
+    assert spread((1, 2), 4) == [1, 2]
+    assert spread((1, 2), 1) == [1]

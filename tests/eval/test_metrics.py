@@ -1,0 +1,146 @@
+"""Every metric against a plain float64 loop over real embeddings of real pictures."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bench import TinyClassifier, TinyEncoder
+
+from bdkit.miniworld.changes import CHANGES
+from bdkit.miniworld.contexts import CONTEXTS
+from bdkit.miniworld.outfits import OUTFITS
+from bdkit.miniworld.render import render
+from bdkit.miniworld.scenes import sample_scene, scene_for_prompt
+from bdkit.miniworld.subjects import sample_subject
+from bdkit.miniworld.truth import truth
+from dreambench.suites import Prompt, class_nouns, load_suite
+from eval.metrics import METRICS, Batch
+from eval.metrics.prompt_right import expected
+
+SUBJECTS = ("dog", "vase", "teapot")
+OWN = 1
+
+
+def pictures(class_noun: str, key: str, count: int) -> list[Image.Image]:
+    subject = sample_subject(class_noun, key)
+    rng = np.random.default_rng(count)
+    return [Image.fromarray(render(sample_scene(subject, rng)).image) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    encoders = {name: TinyEncoder(seed) for seed, name in enumerate(("dino", "clip", "identity"))}
+    references = [pictures(noun, "r", 4) for noun in SUBJECTS]
+    generated = [*pictures("vase", "r", 3), *pictures("dog", "other", 2)]
+    prompts = tuple(load_suite("mini").object_prompts[index] for index in (0, 3, 12, 20, 24))
+    texts = [prompt.text("vase") for prompt in prompts]
+    return Batch(
+        generated={name: encoder.embed_images(generated) for name, encoder in encoders.items()},
+        references={name: encoder.embed_images(references[OWN]) for name, encoder in encoders.items()},
+        pairs=np.random.default_rng(0).random((5, 4)) < 0.7,
+        texts=encoders["clip"].embed_texts(texts),
+        predictions=TinyClassifier(1).predict(generated),
+        prompts=prompts,
+        gallery=tuple(encoders["identity"].embed_images(images) for images in references),
+        subject_index=OWN,
+        class_index=class_nouns().index("vase"),
+    )
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
+@pytest.mark.parametrize(("metric", "encoder"), [("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")])
+def test_subject_metrics(batch: Batch, metric: str, encoder: str) -> None:
+    generated, references = batch.generated[encoder].tolist(), batch.references[encoder].tolist()
+    wanted = []
+    for row, picture in enumerate(generated):
+        cosines = [cosine(picture, references[column]) for column in range(4) if batch.pairs[row, column]]
+        wanted.append(sum(cosines) / len(cosines))
+    found = METRICS[metric].score(batch)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_clip_t(batch: Batch) -> None:
+    assert batch.texts is not None
+    wanted = [cosine(a, b) for a, b in zip(batch.generated["clip"].tolist(), batch.texts.tolist(), strict=True)]
+    np.testing.assert_allclose(METRICS["clip_t"].score(batch), wanted, atol=1e-6)
+
+
+def test_retrieval(batch: Batch) -> None:
+    wanted = []
+    for row, picture in enumerate(batch.generated["identity"].tolist()):
+        similarities = []
+        for number, gallery in enumerate(batch.gallery):
+            vectors = gallery.tolist()
+            if number == OWN:
+                vectors = [vector for column, vector in enumerate(vectors) if batch.pairs[row, column]]
+            mean = [sum(values) / len(vectors) for values in zip(*vectors, strict=True)]
+            similarities.append(cosine(picture, mean))
+        wanted.append(float(similarities.index(max(similarities)) == OWN))
+    found = METRICS["retrieval"].score(batch)
+    np.testing.assert_array_equal(found, wanted)
+    assert 0 < found.mean() < 1
+
+
+def test_class_right(batch: Batch) -> None:
+    assert batch.predictions is not None
+    rows = batch.predictions["class"].tolist()
+    wanted = [float(row.index(max(row)) == class_nouns().index("vase")) for row in rows]
+    np.testing.assert_array_equal(METRICS["class_right"].score(batch), wanted)
+
+
+def test_prompt_right_reads_the_output_of_the_prompts_kind() -> None:
+    suite = load_suite("mini")
+    prompts = (*suite.live_prompts, *suite.object_prompts)
+    sizes = {"class": 15, "context": 21, "outfit": 11, "change": 6}
+    predictions = {name: np.full((len(prompts), size), -5.0) for name, size in sizes.items()}
+    for row, prompt in enumerate(prompts):
+        if row % 2:
+            output, index = expected(prompt)
+            predictions[output][row, index] = 0.0
+        else:
+            for output, size in sizes.items():
+                predictions[output][row, size - 1] = 0.0
+    batch = Batch(
+        generated={}, references={}, pairs=np.ones((len(prompts), 1), dtype=bool), subject_index=0, class_index=0,
+        predictions=predictions, prompts=prompts,
+    )  # fmt: skip
+    found = METRICS["prompt_right"].score(batch)
+    assert found[1::2].all()
+    # the last index is right by chance for the last outfit and the last change only
+    last = {19, 24}
+    right = [row for row in range(0, 50, 2) if found[row]]
+    assert all(prompts[row].index in last for row in right)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_expected_is_the_mini_worlds_truth(live: bool) -> None:
+    """The index that a prompt expects is the ground truth of the scene that the mini world draws for it."""
+    suite = load_suite("mini")
+    subject = sample_subject("cat" if live else "boot", "x", "test")
+    prompts: tuple[Prompt, ...] = suite.live_prompts if live else suite.object_prompts
+    for prompt in prompts:
+        output, index = expected(prompt)
+        assert truth(scene_for_prompt(subject, prompt.template, seed=1))[f"{output}_index"] == index
+    assert len(CONTEXTS) == 20
+    assert len(OUTFITS) == 10
+    assert len(CHANGES) == 5
+
+
+def test_perfect_pictures_score_one(batch: Batch) -> None:
+    same = Batch(
+        generated=batch.references,
+        references=batch.references,
+        pairs=np.eye(4, dtype=bool),
+        gallery=batch.gallery,
+        subject_index=OWN,
+        class_index=0,
+    )
+    for metric in ("dino", "clip_i", "identity"):
+        np.testing.assert_allclose(METRICS[metric].score(same), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(METRICS["retrieval"].score(same), 1.0)

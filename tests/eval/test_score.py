@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny_bench import METHODS, ROWS, evaluators
+
+from dreambench.errors import InputError
+from dreambench.pictures import read_picture
+from dreambench.suites import load_suite
+from eval.layout import GROUND_TRUTH, REAL, REAL_WITH_SELF, Job, find_jobs
+from eval.metrics import METRICS
+from eval.rows import Generation
+from eval.runner import generate, prepare
+from eval.score import COLUMNS, read_scores, score_folder
+
+SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    generate(Generation(suite=SUITE, rows=ROWS[:1], model="m", out=tmp_path, methods=METHODS, show_progress=False))
+    return tmp_path
+
+
+def score(out: Path, **named: object) -> pd.DataFrame:
+    return score_folder(out, evaluators(), show_progress=False, **named)  # type: ignore[arg-type]
+
+
+def test_one_row_for_each_picture_and_metric(out: Path) -> None:
+    frame = score(out)
+    assert list(frame.columns) == list(COLUMNS)
+    counts = frame.groupby(["method", "metric"]).size()
+    n_references = sum(subject.n_references for subject in SUITE.subjects)
+    for name, metric in METRICS.items():
+        for method in ("tiny-2", GROUND_TRUTH):
+            assert counts[method, name] == SUITE.n_pictures
+        for method in (REAL, REAL_WITH_SELF):
+            assert counts.get((method, name), 0) == (0 if metric.of_prompt else n_references)
+    assert not frame.duplicated(subset=list(COLUMNS[:-1])).any()
+    pd.testing.assert_frame_equal(read_scores(out), frame)
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "scores.parquet"), frame)
+
+
+def test_same_bytes_again_and_each_picture_embedded_once(out: Path) -> None:
+    score(out)
+    first = (out / "scores.csv").read_bytes()
+    again = evaluators()
+    score_folder(out, again, show_progress=False)
+    assert (out / "scores.csv").read_bytes() == first
+    n_references = sum(subject.n_references for subject in SUITE.subjects)
+    for encoder in again.encoders.values():
+        assert encoder.n_embedded == n_references + 2 * SUITE.n_pictures
+
+
+def test_oracle_against_a_plain_loop(out: Path) -> None:
+    frame = score(out)
+    subject = SUITE.subjects[0]
+    encoder = evaluators().encoders["dino"]
+    images = [read_picture(path) for path in sorted((out / "references" / subject.name).iterdir())]
+    vectors = encoder.embed_images(images).astype(np.float64)
+    n = len(images)
+    for method, with_self in ((REAL, False), (REAL_WITH_SELF, True)):
+        rows = frame[(frame["method"] == method) & (frame["metric"] == "dino") & (frame["subject"] == subject.name)]
+        for one in range(n):
+            cosines = [vectors[one] @ vectors[other] for other in range(n) if with_self or other != one]
+            found = rows[rows["sample"] == one]["value"].item()
+            assert found == pytest.approx(sum(cosines) / len(cosines), abs=2e-6)
+
+
+def test_generated_against_a_plain_loop(out: Path) -> None:
+    frame = score(out)
+    subject = SUITE.subjects[1]
+    networks = evaluators()
+    references = [read_picture(path) for path in sorted((out / "references" / subject.name).iterdir())]
+    for prompt in SUITE.prompts(subject):
+        path = out / f"pictures/seed0/tiny-2/{subject.name}/{prompt.index:02d}-1.png"
+        rows = frame[(frame["method"] == "tiny-2") & (frame["subject"] == subject.name)]
+        rows = rows[(rows["prompt"] == prompt.index) & (rows["sample"] == 1)].set_index("metric")["value"]
+        for metric, name in (("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")):
+            picture = networks.encoders[name].embed_images([read_picture(path)])[0].astype(np.float64)
+            cosines = [picture @ vector for vector in networks.encoders[name].embed_images(references)]
+            assert rows[metric] == pytest.approx(np.mean(cosines), abs=2e-6)
+        picture = networks.encoders["clip"].embed_images([read_picture(path)])[0]
+        text = networks.encoders["clip"].embed_texts([prompt.text(subject.class_noun)])[0]
+        assert rows["clip_t"] == pytest.approx(float(picture @ text), abs=2e-6)
+
+
+def test_missing_pictures_are_listed(out: Path) -> None:
+    lost = [out / "pictures/seed0/tiny-2/dog/00-0.png", out / "pictures/seed0/tiny-2/cat/02-1.png"]
+    for path in lost:
+        path.unlink()
+    with pytest.raises(InputError, match=r"2 pictures are missing .*dog/00-0\.png.*cat/02-1\.png"):
+        score(out)
+    assert not (out / "scores.csv").exists()
+    listed = (out / "missing.txt").read_text().split()
+    assert sorted(listed) == sorted(path.relative_to(out).as_posix() for path in lost)
+    for path in lost:
+        Image.new("RGB", (8, 8)).save(path)
+    score(out)
+    assert not (out / "missing.txt").exists()
+
+
+def test_many_missing_pictures_are_one_line_and_a_file(out: Path) -> None:
+    with pytest.raises(InputError, match=f"{SUITE.n_pictures} pictures are missing .* more, listed in") as caught:
+        score(out, jobs=[Job("absent", 0)])
+    assert "\n" not in str(caught.value)
+    assert len((out / "missing.txt").read_text().split()) == SUITE.n_pictures
+
+
+def test_broken_picture_is_named(out: Path) -> None:
+    path = out / "pictures/seed0/tiny-2/dog/00-0.png"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"dog/00-0\.png is not a readable picture"):
+        score(out)
+
+
+def test_pictures_of_another_program_are_scored(tmp_path: Path) -> None:
+    prepare(SUITE, tmp_path)
+    for subject in SUITE.subjects:
+        for prompt in SUITE.prompts(subject):
+            for sample in range(2):
+                path = tmp_path / f"pictures/seed0/theirs/{subject.name}/{prompt.index:02d}-{sample}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGBA", (30, 20), (9, 9, 9, 100)).save(path)
+    assert find_jobs(tmp_path) == [Job("theirs", 0)]
+    frame = score(tmp_path)
+    assert set(frame["method"]) == {REAL, REAL_WITH_SELF, "theirs"}
+
+
+def test_photos_have_no_ground_truth_metrics(tmp_path: Path) -> None:
+    suite = load_suite("dreambench").limited(subjects=1, prompts=1, samples=1)
+    photos = tmp_path / "photos"
+    (photos / "backpack").mkdir(parents=True)
+    for number in range(6):
+        Image.effect_noise((40, 30), 10 * number).save(photos / f"backpack/0{number}.jpg")
+    out = tmp_path / "out"
+    rows = ROWS[2:]
+    generate(
+        Generation(suite=suite, rows=rows, model="m", out=out, photos=photos, methods=METHODS, show_progress=False)
+    )
+    frame = score(out, photos=photos)
+    assert set(frame["metric"]) == {"dino", "clip_i", "clip_t"}
+
+
+def test_empty_and_damaged_folders(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(InputError, match=r"suite\.json is missing"):
+        score(tmp_path / "no")
+    with pytest.raises(InputError, match=r"scores\.csv is missing"):
+        read_scores(tmp_path / "no")
+    (out / "scores.csv").write_text("method,value\nx,1\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_scores(out)
+    (out / "references/dog/00.png").unlink()
+    with pytest.raises(InputError, match="references/dog holds"):
+        score(out)
+    prepare(load_suite("mini-quick"), tmp_path / "empty")
+    with pytest.raises(InputError, match="no pictures under"):
+        score(tmp_path / "empty")
+
+
+def test_oracle_names_are_taken(out: Path) -> None:
+    (out / f"pictures/seed0/{REAL}").mkdir()
+    with pytest.raises(InputError, match="is the name of the oracle's row"):
+        score(out)

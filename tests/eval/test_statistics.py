@@ -1,0 +1,187 @@
+import math
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dreambench.errors import InputError
+from dreambench.suites import load_suite
+from eval.score import COLUMNS
+from eval.statistics import (
+    N_RESAMPLES,
+    SEED,
+    differences,
+    estimate,
+    interval,
+    rank_correlations,
+    split_prompt_kinds,
+    subject_means,
+)
+
+SUBJECTS = ("dog", "vase", "cat", "can", "toy", "boot")
+
+
+def make_scores(
+    methods: tuple[str, ...] = ("a", "b"), metrics: tuple[str, ...] = ("dino",), seed_sets: int = 2
+) -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    keys = product(methods, range(seed_sets), SUBJECTS, range(3), range(2), metrics)
+    rows = [(*key, float(rng.random() + 0.3 * (key[0] == "b"))) for key in keys]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def plain_means(scores: pd.DataFrame, method: str, metric: str) -> dict[tuple[int, str], float]:
+    found: dict[tuple[int, str], list[float]] = {}
+    for row in scores.itertuples(index=False):
+        if row.method == method and row.metric == metric:
+            found.setdefault((row.seed_set, row.subject), []).append(row.value)
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def test_estimate_is_mean_over_pictures_then_subjects_then_seed_sets() -> None:
+    scores = make_scores()
+    means = plain_means(scores, "a", "dino")
+    by_seed_set = [sum(means[seed_set, subject] for subject in SUBJECTS) / 6 for seed_set in range(2)]
+    figure = estimate(subject_means(scores), "a", "dino")
+    assert figure is not None
+    assert figure.mean == pytest.approx(sum(by_seed_set) / 2, abs=1e-12)
+    middle = sum(by_seed_set) / 2
+    assert figure.spread == pytest.approx(math.sqrt(sum((value - middle) ** 2 for value in by_seed_set)), abs=1e-12)
+    assert (figure.n_subjects, figure.n_seed_sets, figure.n_pictures) == (6, 2, 72)
+
+
+def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
+    scores = make_scores(seed_sets=1)
+    figure = estimate(subject_means(scores), "a", "dino")
+    assert figure is not None
+    assert figure.spread is None
+    assert figure.low is not None
+    alone = estimate(subject_means(scores[scores["subject"] == "dog"]), "a", "dino")
+    assert alone is not None
+    assert (alone.low, alone.high) == (None, None)
+    assert estimate(subject_means(scores), "a", "clip_t") is None
+
+
+def test_interval_is_the_percentiles_of_resampled_means() -> None:
+    values = np.random.default_rng(1).normal(2.0, 1.0, 30)
+    rng = np.random.default_rng(123)
+    resampled = []
+    for _ in range(4000):
+        total = 0.0
+        for place in rng.integers(0, 30, 30):
+            total += values[place]
+        resampled.append(total / 30)
+    resampled.sort()
+    low, high = interval(values)
+    assert low == pytest.approx(resampled[100], abs=0.03)
+    assert high == pytest.approx(resampled[3899], abs=0.03)
+    # closed form: the bootstrap's standard error is the population standard deviation over sqrt(n)
+    half = 1.96 * values.std() / math.sqrt(30)
+    assert high - low == pytest.approx(2 * half, rel=0.06)
+    assert interval(values) == (low, high)
+
+
+def test_interval_is_seeded_and_wants_two_values() -> None:
+    assert N_RESAMPLES >= 2000
+    assert SEED == 0
+    assert interval(np.array([1.0])) == (None, None)
+    assert interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
+
+
+def test_differences_are_paired_over_subjects() -> None:
+    scores = make_scores()
+    table = differences(subject_means(scores)).set_index(["method", "minus", "metric"])
+    one, other = plain_means(scores, "b", "dino"), plain_means(scores, "a", "dino")
+    deltas = [sum(one[seed, subject] - other[seed, subject] for seed in range(2)) / 2 for subject in sorted(SUBJECTS)]
+    row = table.loc[("b", "a", "dino")]
+    assert row["difference"] == pytest.approx(sum(deltas) / 6, abs=1e-12)
+    assert (row["low"], row["high"]) == pytest.approx(interval(np.array(deltas)), abs=1e-12)
+    assert row["n_subjects"] == 6
+    assert row["n_better"] == sum(delta > 0 for delta in deltas)
+    mirrored = table.loc[("a", "b", "dino")]
+    assert (mirrored["low"], mirrored["high"]) == pytest.approx(interval(-np.array(deltas)), abs=1e-12)
+    assert (mirrored["difference"], mirrored["low"], mirrored["high"]) == (
+        -row["difference"],
+        -row["high"],
+        -row["low"],
+    )
+
+
+def test_pairing_narrows_the_interval() -> None:
+    """Two methods that differ by a constant on subjects that differ much: the paired interval has no width."""
+    scores = make_scores(methods=("a",), seed_sets=1)
+    shifted = scores.assign(method="b", value=scores["value"] + 0.25)
+    table = differences(subject_means(pd.concat([scores, shifted]))).set_index(["method", "minus"])
+    assert table.loc[("b", "a"), "low"] == pytest.approx(0.25, abs=1e-12)
+    assert table.loc[("b", "a"), "high"] == pytest.approx(0.25, abs=1e-12)
+
+
+def test_methods_on_other_subjects_are_not_paired() -> None:
+    scores = make_scores()
+    scores = scores[~((scores["method"] == "b") & (scores["subject"] == "dog"))]
+    assert differences(subject_means(scores)).empty
+
+
+def test_uneven_seed_sets_are_refused() -> None:
+    scores = make_scores()
+    with pytest.raises(InputError, match="of a, dino are not complete"):
+        subject_means(scores.drop(index=0))
+
+
+def test_prompt_right_is_split_by_kind() -> None:
+    suite = load_suite("mini-quick")
+    rows = []
+    for subject in suite.subjects:
+        for prompt in suite.prompts(subject):
+            rows.append(("a", 0, subject.name, prompt.index, 0, "prompt_right", float(prompt.kind == "context")))
+    split = split_prompt_kinds(pd.DataFrame(rows, columns=list(COLUMNS)), suite)
+    by_metric = split.groupby("metric")["value"].agg(["mean", "count"])
+    assert by_metric.loc["prompt_right_context", "mean"] == 1
+    assert by_metric.loc["prompt_right_property", "mean"] == 0
+    assert by_metric.loc["prompt_right", "count"] == len(rows)
+    assert by_metric.drop(index="prompt_right")["count"].sum() == len(rows)
+
+
+def ranks(values: list[float]) -> list[float]:
+    """Ranks from 1, ties share the mean rank."""
+    found = []
+    for value in values:
+        below = sum(other < value for other in values)
+        equal = sum(other == value for other in values)
+        found.append(below + (equal + 1) / 2)
+    return found
+
+
+def test_rank_correlations_against_a_plain_loop() -> None:
+    scores = make_scores(methods=("a", "b", "c"), metrics=("dino", "clip_i", "clip_t", "identity"), seed_sets=1)
+    hits = scores[scores["metric"] == "dino"].assign(metric="prompt_right")
+    hits["value"] = (hits["value"] > 0.6).astype(float)
+    oracle = scores.assign(method="real-images", prompt=-1, value=99.0)
+    truth = scores.assign(method="ground-truth", value=-99.0)
+    found = rank_correlations(pd.concat([scores, hits, oracle, truth]))
+    assert set(found["over"]) == {"methods", "subjects", "pictures"}
+    for metric, other, over in [
+        ("clip_t", "identity", "pictures"),
+        ("dino", "prompt_right", "pictures"),
+        ("dino", "identity", "subjects"),
+    ]:
+        groups: dict[tuple, dict[str, list[float]]] = {}
+        for row in pd.concat([scores, hits]).itertuples(index=False):
+            key = (row.method, row.subject) if over == "subjects" else (row.method, row.subject, row.prompt, row.sample)
+            groups.setdefault(key, {}).setdefault(row.metric, []).append(row.value)
+        one = ranks([sum(group[metric]) / len(group[metric]) for group in groups.values()])
+        two = ranks([sum(group[other]) / len(group[other]) for group in groups.values()])
+        mean_one, mean_two = sum(one) / len(one), sum(two) / len(two)
+        top = sum((a - mean_one) * (b - mean_two) for a, b in zip(one, two, strict=True))
+        below = math.sqrt(sum((a - mean_one) ** 2 for a in one) * sum((b - mean_two) ** 2 for b in two))
+        line = found[(found["metric"] == metric) & (found["truth"] == other) & (found["over"] == over)].iloc[0]
+        assert line["rho"] == pytest.approx(top / below, abs=1e-9)
+        assert line["n"] == len(groups)
+
+
+def test_constant_or_absent_truth_has_no_correlation() -> None:
+    scores = make_scores(metrics=("dino", "identity"))
+    flat = scores.assign(value=np.where(scores["metric"] == "identity", 1.0, scores["value"]))
+    assert rank_correlations(flat).empty
+    assert rank_correlations(scores[scores["metric"] == "dino"]).empty
