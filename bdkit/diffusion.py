@@ -108,16 +108,19 @@ def sample(
             where a single evaluation a step suffices.
         callback: called with (index, timestep, latents) after each step.
     """
-    if num_inference_steps < 1:
-        raise InputError(f"num_inference_steps is {num_inference_steps}; use at least 1")
+    most = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= most:
+        raise InputError(f"num_inference_steps is {num_inference_steps}; use 1 to {most}")
     guided = guidance_scale > 1.0
-    if guided and negative_hidden_states is None:
-        raise InputError("guidance_scale > 1 needs the hidden states of the negative (or empty) prompt")
+    context = encoder_hidden_states
+    if guided:
+        if negative_hidden_states is None:
+            raise InputError("guidance_scale > 1 needs the hidden states of the negative (or empty) prompt")
+        context = torch.cat([negative_hidden_states, encoder_hidden_states])
     device, dtype = encoder_hidden_states.device, encoder_hidden_states.dtype
     scheduler = type(scheduler).from_config(scheduler.config)  # no state of an earlier call
     scheduler.set_timesteps(num_inference_steps, device=device)
     latents = latents.to(device, dtype) * scheduler.init_noise_sigma
-    context = torch.cat([negative_hidden_states, encoder_hidden_states]) if guided else encoder_hidden_states
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for index, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)

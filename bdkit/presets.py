@@ -129,16 +129,16 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
             **shared,
         ),
         "image_encoder": TrainingConfig(
-            steps=steps(700), batch_size=96, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+            steps=steps(600), batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
         "text_to_image": TrainingConfig(
-            steps=steps(3600), batch_size=32, learning_rate=8e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(3800), batch_size=16, learning_rate=7e-4, warmup_steps=100, ema_decay=0.998, **shared
         ),
         "multimodal_representation": TrainingConfig(
-            steps=steps(700), batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+            steps=steps(400), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
         "subject_representation": TrainingConfig(
-            steps=steps(3600), batch_size=32, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(4000), batch_size=16, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
         ),
     }
     return PretrainConfig(**(config | changes))

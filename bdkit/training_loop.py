@@ -80,7 +80,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, default=str) + "\n"))
+    text = json.dumps(value, indent=1, default=str) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_atomically(path, write)
 
 
 class TrainingLoop:
@@ -141,6 +146,8 @@ class TrainingLoop:
             if config.ema_decay > 0
             else None
         )
+        device_used = self.accelerator.device
+        self._cuda = [device_used] if device_used.type == "cuda" else []
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -203,7 +210,9 @@ class TrainingLoop:
             generator = step_generator(config.seed, index, self.accelerator.process_index)
             batch = self.batches(index, generator)
             with self.accelerator.accumulate(self.wrapped):
-                loss, logs = self.wrapped(batch, generator)
+                with torch.random.fork_rng(devices=self._cuda):
+                    torch.manual_seed(generator.initial_seed() ^ 0x5DEECE66D)  # dropout, too, depends on ids alone
+                    loss, logs = self.wrapped(batch, generator)
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     kept = f"; the checkpoint of an earlier step is kept in {self.out}" if self.out else ""
@@ -225,6 +234,8 @@ class TrainingLoop:
     def run(self) -> list[dict[str, float]]:
         """Train to ``config.steps``; leaves the (averaged) weights in the module and returns the loss history."""
         self.load_checkpoint()
+        # accelerate keeps this number for the whole process: another loop may have been built in between.
+        self.accelerator.gradient_accumulation_steps = self.config.gradient_accumulation_steps
         was_training = self.module.training
         self.module.train()
         start = time.monotonic() - self.seconds

@@ -1,6 +1,6 @@
 """Download of the DreamBench photos, file by file, each checked against its SHA-256.
 
-The content is pinned by `checksums.csv` (158 photos and two text files), so the address need not be.
+The content is pinned twice: by the commit in the address and by `checksums.csv` (158 photos and two text files).
 """
 
 import hashlib
@@ -19,7 +19,8 @@ from dreambench.files import write_bytes
 from dreambench.photos import default_folder
 from dreambench.suites import read_rows
 
-BASE_URL = "https://raw.githubusercontent.com/google/dreambooth/main/dataset"
+COMMIT = "e9b8c013ef2e30ab3d5d9018808513e9093e3bc4"  # the one that added the data set
+BASE_URL = f"https://raw.githubusercontent.com/google/dreambooth/{COMMIT}/dataset"
 LICENCE = "The photos are published by Google under CC BY 4.0; see references_and_licenses.txt beside them."
 
 

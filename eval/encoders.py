@@ -86,7 +86,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """An RGB picture of `crop` x `crop` pixels. One that has that size after step 1 is not resampled again."""
+    """An RGB picture of `crop` x `crop` pixels. One with the right short side is not resampled."""
     image = image.convert("RGB")
     short, long = sorted(image.size)
     if short != how.short_side:

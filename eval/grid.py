@@ -1,5 +1,7 @@
-"""grid.png: subjects x prompts down, reference and methods across."""
+"""Contact sheets: grid.png (subjects x prompts down, reference and methods across), and any pictures with titles."""
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,45 @@ def draw_grid(
             sheet.paste(tile, (config.gap + column * step, top + config.label))
     write_png(sheet, out / GRID_FILE)
     return sheet
+
+
+def picture_grid(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str] = (),
+    lines: Sequence[str] = (),
+    tile: int = 128,
+    gap: int = 4,
+) -> Image.Image:
+    """Pictures of any size in rows, as an RGB picture.
+
+    columns: titles above the columns, wrapped; none: no titles
+    lines: a line of text above each row; none: no lines
+    tile: side of a picture in pixels, as in `GridConfig`
+    """
+    config = GridConfig(tile=tile, gap=gap)
+    font = ImageFont.load_default(size=config.label * 2 // 3)
+    step, head = tile + gap, _head_height(config, list(columns)) if columns else gap
+    line_height = config.label if lines else 0
+    size = (gap + step * max(map(len, rows)), head + (step + line_height) * len(rows))
+    sheet = Image.new("RGB", size, BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    for column, text in enumerate(columns):
+        for number, part in enumerate(_wrap(text, font, tile)):
+            pen.text((gap + column * step, gap + number * config.label), part, INK, font=font)
+    for row, pictures in enumerate(rows):
+        top = head + row * (step + line_height)
+        if lines:
+            pen.text((gap, top), lines[row], FAINT, font=font)
+        for column, picture in enumerate(pictures):
+            sheet.paste(fit_tile(picture.convert("RGB"), tile), (gap + column * step, top + line_height))
+    return sheet
+
+
+def jpeg(image: Image.Image, quality: int = 80) -> bytes:
+    """A sheet as JPEG bytes, a few kB a tile: what a notebook shows."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
 
 
 def fit_tile(image: Image.Image, side: int) -> Image.Image:

@@ -1,11 +1,12 @@
 """Training of the four mini evaluators on arrays: DINO, CLIP, identity and the classifier.
 
 None of them shares data, seeds or architecture with the model that they score. Training is resumable: a checkpoint is
-written at least once a minute, and a run that was stopped goes on to the same weights (with the same number of threads).
+written at least once a minute, and a stopped run goes on to the same weights (with the same number of threads).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -51,8 +53,8 @@ class Training:
 TRAININGS: dict[str, Training] = {
     "identity": Training(steps=1400, batch=128, learning_rate=2e-3, seed=9101),
     "classifier": Training(steps=1100, batch=128, learning_rate=2e-3, seed=9102),
-    "clip": Training(steps=720, batch=128, learning_rate=1e-3, seed=9103),
-    "dino": Training(steps=1050, batch=48, learning_rate=1e-3, seed=9104),
+    "clip": Training(steps=900, batch=128, learning_rate=2e-3, seed=9103),
+    "dino": Training(steps=2000, batch=48, learning_rate=2e-3, seed=9104),
 }
 SMOKE: dict[str, Training] = {
     name: replace(training, steps=6, batch=16, warmup=0.2) for name, training in TRAININGS.items()
@@ -158,7 +160,8 @@ def _fit(
     optimizer = torch.optim.AdamW(
         _groups(task, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.98), fused=True
     )
-    settings = json.dumps({**asdict(training), **_plain(task.config), "n": len(task.pool.images), "bf16": bfloat16})
+    data = hashlib.sha256(np.ascontiguousarray(task.pool.images[::101])).hexdigest()[:16]
+    settings = json.dumps({**asdict(training), **_plain(task.config), "data": data, "bf16": bfloat16})
     state = _resume(path, settings, task, optimizer)
     started, saved = time.monotonic(), time.monotonic()
     before, recent = state["seconds"], state["recent"]

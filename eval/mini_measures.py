@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from eval.encoders import Classifier, ClipEncoder, Encoder
+from eval.mini_augment import degrade, to_tensor
 from eval.mini_models import HEADS
 from eval.mini_tasks import Pool
 
@@ -51,11 +53,21 @@ def neighbours_accuracy(embeddings: Floats, subjects: Ints, classes: Ints, k: in
 
 
 def measure_embeddings(encoder: Encoder, pool: Pool) -> dict[str, float]:
-    """Instance retrieval and class by nearest neighbours of an image encoder."""
+    """Instance retrieval and class by nearest neighbours of an image encoder.
+
+    `cosine_damaged` is the mean cosine between a picture and itself, blurred, quantised and noisy.
+    """
     embeddings = encoder.embed_images(_pictures(pool))
     classes = pool.labels["class"]
     found = retrieval(embeddings, pool.subject, classes)
-    return {**found, "knn_class": neighbours_accuracy(embeddings, pool.subject, classes)}
+    damaged = degrade(to_tensor(pool.images), torch.Generator().manual_seed(0), share=1.0)
+    pixels = damaged.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    kept = (encoder.embed_images([Image.fromarray(image) for image in pixels]) * embeddings).sum(axis=1)
+    return {
+        **found,
+        "cosine_damaged": float(kept.mean()),
+        "knn_class": neighbours_accuracy(embeddings, pool.subject, classes),
+    }
 
 
 def measure_clip(encoder: ClipEncoder, pool: Pool, prompts: list[list[str]]) -> dict[str, float]:

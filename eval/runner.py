@@ -22,7 +22,7 @@ from bdkit.miniworld.scenes import CONTEXTS, STUDIO, sample_scene, scene_for_pro
 from bdkit.miniworld.subjects import Subject, sample_subject
 from dreambench.errors import InputError
 from dreambench.files import remove_unfinished, write_bytes, write_json
-from dreambench.photos import check_photos, photos_folder
+from dreambench.photos import check_photos, photo_paths, photos_folder
 from dreambench.pictures import read_picture, write_png
 from dreambench.suites import Suite, SuiteSubject
 from eval.layout import (
@@ -197,6 +197,16 @@ def _generate_batch(
     for slot, image in zip(batch, images, strict=True):
         if slot in missing:
             write_png(image, picture_path(job.out, Job(row.name, seed_set), slot))
+
+
+def load_references(suite: Suite, subject: SuiteSubject, photos: Path | None = None) -> list[Image.Image]:
+    """One subject's references without a results folder: drawn, or the photos of `photos` (see `photos_folder`).
+
+    Raises InputError when the photos are not there.
+    """
+    if suite.source == "procedural":
+        return draw_references(suite, subject)
+    return [read_picture(path) for path in photo_paths(photos_folder(photos), subject)]
 
 
 def draw_references(suite: Suite, subject: SuiteSubject) -> list[Image.Image]:

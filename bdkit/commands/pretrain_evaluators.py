@@ -54,7 +54,7 @@ SMALL = (
     PoolSize(name="train", objects=4, live=4, pictures=4),
     PoolSize(name="held-out", objects=2, live=2, pictures=3),
 )
-OUTFIT_SHARE = 0.4
+OUTFIT_SHARE = 0.5
 CHANGE_SHARE = 0.2
 N_CAPTIONS = 2
 

@@ -121,13 +121,16 @@ class BlipDiffusion(nn.Module):
         """
         tokenizer = self.tokenizer
         queries = self.multimodal_encoder.config.num_query_tokens if with_subject else 0
-        rows, masks = [], []
+        room = self.text_encoder.max_length - 2 - queries
+        rows, masks, lost = [], [], []
         for index, prompt in enumerate(prompts):
             before, after = split_prompt(prompt, class_nouns[index] if class_nouns else None)
+            prefix, suffix = (tokenizer(t, add_special_tokens=False).input_ids for t in (before, after))
+            lost.append(tokenizer.decode((prefix + suffix)[room:]))  # of the text itself, not of its repetitions
             if prompt_reps > 1:
                 after = ", ".join([after] + [f"{before} {after}".strip()] * (prompt_reps - 1))
-            prefix, suffix = (tokenizer(t, add_special_tokens=False).input_ids for t in (before, after))
-            ids, mask, cut = insert_placeholder_ids(
+                suffix = tokenizer(after, add_special_tokens=False).input_ids
+            ids, mask, _ = insert_placeholder_ids(
                 prefix,
                 suffix,
                 bos=tokenizer.bos_token_id,
@@ -135,12 +138,11 @@ class BlipDiffusion(nn.Module):
                 queries=queries,
                 length=self.text_encoder.max_length,
             )
-            if cut and prompt_reps == 1:
-                lost = tokenizer.decode((prefix + suffix)[-cut:])
-                room = self.text_encoder.max_length - 2 - queries
-                warnings.warn(f"the prompt is longer than {room} tokens; this is cut off: {lost!r}", stacklevel=3)
             rows.append(ids)
             masks.append(mask)
+        if any(lost):
+            named = " and ".join(repr(text) for text in dict.fromkeys(filter(None, lost)))
+            warnings.warn(f"the prompt is longer than {room} tokens; this is cut off: {named}", stacklevel=3)
         return torch.tensor(rows), torch.tensor(masks)
 
     def encode_prompt(
@@ -227,9 +229,11 @@ class BlipDiffusion(nn.Module):
             raise InputError(
                 f"{len(prompts)} prompts, {len(seeds)} seeds and {len(nouns or [])} target subjects do not fit"
             )
+        if latents is not None and latents.shape[0] != count:
+            raise InputError(f"{latents.shape[0]} initial latents for {count} pictures; give as many")
         factor = latent_factor(self.vae)
-        height, width = height or self.resolution, width or self.resolution
-        if height % factor or width % factor:
+        height, width = (self.resolution if side is None else side for side in (height, width))
+        if height % factor or width % factor or min(height, width) < 1:
             raise InputError(f"height {height} and width {width} must be multiples of {factor}")
         defaults = self.defaults
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale

@@ -1,4 +1,4 @@
-"""Model folders in and out: the diffusers layout, safetensors only, every file hashed."""
+"""Model folders in and out: the diffusers layout, safetensors only, every weight file hashed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
@@ -58,9 +59,12 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{folder} is not a bdkit model: {RECORD} is missing; save models with save_pretrained")
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON ({error}); fetch or save the model again") from None
+    if not isinstance(record, dict) or not {"sha256", "defaults"} <= record.keys():
+        raise InputError(f"{path} is not the record of a bdkit model; fetch or save the model again")
+    return record
 
 
 def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
@@ -74,8 +78,11 @@ def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
         if not place.is_dir():
             raise InputError(f"{folder}: the part {part}/ is missing; fetch or save the model again")
         places[part] = place
-    for name, expected in record["sha256"].items():
-        path = folder / name
+    hashes = {folder / name: expected for name, expected in record["sha256"].items()}
+    if other is not None:
+        borrowed = [part for part, place in places.items() if place.parent == other]
+        hashes |= {other / k: v for k, v in _read_record(other)["sha256"].items() if k.split("/")[0] in borrowed}
+    for path, expected in hashes.items():
         if not path.exists():
             raise InputError(f"{path} is missing; fetch or save the model again")
         if sha256(path) != expected:
@@ -89,9 +96,10 @@ def load_model(path: str | Path) -> BlipDiffusion:
     record = _read_record(folder)
     places = _verify(folder, record)
     try:
-        model = _load_parts(places, record)
-    except (OSError, KeyError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0]
+        with _quiet():
+            model = _load_parts(places, record)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{folder} cannot be read: {line}; fetch or save the model again") from error
     model.source = str(path)
     subject = folder / "subject.safetensors"
@@ -122,6 +130,18 @@ def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusio
     )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for the second that loading takes; it would break into the caller's own."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
 def _class_name(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text())["_class_name"])
 
@@ -141,7 +161,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             folder.rename(old)
-            temporary.rename(folder)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(folder)
@@ -197,6 +221,10 @@ def _save_copy(part: Any, folder: Path, dtype: torch.dtype) -> None:
 
 def _save_diffusers(part: Any, folder: Path, state: dict[str, torch.Tensor]) -> None:
     part.save_config(folder)
+    if isinstance(part, AutoencoderTiny):  # it stores a field that its own constructor refuses with a warning
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("block_out_channels", None)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 

@@ -43,7 +43,7 @@ class SubjectProjection(nn.Module):
         self.dense2 = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
         self.output_norm = nn.LayerNorm(width) if output_scale is not None else None
-        if self.output_norm is not None:
+        if self.output_norm is not None and output_scale is not None:
             nn.init.constant_(self.output_norm.weight, output_scale)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def train_image_encoder(
         chosen = indices(step)
         plain, captions = torch.rand(len(chosen), generator=generator) < 0.3, corpus.captions_at(chosen)
         texts = [captions[k] if plain[k] else corpus.details[i] for k, i in enumerate(chosen)]
-        ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt").input_ids
         return flip_half(pixels_from_arrays(corpus.images[chosen], clip=True), generator), ids
 
     history = TrainingLoop(ContrastiveLoss(clip), batches, config, out=out, name="image encoder", **loop).run()

@@ -38,6 +38,13 @@ from bdkit.pretraining.text_to_image import train_text_to_image
 from bdkit.training_loop import write_atomically, write_json
 
 STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2")
+REQUIRES: dict[str, tuple[str, ...]] = {
+    "autoencoder": (),
+    "image-encoder": (),
+    "base": ("autoencoder",),
+    "stage1": ("image-encoder",),
+    "stage2": ("autoencoder", "image-encoder", "base", "stage1"),
+}
 
 
 def new_model(config: ModelConfig, seed: int = 0) -> BlipDiffusion:
@@ -138,7 +145,7 @@ class MiniPretraining:
         write_atomically(self._weights(stage), lambda p: save_file(state, p))
 
     def run(self, stages: Sequence[str] = STAGES) -> Path:
-        """Run ``stages`` (those that come before must be finished) and export when the last is done."""
+        """Run those of ``stages`` that are not finished, and export when stage 2 is."""
         trainers: dict[str, Callable[[], Any]] = {
             "autoencoder": self._autoencoder,
             "image-encoder": self._image_encoder,
@@ -146,12 +153,15 @@ class MiniPretraining:
             "stage1": self._stage1,
             "stage2": self._stage2,
         }
-        last = max(STAGES.index(stage) for stage in stages)
-        for stage in STAGES[: last + 1]:
-            if self.load(stage):
+        for stage in STAGES:
+            if stage not in stages or self._weights(stage).exists():
                 continue
-            if stage not in stages:
-                raise InputError(f"stage {stage} is not finished in {self.out}; run `bdkit pretrain {stage}` first")
+            for required in REQUIRES[stage]:
+                if not self.load(required):
+                    raise InputError(
+                        f"{stage} needs {required}, which is not finished in {self.out}; "
+                        f"run `bdkit pretrain {required}` with the same --out first"
+                    )
             trainers[stage]()
             self._save(stage)
         return self.export() if self._weights("stage2").exists() else self.out

@@ -108,6 +108,25 @@ class MultimodalRepresentation(nn.Module):
         targets = input_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=0.1)
 
+    @torch.no_grad()
+    def write_words(self, image_tokens: Tensor, end_token_id: int, length: int = 24) -> Tensor:
+        """Captions as ITG learned to write them, greedily: word ids (B, n), n <= ``length``, ended by ``end_token_id``.
+
+        After a picture's end its row is filled up with that id.
+        """
+        queries = self.encoder.config.num_query_tokens
+        ids = torch.full((len(image_tokens), 1), self.dec_token_id, device=image_tokens.device)
+        words = self.encoder.qformer.get_input_embeddings().weight
+        for _ in range(length):
+            mask = multimodal_causal_mask(queries, torch.ones_like(ids))
+            last = self.encoder.query(image_tokens, ids, mask)[:, -1]
+            chosen = (self.word_transform(last) @ words.T + self.word_bias).argmax(1)
+            chosen = chosen.masked_fill((ids == end_token_id).any(1), end_token_id)
+            ids = torch.cat([ids, chosen[:, None]], dim=1)
+            if bool((chosen == end_token_id).all()):
+                break
+        return ids[:, 1:]
+
     def forward(
         self, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:

@@ -202,9 +202,7 @@ def test_openai_weights_with_the_wrong_activation_are_refused(monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_public_dino_from_a_local_folder_is_the_cls_embedding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_public_dino_from_a_local_folder_is_the_cls_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     reference = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0).eval()
     folder = tmp_path / "vit_small_patch16_224.dino"

@@ -1,0 +1,226 @@
+"""Stage 1: the three masks, what each loss lets see what, and the losses against loops over single pairs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bdkit.models.tiny import tiny_model
+from bdkit.pretraining.corpus import Corpus
+from bdkit.pretraining.multimodal_representation import (
+    MultimodalRepresentation,
+    bidirectional_mask,
+    caption_ids,
+    hard_negatives,
+    multimodal_causal_mask,
+    train_multimodal_representation,
+    unimodal_mask,
+)
+from bdkit.training_loop import TrainingConfig
+
+QUERIES, LENGTH = 4, 8
+CAPTIONS = ("a red dog", "a blue cat in the snow", "a toy on the beach", "a wooden vase")
+
+
+@pytest.fixture(scope="module")
+def module() -> MultimodalRepresentation:
+    model = tiny_model()
+    torch.manual_seed(0)
+    return MultimodalRepresentation(model.multimodal_encoder, model.qformer_tokenizer.bos_token_id, 16).eval()
+
+
+@pytest.fixture(scope="module")
+def text() -> tuple[Tensor, Tensor]:
+    return caption_ids(tiny_model().qformer_tokenizer, CAPTIONS, LENGTH)
+
+
+@pytest.fixture(scope="module")
+def image_tokens(module: MultimodalRepresentation) -> Tensor:
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return module.encoder.encode_image(pixels)
+
+
+def may_see(kind: str, reader: int, seen: int) -> bool:
+    """Sec. 3.1 (BLIP-2, Fig. 2); positions below QUERIES are queries, the others words."""
+    reads_query, sees_query = reader < QUERIES, seen < QUERIES
+    if kind == "matching":
+        return True
+    if kind == "contrastive":
+        return reads_query == sees_query
+    return sees_query or (not reads_query and seen <= reader)
+
+
+@pytest.mark.parametrize(
+    ("kind", "build"),
+    [("matching", bidirectional_mask), ("contrastive", unimodal_mask), ("generation", multimodal_causal_mask)],
+)
+def test_masks_against_the_definition(kind: str, build, text: tuple[Tensor, Tensor]) -> None:
+    _, words = text
+    mask = build(QUERIES, words)
+    size = QUERIES + LENGTH
+    assert mask.shape == (4, 1, size, size)
+    assert mask.dtype == torch.bool
+    assert 0 < int(words[0].sum()) < LENGTH  # there is padding
+    for b in range(4):
+        for reader in range(size):
+            for seen in range(size):
+                padding = seen >= QUERIES and not bool(words[b, seen - QUERIES])
+                assert bool(mask[b, 0, reader, seen]) == (may_see(kind, reader, seen) and not padding)
+
+
+def reached(module: MultimodalRepresentation, build, image_tokens: Tensor, ids: Tensor, place: int) -> list[bool]:
+    """Which outputs of the real Q-Former move when the word at ``place`` of the second caption changes."""
+    mask = build(QUERIES, torch.ones_like(ids))
+    other = ids.clone()
+    other[:, place] = (other[:, place] + 11) % 60
+    with torch.no_grad():
+        moved = module.encoder.query(image_tokens, other, mask) - module.encoder.query(image_tokens, ids, mask)
+    return (moved[1].abs().amax(-1) != 0).tolist()
+
+
+@pytest.mark.parametrize("place", [0, 3, LENGTH - 1])
+def test_what_a_word_reaches(module: MultimodalRepresentation, image_tokens: Tensor, text, place: int) -> None:
+    ids, _ = text
+    assert reached(module, bidirectional_mask, image_tokens, ids, place) == [True] * (QUERIES + LENGTH)
+    assert reached(module, unimodal_mask, image_tokens, ids, place) == [False] * QUERIES + [True] * LENGTH
+    later = [k >= place for k in range(LENGTH)]
+    assert reached(module, multimodal_causal_mask, image_tokens, ids, place) == [False] * QUERIES + later
+
+
+@torch.no_grad()
+def test_what_the_picture_reaches(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+    ids, words = text
+    for build, sees_picture in ((bidirectional_mask, True), (multimodal_causal_mask, True), (unimodal_mask, False)):
+        mask = build(QUERIES, words)
+        moved = module.encoder.query(image_tokens.flip(0), ids, mask) - module.encoder.query(image_tokens, ids, mask)
+        assert bool((moved[:, QUERIES:] != 0).any()) == sees_picture
+        assert (moved[:, :QUERIES] != 0).any()
+
+
+@torch.no_grad()
+def test_queries_and_words_apart_are_the_unimodal_mask(module: MultimodalRepresentation, image_tokens, text) -> None:
+    ids, words = text
+    encoder = module.encoder
+    together = encoder.query(image_tokens, ids, unimodal_mask(QUERIES, words))
+    assert torch.allclose(encoder.query(image_tokens), together[:, :QUERIES], atol=1e-5)
+    assert torch.allclose(encoder.query(None, ids, words)[:, 0], together[:, QUERIES], atol=1e-5)
+
+
+@torch.no_grad()
+def test_similarity_is_the_best_query_and_never_mixes(module: MultimodalRepresentation, image_tokens, text) -> None:
+    ids, words = text
+    to_text, to_image = module.similarities(image_tokens, ids, words)
+    winners = set()
+    for image in range(4):
+        for caption in range(4):  # each alone: nothing else of the batch can have a say
+            queries = module.image_projection(module.encoder.query(image_tokens[image : image + 1]))[0].double()
+            length = int(words[caption].sum())
+            row = ids[caption : caption + 1, :length]
+            word = module.text_projection(module.encoder.query(None, row, torch.ones_like(row)))[0, 0].double()
+            cosines = [float(q @ word / (q.norm() * word.norm())) for q in queries]
+            winners.add(int(np.argmax(cosines)))
+            assert float(to_text[image, caption]) == pytest.approx(max(cosines) / 0.07, abs=1e-3)
+            assert float(to_image[caption, image]) == pytest.approx(max(cosines) / 0.07, abs=1e-3)
+    assert len(winners) > 1
+
+
+def test_contrastive_loss_against_a_loop(module: MultimodalRepresentation) -> None:
+    first, second = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = 0.0
+    for logits in (first, second):
+        for row in range(5):
+            log = [float(x) - math.log(sum(math.exp(float(y)) for y in logits[row])) for x in logits[row]]
+            total -= (0.9 * log[row] + 0.1 * sum(log) / 5) / 10
+    assert float(module.itc(first, second)) == pytest.approx(total, rel=1e-5)
+
+
+def test_hard_negatives_never_have_the_same_words_and_follow_the_similarity() -> None:
+    ids = torch.tensor([[1, 2], [3, 4], [1, 2], [5, 6], [3, 4]])
+    same = (ids[:, None] == ids[None]).all(-1)
+    to_text, to_image = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0)) * 1.5
+    counts = torch.zeros(2, 5, 5)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2000):
+        for kind, chosen in enumerate(hard_negatives(to_text, to_image, ids, generator)):
+            counts[kind, torch.arange(5), chosen] += 1
+    assert counts[:, same].sum() == 0
+    for kind, logits in enumerate((to_image, to_text)):  # first an image for each text, then a text for each image
+        expected = (logits.softmax(1) + 1e-4).masked_fill(same, 0)
+        assert torch.allclose(counts[kind] / 2000, expected / expected.sum(1, keepdim=True), atol=0.05)
+    hard_negatives(to_text, to_image, torch.ones_like(ids), generator)  # one caption only: still a draw
+
+
+@torch.no_grad()
+def test_matching_loss_against_single_pairs(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+    ids, words = text
+    negatives = torch.tensor([1, 2, 3, 0]), torch.tensor([2, 3, 0, 1])
+    loss, accuracy = module.itm(image_tokens, ids, words, negatives)
+    pairs = [(k, k, 1) for k in range(4)]
+    pairs += [(int(negatives[0][k]), k, 0) for k in range(4)] + [(k, int(negatives[1][k]), 0) for k in range(4)]
+    total, right = 0.0, 0
+    for image, caption, label in pairs:
+        length = int(words[caption].sum())
+        row = ids[caption : caption + 1, :length]
+        hidden = module.encoder.query(image_tokens[image : image + 1], row, torch.ones_like(row))
+        logits = module.matching_head(hidden[0, :QUERIES]).mean(0)
+        total -= float(logits.log_softmax(0)[label]) / len(pairs)
+        right += int(logits.argmax()) == label
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+    assert float(accuracy) == pytest.approx(right / len(pairs))
+
+
+@torch.no_grad()
+def test_generation_loss_word_by_word(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+    ids, words = text
+    dec, vocabulary = module.dec_token_id, module.encoder.qformer.get_input_embeddings().weight
+    losses = []
+    for row in range(4):
+        caption = ids[row, : int(words[row].sum())].tolist()
+        for place in range(1, len(caption)):  # predict caption[place] from [DEC] and the words before it, no more
+            seen = torch.tensor([[dec, *caption[1:place]]])
+            mask = multimodal_causal_mask(QUERIES, torch.ones_like(seen))
+            last = module.encoder.query(image_tokens[row : row + 1], seen, mask)[0, -1]
+            log = (vocabulary @ module.word_transform(last) + module.word_bias).log_softmax(0)
+            losses.append(-0.9 * float(log[caption[place]]) - 0.1 * float(log.mean()))
+    assert float(module.itg(image_tokens, ids, words)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    trash = ids.masked_fill(words == 0, 17)
+    assert float(module.itg(image_tokens, trash, words)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@torch.no_grad()
+def test_written_words_are_the_likeliest_and_end(module: MultimodalRepresentation, image_tokens: Tensor) -> None:
+    free = module.write_words(image_tokens, end_token_id=-1, length=5)
+    assert free.shape == (4, 5)
+    seen = torch.tensor([[module.dec_token_id, *free[2, :4].tolist()]])
+    hidden = module.encoder.query(image_tokens[2:3], seen, multimodal_causal_mask(QUERIES, torch.ones_like(seen)))
+    logits = module.word_transform(hidden[0, -1]) @ module.encoder.qformer.get_input_embeddings().weight.T
+    assert int((logits + module.word_bias).argmax()) == int(free[2, 4])
+    end = int(free[0, 0])
+    ended = module.write_words(image_tokens[:1], end_token_id=end, length=5)
+    assert ended.tolist() == [[end]]
+
+
+def test_training_moves_the_qformer_alone() -> None:
+    model, rng = tiny_model(), np.random.default_rng(0)
+    corpus = Corpus(
+        images=rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
+        alphas=np.zeros((8, 32, 32), dtype=np.uint8),
+        templates=["a {}"] * 8,
+        details=[*CAPTIONS, *(f"{c} on the grass" for c in CAPTIONS)],
+        class_nouns=["dog"] * 8,
+    )
+    before = {k: v.clone() for k, v in model.multimodal_encoder.state_dict().items()}
+    config = TrainingConfig(steps=30, batch_size=8, learning_rate=3e-3)
+    settings = {"text_length": LENGTH, "progress": False, "device": "cpu"}
+    _, history = train_multimodal_representation(
+        model.multimodal_encoder, model.qformer_tokenizer, corpus, config, None, **settings
+    )
+    moved = {k.split(".")[0] for k, v in model.multimodal_encoder.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"qformer", "query_tokens"}
+    assert history[-1]["itg"] < 0.8 * history[0]["itg"]
+    assert history[-1]["loss"] == pytest.approx(sum(history[-1][k] for k in ("itc", "itm", "itg")), rel=1e-4)
+    assert F.cosine_similarity(before["query_tokens"], model.multimodal_encoder.query_tokens, -1).min() < 1

@@ -1,0 +1,337 @@
+"""The training loop: exact resume after a kill, accumulation, moving average, guards; run as a script it is the child
+process of the kill test."""
+
+import csv
+import errno
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bdkit.errors import InputError
+from bdkit.training_loop import (
+    TrainingConfig,
+    TrainingDiverged,
+    TrainingLoop,
+    step_generator,
+    trainable,
+    write_atomically,
+    write_json,
+)
+
+PLAIN = TrainingConfig(
+    steps=24, batch_size=4, learning_rate=1e-2, schedule="linear", warmup_steps=5, checkpoint_seconds=0
+)
+CONFIGS = {
+    "plain": PLAIN,
+    "ema": replace(PLAIN, ema_decay=0.9),
+    "accumulation": replace(PLAIN, gradient_accumulation_steps=3),
+    "both": replace(PLAIN, gradient_accumulation_steps=2, ema_decay=0.9, schedule="constant", seed=7),
+}
+
+
+class Regression(nn.Module):
+    """A net with everything that has to survive a kill: parameters, buffers, dropout, noise from the generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.GELU(), nn.Linear(16, 1))
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        noisy = batch + 0.1 * torch.randn(batch.shape, generator=generator)
+        loss = F.mse_loss(self.net(noisy), batch.sum(1, keepdim=True).sin())
+        return loss, {"twice": 2 * float(loss.detach())}
+
+
+def batches(step: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(4, 6, generator=generator) + 0.01 * step
+
+
+def loop(out: Path | None, config: TrainingConfig = PLAIN, **extra: Any) -> TrainingLoop:
+    extra.setdefault("module", Regression())
+    extra.setdefault("batches", batches)
+    return TrainingLoop(config=config, out=out, progress=False, device="cpu", **extra)
+
+
+def assert_same_run(resumed: TrainingLoop, undisturbed: TrainingLoop) -> None:
+    ours, theirs = resumed.module.state_dict(), undisturbed.module.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    drop = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.history]
+    assert drop == [{k: v for k, v in row.items() if k != "seconds"} for row in undisturbed.history]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_stopped_run_ends_like_an_undisturbed_one(name: str, tmp_path: Path) -> None:
+    def stop(step: int) -> None:
+        if step in (4, 15):
+            raise Stopped
+
+    undisturbed = loop(None, CONFIGS[name])
+    undisturbed.run()
+    for _ in range(2):  # the second start gets past step 4 only if it went on from a checkpoint
+        torch.manual_seed(random.randrange(1000))  # dropout must not depend on what the process drew before
+        with pytest.raises(Stopped):
+            loop(tmp_path, CONFIGS[name], on_step=stop if _ == 0 else lambda step: stop(max(step, 5))).run()
+    torch.rand(5)
+    resumed = loop(tmp_path, CONFIGS[name])
+    assert resumed.load_checkpoint()
+    assert resumed.step == 14
+    resumed.run()
+    assert_same_run(resumed, undisturbed)
+
+
+def child(out: Path) -> None:
+    def wait(step: int) -> None:
+        print(step, flush=True)
+        sys.stdin.readline()
+
+    loop(out, CONFIGS["both"], on_step=wait).run()
+
+
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    undisturbed = loop(None, CONFIGS["both"])
+    undisturbed.run()
+    last = random.randrange(3, 20)
+    command = [sys.executable, __file__, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for step in range(1, last + 1):
+            assert process.stdout.readline() == f"{step}\n"
+            process.stdin.write("\n")
+            process.stdin.flush()
+        time.sleep(random.random() * 0.01)  # somewhere in writing the checkpoint or in the next step
+        process.kill()
+    assert process.returncode == -9
+    resumed = loop(tmp_path, CONFIGS["both"])
+    assert resumed.load_checkpoint()
+    assert last - 1 <= resumed.step <= last
+    resumed.run()
+    assert_same_run(resumed, undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = loop(tmp_path, CONFIGS["ema"])
+    first.run()
+    again = loop(tmp_path, CONFIGS["ema"], batches=lambda step, generator: pytest.fail("trained again"))
+    again.run()
+    assert_same_run(again, first)
+
+
+class Quadratic(nn.Module):
+    """Least squares in float64, so that rounding is far below any tolerance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64))
+        self.frozen = nn.Parameter(torch.ones(1, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return ((batch @ self.weight - self.frozen) ** 2).mean(), {}
+
+
+def test_accumulation_of_two_halves_is_the_whole_batch() -> None:
+    data = torch.randn(12, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    config = replace(PLAIN, steps=12, max_grad_norm=0.5, weight_decay=0.1)
+    halves = loop(
+        None,
+        replace(config, gradient_accumulation_steps=2),
+        module=Quadratic(),
+        batches=lambda index, generator: data[index // 2, 4 * (index % 2) :][:4],
+    )
+    whole = loop(None, replace(config, batch_size=8), module=Quadratic(), batches=lambda index, generator: data[index])
+    start = Quadratic().weight.detach()
+    losses = [[row["loss"] for row in x.run()] for x in (halves, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert torch.allclose(halves.module.weight, whole.module.weight, rtol=0, atol=1e-9)
+    assert (whole.module.weight - start).abs().min() > 1e-3
+    assert whole.module.frozen == 1
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    def poisoned(index: int, generator: torch.Generator) -> Tensor:
+        return batches(index, generator) * (float("nan") if index == 11 else 1)
+
+    config = replace(PLAIN, gradient_accumulation_steps=2)
+    kept: list[Tensor] = []
+    module = Regression()
+    ill = loop(
+        tmp_path,
+        config,
+        module=module,
+        batches=poisoned,
+        name="stage 9",
+        on_step=lambda step: kept.append(module.net[0].weight.detach().clone()),
+    )
+    with pytest.raises(
+        TrainingDiverged, match=r"^stage 9: the loss is nan at step 5, batch 11 \(seed 0\).*kept"
+    ) as caught:
+        ill.run()
+    assert "\n" not in str(caught.value)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 5
+    assert torch.equal(state["module"][0], kept[-1])
+    healthy, undisturbed = loop(tmp_path, config), loop(None, config)
+    healthy.run()
+    undisturbed.run()
+    assert_same_run(healthy, undisturbed)
+
+
+def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    loop(tmp_path, replace(PLAIN, steps=3)).run()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match=r"other settings; choose another folder") as caught:
+        loop(tmp_path, replace(PLAIN, steps=3, learning_rate=1e-3)).run()
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    loop(tmp_path, replace(PLAIN, steps=3, checkpoint_seconds=9)).run()  # how often to save is nobody's business
+
+
+def test_moving_average_against_a_plain_loop() -> None:
+    module = Quadratic()
+    seen: list[Tensor] = []
+    ema = loop(
+        None,
+        replace(PLAIN, ema_decay=0.8, schedule="constant"),
+        module=module,
+        batches=lambda index, generator: torch.randn(4, 6, dtype=torch.float64, generator=generator),
+        on_step=lambda step: seen.append(module.weight.detach().clone()),
+    )
+    ema.run()
+    average = seen[0]
+    for index, weight in enumerate(seen[1:], start=1):
+        decay = min(0.8, 1 - (1 + index) ** (-2 / 3))
+        average = decay * average + (1 - decay) * weight
+    assert len(seen) == PLAIN.steps
+    assert torch.allclose(module.weight, average, rtol=0, atol=1e-12)
+    assert (average - seen[-1]).abs().max() > 1e-3
+
+
+def test_learning_rate_factor() -> None:
+    constant = replace(PLAIN, schedule="constant", warmup_steps=4, steps=10)
+    assert [constant.factor(k) for k in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    linear = replace(PLAIN, schedule="linear", warmup_steps=0, steps=10)
+    assert [linear.factor(k) for k in range(10)] == pytest.approx([1 - k / 10 for k in range(10)])
+    assert replace(linear, warmup_steps=2).factor(0) == 0.5
+    with pytest.raises(InputError, match="'cosine' is not known; use 'constant' or 'linear'"):
+        replace(PLAIN, schedule="cosine").factor(0)
+
+
+def test_each_group_moves_at_its_own_rate_times_the_factor() -> None:
+    module = nn.ParameterDict({"a": nn.Parameter(torch.zeros(3)), "b": nn.Parameter(torch.zeros(3))})
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.values = module
+
+        def forward(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+            return -(self.values["a"] + self.values["b"]).sum(), {}
+
+    config = replace(PLAIN, steps=2, warmup_steps=2, schedule="constant", weight_decay=0.0)
+    groups = [([module["a"]], 0.1), ([module["b"]], 0.02)]
+    loop(None, config, module=Sum(), batches=lambda index, generator: None, groups=groups).run()
+    # Adam moves by the rate itself when the gradient never changes: half of it, then all of it.
+    assert torch.allclose(module["a"], torch.full((3,), 0.15), atol=1e-5)
+    assert torch.allclose(module["b"], torch.full((3,), 0.03), atol=1e-5)
+
+
+def test_records_of_a_run(tmp_path: Path) -> None:
+    module = Regression().eval()
+    history = loop(tmp_path, replace(PLAIN, steps=6), module=module, name="a name").run()
+    assert not module.training
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["name"] == "a name"
+    assert record["config"]["learning_rate"] == 1e-2
+    assert record["final"] == history[-1]
+    assert record["trained_parameters"] == sum(p.numel() for p in module.parameters())
+    with (tmp_path / "loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [float(row["twice"]) for row in rows] == [row["twice"] for row in history]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "loss.csv", "run.json"]
+
+
+def test_step_generators_differ_by_seed_step_and_rank() -> None:
+    ids = [(seed, step, rank) for seed in (0, 1) for step in (0, 1, 2) for rank in (0, 1)]
+    draws = {float(torch.rand((), dtype=torch.float64, generator=step_generator(*each))) for each in ids}
+    assert len(draws) == len(ids)
+    assert torch.equal(torch.rand(3, generator=step_generator(4, 2)), torch.rand(3, generator=step_generator(4, 2)))
+
+
+def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "new folder" / "file.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(target, write)
+    assert json.loads(target.read_text()) == {"a": 1}
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 64 KiB: a tmpfs where we may mount one, else by the process's own file size limit."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    mounted = False
+    with suppress(OSError):
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    if mounted:
+        yield place
+        subprocess.run(["umount", str(place)], check=True)
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+    yield place
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(full_disk: Path) -> None:
+    small = loop(full_disk, replace(PLAIN, steps=2))
+    small.run()
+    names = sorted(p.name for p in full_disk.iterdir())
+    before = (full_disk / "checkpoint.pt").read_bytes()
+    small.module.register_buffer("too_much", torch.zeros(1 << 16))
+    with pytest.raises((OSError, RuntimeError)):  # torch's own writer raises a RuntimeError
+        small.save_checkpoint()
+    assert (full_disk / "checkpoint.pt").read_bytes() == before
+    with pytest.raises(OSError):  # noqa: PT011  which error it is depends on the disk
+        write_json(full_disk / "run.json", ["x" * 100] * 2000)
+    assert json.loads((full_disk / "run.json").read_text())["config"]["steps"] == 2
+    assert sorted(p.name for p in full_disk.iterdir()) == names
+
+
+def test_trainable_switches_gradients() -> None:
+    module = Regression()
+    assert len(trainable(module, False)) == len(list(module.parameters()))
+    assert not any(p.requires_grad for p in module.parameters())
+    assert all(p.requires_grad for p in trainable(module))
+
+
+if __name__ == "__main__":
+    child(Path(sys.argv[1]))
