@@ -106,7 +106,7 @@ def _default_text(field: "dataclasses.Field[Any]") -> str:
 
 
 def _docstring_fields(config_class: type) -> dict[str, str]:
-    """The "name: text" lines of the docstrings of a class and its bases, continuation lines (indented deeper) joined."""
+    """The "name: text" lines of the docstrings of a class and its bases; lines that are indented deeper continue."""
     names = {field.name for field in dataclasses.fields(config_class)}
     found: dict[str, str] = {}
     current, indent = "", 0

@@ -104,7 +104,7 @@ class PretrainConfig:
     multimodal_representation: TrainingConfig
     subject_representation: TrainingConfig
     evaluator_scale: float = field(default=1.0, metadata={"help": "length of the evaluators' training, 1 = full"})
-    mattes: int = field(default=1024, metadata={"help": "pictures whose matte comes from closed-form matting"})
+    mattes: int = field(default=512, metadata={"help": "pictures whose matte comes from closed-form matting"})
     subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
     backgrounds: int = field(default=4096, metadata={"help": "pictures without a subject, to blend cut-outs on"})
 
@@ -138,7 +138,7 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
             steps=steps(400), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
         "subject_representation": TrainingConfig(
-            steps=steps(4000), batch_size=16, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(3300), batch_size=16, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
         ),
     }
     return PretrainConfig(**(config | changes))

@@ -70,11 +70,11 @@ def closed_form_matte(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray,
         image: uint8 (H, W, 3).
         known: trimap (H, W).
     """
-    from pymatting import estimate_alpha_cf, estimate_foreground_ml
-
     pixels = image.astype(np.float64) / 255
     if not (known == 1).any() or not (known == 0).any():
         return (known == 1).astype(np.float64), pixels  # nothing to solve for
+    from pymatting import estimate_alpha_cf, estimate_foreground_ml
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         alpha = estimate_alpha_cf(pixels, known)

@@ -138,7 +138,8 @@ class MultimodalRepresentation(nn.Module):
         itc = self.itc(image_to_text, text_to_image)
         itm, accuracy = self.itm(image_tokens, ids, mask, negatives)
         itg = self.itg(image_tokens, ids, mask)
-        return itc + itm + itg, {"itc": float(itc), "itm": float(itm), "itg": float(itg), "itm_acc": float(accuracy)}
+        parts = {"itc": itc, "itm": itm, "itg": itg, "itm_acc": accuracy}
+        return itc + itm + itg, {name: float(value.detach()) for name, value in parts.items()}
 
 
 @torch.no_grad()

@@ -25,6 +25,9 @@ from bdkit.diffusion import (
 from bdkit.errors import InputError
 from bdkit.models.tiny import tiny_model
 
+# numpy's remark on what diffusers does with tensors
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
 SCHEDULERS = (
     "DDIM",
     "PNDM",

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -55,7 +54,8 @@ def test_saving_and_loading_keeps_every_bit(model: BlipDiffusion, saved: Path) -
     loaded = BlipDiffusion.from_pretrained(saved)
     assert_same_weights(model, loaded)
     assert loaded.defaults == model.defaults
-    assert loaded.scheduler.config == model.scheduler.config | {"_diffusers_version": diffusers.__version__}
+    settings = [{k: v for k, v in m.scheduler.config.items() if k[0] != "_"} for m in (model, loaded)]
+    assert settings[0] == settings[1]
     assert loaded.source == str(saved)
     assert loaded.tokenizer("a dog").input_ids == model.tokenizer("a dog").input_ids
     assert loaded.qformer_tokenizer("a dog").input_ids == model.qformer_tokenizer("a dog").input_ids

@@ -38,8 +38,7 @@ def test_each_word_is_one_token(clip: CLIPTokenizer) -> None:
 
 def test_the_rare_token_is_one_and_nothing_else_uses_it(clip: CLIPTokenizer) -> None:
     (rare,) = clip(RARE_TOKEN, add_special_tokens=False).input_ids
-    assert RARE_TOKEN not in VOCABULARY
-    assert all(rare not in clip(word).input_ids for word in VOCABULARY)
+    assert all(rare not in clip(word).input_ids for word in VOCABULARY if word != RARE_TOKEN)
 
 
 @pytest.mark.parametrize("text", TEXTS)

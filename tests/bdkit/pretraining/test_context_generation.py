@@ -1,0 +1,261 @@
+"""Prompted context generation: trimap, matte, blend, and the batches that stage 2 makes of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdkit.models.images import pixels_from_arrays
+from bdkit.models.tiny import tiny_model
+from bdkit.pretraining.context_generation import (
+    blend,
+    build_mattes,
+    closed_form_matte,
+    matte_of_scene,
+    trimap,
+    trimap_of_mask,
+)
+from bdkit.pretraining.corpus import Corpus
+from bdkit.pretraining.subject_representation import (
+    SubjectBatches,
+    SubjectRepresentationConfig,
+    jitter_cutout,
+    train_subject_representation,
+)
+from bdkit.training_loop import TrainingConfig
+
+SIZE = 32
+NOUNS = ("dog", "cat", "vase", "backpack")
+
+
+def random_pictures(count: int, seed: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def soft_disc(size: int, radius: float, softness: float, centre: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+    """Exact alpha (size, size) of a disc whose edge falls from 1 to 0 over ``softness`` pixels."""
+    y, x = np.mgrid[:size, :size] + 0.5
+    distance = np.hypot(x - centre[0] * size, y - centre[1] * size)
+    return np.clip((radius - distance) / softness + 0.5, 0, 1)
+
+
+def test_trimap_against_a_loop() -> None:
+    probability = np.array([[0.0, 0.1, 0.11, 0.5], [0.89, 0.9, 0.91, 1.0]])
+    known = trimap(probability)
+    for value, got in zip(probability.flat, known.flat, strict=True):
+        assert got == (1.0 if value >= 0.9 else 0.0 if value <= 0.1 else 0.5)
+    assert trimap(probability, foreground=0.6, background=0.4)[0, 3] == 0.5
+    assert trimap(probability, foreground=0.5)[0, 3] == 1.0
+
+
+@pytest.mark.parametrize("band", [1, 2, 4])
+def test_the_unknown_band_has_its_width_on_both_sides(band: int) -> None:
+    mask = np.zeros((40, 40), dtype=np.uint8)
+    mask[:, 20:] = 255
+    known = trimap_of_mask(mask, band)[20]  # far from the picture's rim
+    assert np.flatnonzero(known[:35] == 0.5).tolist() == list(range(20 - band, 20 + band))
+    assert (known[: 20 - band] == 0).all()
+    assert (known[20 + band : 35] == 1).all()
+
+
+def test_masks_without_an_edge_need_no_solver() -> None:
+    (picture,) = random_pictures(1, 0, 12)
+    for value in (0, 255):
+        foreground, alpha = matte_of_scene(picture, np.full((12, 12), value, dtype=np.uint8))
+        assert np.array_equal(foreground, picture)
+        assert (alpha[4:8, 4:8] == value).all()
+
+
+@pytest.mark.slow
+def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
+    alpha = soft_disc(48, 14, 5)
+    y, x = np.mgrid[:48, :48] / 47
+    front = np.stack([0.9 - 0.1 * x, 0.2 + 0.1 * y, 0.1 + 0 * x], -1)
+    back = np.stack([0.1 + 0.1 * y, 0.4 + 0.1 * x, 0.8 - 0.1 * y], -1)
+    picture = ((alpha[..., None] * front + (1 - alpha[..., None]) * back) * 255).round().astype(np.uint8)
+    known = trimap_of_mask((alpha * 255).astype(np.uint8), band=4)
+    matte, colours = closed_form_matte(picture, known)
+    unknown = known == 0.5
+    assert np.abs(matte - alpha).mean() < 0.03
+    assert np.abs(matte - alpha)[unknown].mean() < 0.06
+    assert np.abs(np.round(known) - alpha)[unknown].mean() > 0.2  # so the solver did something
+    assert np.abs(colours - front)[alpha > 0.5].mean() < 0.05
+    # On another background the disc looks as if it had been drawn there.
+    other = random_pictures(1, 0, 48)[0]
+    foreground, cut = matte_of_scene(picture, (alpha * 255).astype(np.uint8))
+    assert foreground.dtype == cut.dtype == np.uint8
+    truth = alpha[..., None] * front * 255 + (1 - alpha[..., None]) * other
+    assert np.abs(blend(foreground, cut, other) - truth).mean() < 6
+
+
+def test_blend_against_a_float_loop() -> None:
+    front, back = random_pictures(2, 1, 6), random_pictures(2, 2, 6)
+    alpha = np.random.default_rng(3).integers(0, 256, (2, 6, 6), dtype=np.uint8)
+    alpha[0, 0, :2] = 0, 255
+    mixed = blend(front, alpha, back)
+    for index in np.ndindex(mixed.shape):
+        weight = int(alpha[index[:3]]) / 255
+        exact = weight * int(front[index]) + (1 - weight) * int(back[index])
+        assert abs(int(mixed[index]) - exact) <= 0.5001
+    assert mixed.dtype == np.uint8
+    assert np.array_equal(mixed[0, 0, 0], back[0, 0, 0])
+    assert np.array_equal(mixed[0, 0, 1], front[0, 0, 1])
+
+
+@pytest.mark.slow
+def test_mattes_are_kept_and_only_missing_parts_are_made(tmp_path: Path) -> None:
+    pictures = random_pictures(7, 4, 16)
+    masks = np.stack([(soft_disc(16, 4 + k / 2, 2) * 255).astype(np.uint8) for k in range(7)])
+    settings = {"part": 3, "workers": 1, "progress": False}
+    foregrounds, alphas = build_mattes(pictures, masks, tmp_path, **settings)
+    for k in range(7):  # in the order of the pictures
+        expected = matte_of_scene(pictures[k], masks[k])
+        assert np.array_equal(foregrounds[k], expected[0])
+        assert np.array_equal(alphas[k], expected[1])
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    files[1].unlink()
+    times = [files[0].stat().st_mtime_ns, files[2].stat().st_mtime_ns]
+    again = build_mattes(pictures, masks, tmp_path, **settings)
+    assert np.array_equal(again[0], foregrounds)
+    assert np.array_equal(again[1], alphas)
+    assert [files[0].stat().st_mtime_ns, files[2].stat().st_mtime_ns] == times
+    assert sorted(tmp_path.iterdir()) == files
+
+
+def test_jitter_moves_colours_and_alpha_together() -> None:
+    alpha = (soft_disc(64, 14, 2, (0.4, 0.55)) * 255).astype(np.uint8)
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[..., 1] = 255  # what is around the subject is green; none of it may come along
+    image[alpha > 0] = (200, 0, 0)
+    split = round(0.4 * 64)
+    image[:, split:][alpha[:, split:] > 0] = (0, 0, 200)
+    mirrored, areas, shifts = 0, [], []
+    for seed in range(60):
+        moved, cut = jitter_cutout(image, alpha, np.random.default_rng(seed))
+        assert moved.shape == (64, 64, 3)
+        assert cut.shape == (64, 64)
+        assert moved[..., 1][cut > 128].max() < 30
+        assert (moved[..., 0].astype(int) + moved[..., 2])[cut > 128].min() > 150
+        red, blue = ((moved[..., c] > 150) & (cut > 200) for c in (0, 2))
+        flipped = bool(np.nonzero(red)[1].mean() > np.nonzero(blue)[1].mean())
+        mirrored += flipped
+        areas.append(cut.sum() / alpha.sum())
+        y, x = (float((grid * cut).sum() / cut.sum()) + 0.5 for grid in np.mgrid[:64, :64])
+        x = 64 - x if flipped else x
+        scale = np.sqrt(areas[-1])
+        shifts.append((x - (32 + (0.4 * 64 - 32) * scale), y - (32 + (0.55 * 64 - 32) * scale)))
+    assert 18 <= mirrored <= 42
+    assert 0.6 < min(areas) < 0.75
+    assert 1.2 < max(areas) < 1.4
+    largest = np.abs(shifts).max(0)
+    assert ((largest > 5) & (largest < 7)).all()  # 10 % of 64 pixels
+
+
+def batches(jitter: bool = True, mattes: bool = False, size: int = 16, seed: int = 0) -> SubjectBatches:
+    count = 48
+    corpus = Corpus(
+        images=random_pictures(count, 5),
+        alphas=np.stack([(soft_disc(SIZE, 8 + k % 3, 1) * 255).astype(np.uint8) for k in range(count)]),
+        templates=["a {} in the snow", "a red {}", "a picture of a {} on the grass"] * 16,
+        details=["a dog"] * count,
+        class_nouns=list(NOUNS) * 12,
+    )
+    made = (255 - corpus.images[:5], corpus.alphas[:5] // 2) if mattes else None
+    training = TrainingConfig(steps=3, batch_size=size, learning_rate=1e-3, seed=seed)
+    settings = SubjectRepresentationConfig(jitter=jitter)
+    latents = torch.arange(float(count)).view(count, 1, 1, 1).expand(count, 4, 8, 8).half()
+    return SubjectBatches(tiny_model(), corpus, latents, random_pictures(9, 6), made, training, settings)
+
+
+def test_shares_of_dropped_subjects_and_empty_prompts() -> None:
+    made = batches()
+    empty, _ = made.model.tokenize([""], None, with_subject=False)
+    counts = {"subject": 0, "dropped": 0, "empty": 0}
+    steps = 110
+    for step in range(steps):
+        batch = made(step, torch.Generator())
+        chosen = made.indices(step)
+        for k, index in enumerate(chosen):
+            noun, template = made.corpus.class_nouns[index], made.corpus.templates[index]
+            if batch.subject_mask[k].any():
+                expected = made.model.tokenize([template], [noun], with_subject=True)
+                counts["subject"] += 1
+            elif torch.equal(batch.input_ids[k], empty[0]):
+                counts["empty"] += 1
+                continue
+            else:
+                expected = made.model.tokenize([template], [noun], with_subject=False)
+                counts["dropped"] += 1
+            assert torch.equal(batch.input_ids[k], expected[0][0])
+            assert torch.equal(batch.subject_mask[k], expected[1][0])
+    total = 16 * steps
+    assert counts["dropped"] / total == pytest.approx(0.15, abs=0.03)
+    assert counts["empty"] / total == pytest.approx(0.10, abs=0.025)
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    one, two = batches(), batches()
+    for step in (4, 0):  # in any order
+        ours, theirs = one(step, torch.Generator()), two(step, torch.Generator())
+        two(9, torch.Generator())
+        for name, value in vars(ours).items():
+            assert torch.equal(value, getattr(theirs, name)), name
+    assert not torch.equal(batches(seed=1)(0, torch.Generator()).pixels, one(0, torch.Generator()).pixels)
+
+
+def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> None:
+    made = batches(jitter=False)
+    batch = made(2, torch.Generator())
+    tokens = made.model.qformer_tokenizer(list(NOUNS)).input_ids
+    backgrounds = set()
+    for k, index in enumerate(made.indices(2)):
+        assert (batch.latents[k] == float(index)).all()
+        assert batch.word_ids[k].tolist() == tokens[index % 4]
+        options = blend(made.corpus.images[index], made.corpus.alphas[index], made.backgrounds)
+        fits = [n for n, p in enumerate(pixels_from_arrays(options, clip=True)) if torch.equal(p, batch.pixels[k])]
+        assert len(fits) == 1
+        backgrounds |= set(fits)
+        target = pixels_from_arrays(made.corpus.images[index][None], clip=True)[0]
+        same = (batch.pixels[k] == target).all(0)
+        assert 0.1 < same.float().mean() < 0.5  # the subject, not the picture
+    assert len(backgrounds) > 3
+
+
+def test_mattes_serve_the_pictures_that_have_one() -> None:
+    made = batches(jitter=False, mattes=True)
+    chosen = np.array([4, 5])
+    pictures = made.inputs(chosen, np.random.default_rng(0))
+    assert any(
+        np.array_equal(pictures[0], blend(255 - made.corpus.images[4], made.corpus.alphas[4] // 2, b))
+        for b in made.backgrounds
+    )
+    assert any(
+        np.array_equal(pictures[1], blend(made.corpus.images[5], made.corpus.alphas[5], b)) for b in made.backgrounds
+    )
+
+
+def test_stage_two_trains_all_but_the_image_encoder_and_the_autoencoder() -> None:
+    made = batches()
+    model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
+    history = train_subject_representation(
+        model,
+        made.corpus,
+        made.latents / 48,
+        made.backgrounds,
+        made.training,
+        made.config,
+        None,
+        progress=False,
+        device="cpu",
+    )
+    assert len(history) == 3
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    frozen = {k for k in before if k.startswith(("vae.", "multimodal_encoder.vision_model."))}
+    assert not moved & frozen
+    for part in ("unet.", "text_encoder.", "multimodal_encoder.qformer.", "multimodal_encoder.projection."):
+        assert any(k.startswith(part) for k in moved), part
+    assert "multimodal_encoder.query_tokens" in moved
+    assert Image.fromarray(made.backgrounds[0]).size == (SIZE, SIZE)

@@ -1,0 +1,89 @@
+"""The whole pre-training at mini size, end to end with a handful of steps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bdkit.errors import InputError
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.checkpoints import checkpoint_hash
+from bdkit.presets import PRETRAIN
+from bdkit.pretraining.mini import REQUIRES, STAGES, pretrain_mini, random_backgrounds
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize(("stage", "missing"), [(s, REQUIRES[s][0]) for s in STAGES if REQUIRES[s]])
+def test_a_stage_without_what_comes_before_is_one_line(stage: str, missing: str, tmp_path: Path) -> None:
+    message = f"{stage} needs {missing}, which is not finished in .*; run `bdkit pretrain {missing}`"
+    with pytest.raises(InputError, match=message) as caught:
+        pretrain_mini(tmp_path, smoke=True, stages=[stage], progress=False, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_stage_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown stage 'stage3'; the stages are autoencoder, image-encoder, base"):
+        pretrain_mini(tmp_path, stages=["stage3"])
+
+
+def test_stages_come_after_what_they_need() -> None:
+    for place, stage in enumerate(STAGES):
+        assert set(REQUIRES[stage]) <= set(STAGES[:place])
+    assert set(PRETRAIN) == {"mini", "mini-smoke"}
+    assert PRETRAIN["mini"].model == PRETRAIN["mini-smoke"].model
+
+
+def test_backgrounds_are_random_pictures_of_all_places() -> None:
+    pictures = random_backgrounds(40, 0)
+    assert pictures.shape == (40, 64, 64, 3)
+    assert pictures.dtype == np.uint8
+    assert np.array_equal(pictures, random_backgrounds(40, 0))
+    assert not np.array_equal(pictures, random_backgrounds(40, 1))
+    assert len({p.tobytes() for p in pictures}) == 40
+
+
+@pytest.mark.slow
+def test_everything_once(tmp_path: Path) -> None:
+    def run() -> Path:
+        return pretrain_mini(tmp_path, smoke=True, progress=False, device="cpu")
+
+    weights = run()
+    for stage in STAGES:
+        record = json.loads((tmp_path / stage / "run.json").read_text())
+        assert record["final"]["step"] == record["config"]["steps"]
+        assert np.isfinite(record["final"]["loss"])
+        assert (tmp_path / stage / "loss.csv").exists()
+    card = (weights / "mini" / "README.md").read_text()
+    assert all(f"| {stage} |" in card for stage in STAGES)
+    assert "256 scenes" in card
+
+    model, base = (BlipDiffusion.from_pretrained(weights / name) for name in ("mini", "mini-base"))
+    ours, theirs = model.state_dict(), base.state_dict()
+    moved = {k.split(".")[0] for k in ours if not torch.equal(ours[k], theirs[k])}
+    assert moved == {"unet", "text_encoder"}
+    assert model.vae.config.scaling_factor != 1.0
+    (picture,) = model("a {} in the jungle", target_subject="dog", num_inference_steps=2, seeds=[0])
+    assert picture.size == (64, 64)
+
+    # A second call trains nothing.
+    before = {stage: contents(tmp_path / stage) for stage in (*STAGES, "corpus", "mattes")}
+    names = {name: checkpoint_hash(weights / name) for name in ("mini", "mini-base")}
+    run()
+    assert {stage: contents(tmp_path / stage) for stage in before} == before
+    assert {name: checkpoint_hash(weights / name) for name in names} == names
+
+    # Killed between the last step of a stage and its weights: the checkpoint has it all.
+    path = tmp_path / "stage2" / "weights.safetensors"
+    finished = path.read_bytes()
+    path.unlink()
+    assert pretrain_mini(tmp_path, smoke=True, stages=["stage2"], progress=False, device="cpu") == weights
+    assert path.read_bytes() == finished
+    assert {name: checkpoint_hash(weights / name) for name in names} == names
