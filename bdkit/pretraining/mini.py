@@ -82,9 +82,18 @@ class MiniPretraining:
         self.out, self.config, self.progress = out, config, progress
         self.loop: dict[str, Any] = {"progress": progress, "device": device}
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._claim_folder()
         self.model = new_model(config.model).to(self.device)
         self._corpus: Corpus | None = None
         self._latents: Tensor | None = None
+
+    def _claim_folder(self) -> None:
+        """Write down the settings of this run, or refuse a folder that holds a run with others."""
+        path, settings = self.out / "settings.json", json.loads(json.dumps(asdict(self.config)))
+        if not path.exists():
+            write_json(path, settings)
+        elif json.loads(path.read_text()) != settings:
+            raise InputError(f"{self.out} holds a pre-training with other settings; choose another folder or remove it")
 
     @property
     def corpus(self) -> Corpus:

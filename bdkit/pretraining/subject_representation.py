@@ -22,7 +22,7 @@ from bdkit.training_loop import TrainingConfig, TrainingLoop
 class SubjectRepresentationConfig:
     """Settings of stage 2 beside the training's own.
 
-    Paper: one learning rate of 2e-6 for all; here: one a part, because the Q-Former's projection starts from nothing.
+    Paper: one learning rate of 2e-6 for all; here: one a part, because the U-Net has seen far less before.
     Paper: the cut-out keeps its place; here: it is mirrored, scaled and shifted at random (``jitter``), because
     otherwise the model copies the reference's pose.
     """
@@ -30,8 +30,8 @@ class SubjectRepresentationConfig:
     subject_drop: float = 0.15
     empty_share: float = 0.1
     unet_rate: float = 4e-4
-    text_rate: float = 3e-4
-    multimodal_rate: float = 1e-3
+    text_rate: float = 2e-4
+    multimodal_rate: float = 2e-4  # at 1e-3 the projection's bias drowned the subject: every subject got one prompt
     jitter: bool = True
 
 
