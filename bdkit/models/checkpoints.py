@@ -132,7 +132,7 @@ def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusio
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar for the second that loading takes; it would break into the caller's own."""
+    """No progress bar for the second that loading or saving takes; it would break into the caller's own."""
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -196,8 +196,9 @@ def save_model(
             "qformer_tokenizer": model.qformer_tokenizer.save_pretrained,
             "scheduler": model.scheduler.save_pretrained,
         }
-        for part in only:
-            writers[part](temporary / part)
+        with _quiet():
+            for part in only:
+                writers[part](temporary / part)
         (temporary / "model_index.json").write_text(json.dumps(_model_index(model), indent=1) + "\n")
         record = {k: v for k, v in model.record.items() if k not in ("sha256", "subject_class", "parts_from")}
         if model.subject_embeddings is not None:
