@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dreambench.errors import InputError
 
@@ -27,6 +27,7 @@ QUICK_OBJECT_PROMPTS = (0, 2, 12, 20)
 QUICK_SAMPLES = 2
 
 PromptKind = Literal["context", "outfit", "property"]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Suite:
         return sum(len(self.prompts(subject)) for subject in self.subjects) * self.samples_per_prompt
 
     def limited(self, subjects: int | None = None, prompts: int | None = None, samples: int | None = None) -> "Suite":
-        """The suite with only the first n subjects, prompts of each list and samples; None keeps all.
+        """The suite with only n subjects and prompts of each list, spread evenly over them, and n samples; None keeps all.
 
         Raises InputError for a limit below 1.
         """
@@ -99,11 +100,18 @@ class Suite:
                 raise InputError(f"a limit of {limit} {name} leaves nothing to measure; give at least 1")
         return replace(
             self,
-            subjects=self.subjects[:subjects],
-            live_prompts=self.live_prompts[:prompts],
-            object_prompts=self.object_prompts[:prompts],
+            subjects=_spread(self.subjects, subjects),
+            live_prompts=_spread(self.live_prompts, prompts),
+            object_prompts=_spread(self.object_prompts, prompts),
             samples_per_prompt=min(self.samples_per_prompt, samples or self.samples_per_prompt),
         )
+
+
+def _spread(items: tuple[Item, ...], count: int | None) -> tuple[Item, ...]:
+    """`count` of the items at even distances, the first among them; all when there are no more."""
+    if count is None or count >= len(items):
+        return items
+    return tuple(items[index * len(items) // count] for index in range(count))
 
 
 def load_suite(name: str) -> Suite:

@@ -32,8 +32,8 @@ class BenchConfig:
     methods: names of the rows to run; none: all
     seed_sets: independent seed sets, such as 0,1,2
     photos: folder of the DreamBench photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones
-    subjects: measure only the first so many subjects
-    prompts: measure only the first so many prompts of each list
+    subjects: measure only so many subjects, spread evenly over the suite
+    prompts: measure only so many prompts of each list, spread evenly over it
     samples: measure only the first so many pictures a prompt
     protocol: encoders that score, mini or dreambench; none: mini for mini suites and models, else dreambench
     batch_size: pictures generated together; none: as many as suit the device

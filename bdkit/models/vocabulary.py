@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -15,24 +16,32 @@ def clip_tokenizer(words: Sequence[str], max_length: int) -> CLIPTokenizer:
     """Byte-level BPE with end-of-word marks: each of ``words`` (and the rare token) is one token, other text is bytes.
 
     Args:
-        words: lower-case words, sorted so that the ids are the same everywhere.
+        words: lower-case words, sorted so that the ids are the same everywhere; what a hyphen joins counts as words.
         max_length: positions of the text encoder (``model_max_length``).
     """
     alphabet = sorted(ByteLevel.alphabet())
     vocab = {symbol: index for index, symbol in enumerate([*alphabet, *(f"{a}</w>" for a in alphabet)])}
-    merges: list[str] = []
-    for word in sorted({*words, RARE_TOKEN}):
-        pieces = [*word[:-1], f"{word[-1]}</w>"]
-        left = pieces[0]
-        for right in pieces[1:]:
-            pair = f"{left} {right}"
-            left += right
-            if pair not in merges:
-                merges.append(pair)
-            vocab.setdefault(left, len(vocab))
+    merges: list[tuple[str, str]] = []
+    pieces = {part for word in {*words, RARE_TOKEN} for part in re.findall("[a-z]+", word)}
+    splits = [[*piece[:-1], f"{piece[-1]}</w>"] for piece in sorted(pieces)]
+    for split in splits:
+        while len(split) > 1:  # each merge goes through all words at once, as the tokenizer will apply it
+            pair = (split[0], split[1])
+            merges.append(pair)
+            vocab.setdefault(pair[0] + pair[1], len(vocab))
+            for other in splits:
+                _merge(other, pair)
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(m.split(" ")) for m in merges], model_max_length=max_length)
+    return CLIPTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), model_max_length=max_length)
+
+
+def _merge(symbols: list[str], pair: tuple[str, str]) -> None:
+    index = 0
+    while index < len(symbols) - 1:
+        if (symbols[index], symbols[index + 1]) == pair:
+            symbols[index : index + 2] = [pair[0] + pair[1]]
+        index += 1
 
 
 def bert_tokenizer(words: Sequence[str], max_length: int) -> BertTokenizer:

@@ -65,9 +65,10 @@ def test_unknown_suite_lists_the_known(name: str) -> None:
         load_suite(name)
 
 
-def test_limits_take_the_first() -> None:
+def test_limits_spread_evenly() -> None:
     suite = load_suite("mini").limited(subjects=2, prompts=3, samples=1)
-    assert [subject.name for subject in suite.subjects] == ["backpack", "backpack_dog"]
+    assert [subject.name for subject in suite.subjects] == ["backpack", "dog7"]
+    assert [prompt.index for prompt in suite.object_prompts] == [0, 8, 16]
     assert suite.n_pictures == 6
     assert suite.hash != load_suite("mini").hash
     assert load_suite("mini").limited() == load_suite("mini")
