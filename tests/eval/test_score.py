@@ -88,10 +88,10 @@ def test_generated_against_a_plain_loop(out: Path) -> None:
 
 
 def test_missing_pictures_are_listed(out: Path) -> None:
-    lost = [out / "pictures/seed0/tiny-2/dog/00-0.png", out / "pictures/seed0/tiny-2/cat/02-1.png"]
+    lost = [out / "pictures/seed0/tiny-2/dog/00-0.png", out / "pictures/seed0/tiny-2/vase/12-1.png"]
     for path in lost:
         path.unlink()
-    with pytest.raises(InputError, match=r"2 pictures are missing .*dog/00-0\.png.*cat/02-1\.png"):
+    with pytest.raises(InputError, match=r"2 pictures are missing .*dog/00-0\.png.*vase/12-1\.png"):
         score(out)
     assert not (out / "scores.csv").exists()
     listed = (out / "missing.txt").read_text().split()
