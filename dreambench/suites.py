@@ -91,7 +91,7 @@ class Suite:
         return sum(len(self.prompts(subject)) for subject in self.subjects) * self.samples_per_prompt
 
     def limited(self, subjects: int | None = None, prompts: int | None = None, samples: int | None = None) -> "Suite":
-        """The suite with only n subjects and prompts of each list, spread evenly over them, and n samples; None keeps all.
+        """The suite with n subjects and prompts of each list, spread evenly over them, and n samples; None keeps all.
 
         Raises InputError for a limit below 1.
         """

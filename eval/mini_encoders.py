@@ -160,7 +160,7 @@ def _fit(
     optimizer = torch.optim.AdamW(
         _groups(task, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.98), fused=True
     )
-    data = hashlib.sha256(np.ascontiguousarray(task.pool.images[::101])).hexdigest()[:16]
+    data = hashlib.sha256(np.ascontiguousarray(task.pool.images[::101]).tobytes()).hexdigest()[:16]
     settings = json.dumps({**asdict(training), **_plain(task.config), "data": data, "bf16": bfloat16})
     state = _resume(path, settings, task, optimizer)
     started, saved = time.monotonic(), time.monotonic()

@@ -197,7 +197,7 @@ class ClipTask(Task):
     def after_step(self, progress: float) -> None:
         """Keeps the temperature where CLIP keeps it."""
         with torch.no_grad():
-            self.network.logit_scale.clamp_(0.0, float(np.log(100.0)))  # type: ignore[operator,union-attr]
+            self.network.logit_scale.clamp_(0.0, float(np.log(100.0)))  # type: ignore[operator]
 
 
 class DinoHead(nn.Module):
