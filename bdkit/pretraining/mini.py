@@ -82,18 +82,19 @@ class MiniPretraining:
         self.out, self.config, self.progress = out, config, progress
         self.loop: dict[str, Any] = {"progress": progress, "device": device}
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._claim_folder()
         self.model = new_model(config.model).to(self.device)
         self._corpus: Corpus | None = None
         self._latents: Tensor | None = None
 
-    def _claim_folder(self) -> None:
-        """Write down the settings of this run, or refuse a folder that holds a run with others."""
-        path, settings = self.out / "settings.json", json.loads(json.dumps(asdict(self.config)))
-        if not path.exists():
-            write_json(path, settings)
-        elif json.loads(path.read_text()) != settings:
+    def _check_settings(self) -> None:
+        """Refuse a folder that holds a run with other settings."""
+        path = self.out / "settings.json"
+        if path.exists() and json.loads(path.read_text()) != self._settings():
             raise InputError(f"{self.out} holds a pre-training with other settings; choose another folder or remove it")
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self.config)))
+        return settings
 
     @property
     def corpus(self) -> Corpus:
@@ -162,6 +163,7 @@ class MiniPretraining:
             "stage1": self._stage1,
             "stage2": self._stage2,
         }
+        self._check_settings()
         for stage in STAGES:
             if stage not in stages or self._weights(stage).exists():
                 continue
@@ -171,6 +173,7 @@ class MiniPretraining:
                         f"{stage} needs {required}, which is not finished in {self.out}; "
                         f"run `bdkit pretrain {required}` with the same --out first"
                     )
+            write_json(self.out / "settings.json", self._settings())
             trainers[stage]()
             self._save(stage)
         return self.export() if self._weights("stage2").exists() else self.out
