@@ -110,7 +110,7 @@ def picture_grid(
     return sheet
 
 
-def jpeg(image: Image.Image, quality: int = 70) -> bytes:
+def jpeg(image: Image.Image, quality: int = 55) -> bytes:
     """A sheet as JPEG bytes, about 3 kB a tile of 128 pixels: what a notebook shows."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
