@@ -222,10 +222,11 @@ def _save_copy(part: Any, folder: Path, dtype: torch.dtype) -> None:
 
 def _save_diffusers(part: Any, folder: Path, state: dict[str, torch.Tensor]) -> None:
     part.save_config(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)  # the folder that it was loaded from is nobody's business
     if isinstance(part, AutoencoderTiny):  # it stores a field that its own constructor refuses with a warning
-        config = json.loads((folder / "config.json").read_text())
         config.pop("block_out_channels", None)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 

@@ -233,3 +233,10 @@ def test_saving_over_an_old_folder_replaces_all_of_it(copy: Path) -> None:
     assert not (copy / "left over.txt").exists()
     assert_same_weights(model, BlipDiffusion.from_pretrained(copy))
     assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_a_saved_folder_names_no_place(tmp_path: Path) -> None:
+    first = tiny_model().save_pretrained(tmp_path / "first")
+    second = BlipDiffusion.from_pretrained(first).save_pretrained(tmp_path / "second")
+    texts = [path.read_text() for path in second.rglob("*.json")]
+    assert texts and not [text for text in texts if str(tmp_path) in text]
