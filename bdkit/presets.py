@@ -103,7 +103,6 @@ class PretrainConfig:
     text_to_image: TrainingConfig
     multimodal_representation: TrainingConfig
     subject_representation: TrainingConfig
-    evaluator_scale: float = field(default=1.0, metadata={"help": "length of the evaluators' training, 1 = full"})
     mattes: int = field(default=512, metadata={"help": "pictures whose matte comes from closed-form matting"})
     subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
     backgrounds: int = field(default=4096, metadata={"help": "pictures without a subject, to blend cut-outs on"})
@@ -147,7 +146,7 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
 PRETRAIN: dict[str, PretrainConfig] = {
     "mini": _mini(1.0, CorpusConfig()),
     # Everything once, in under two minutes, for tests; the pictures are noise.
-    "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), evaluator_scale=0.0, mattes=8, backgrounds=32),
+    "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), mattes=8, backgrounds=32),
 }
 
 _IN_METHODS = ("METHOD_PRESETS", "BENCH_ROWS")

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bdkit.commands.outputs import check_class_noun, check_free
+from bdkit.commands.outputs import check_free
 from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
 from bdkit.errors import InputError
-from bdkit.methods.base import make_scheduler
+from bdkit.methods.base import check_class_noun, make_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion, split_prompt
 from bdkit.models.checkpoints import checkpoint_hash, sha256
 from dreambench.files import read_json, write_json

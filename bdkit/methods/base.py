@@ -115,11 +115,9 @@ class ModelMethod:
 
     def check_class_noun(self, class_noun: str) -> None:
         """Raises InputError when the model's record tells which class words it knows, and this is none of them."""
-        known = self.model.record.get("class_nouns")
         if not class_noun.strip():
             raise InputError("the class word is empty; say what the subject is, such as 'dog'")
-        if known and class_noun not in known:
-            raise InputError(f"this model does not know the class word {class_noun!r}; it knows {', '.join(known)}")
+        check_class_noun(class_noun, self.model.record.get("class_nouns"))
 
     def draw(
         self,
@@ -209,6 +207,12 @@ def one_place(prompt_template: str) -> str:
     if result.count("{}") != 1:
         raise InputError(f"the prompt {prompt_template!r} needs '{{}} {{}}' where the subject goes")
     return result
+
+
+def check_class_noun(class_noun: str, known: list[str] | None) -> None:
+    """Raises InputError when a model says which class words it knows, and `class_noun` is none of them."""
+    if known and class_noun not in known:
+        raise InputError(f"this model does not know the class word {class_noun!r}; it knows {', '.join(known)}")
 
 
 def make_scheduler(name: str | None, model: BlipDiffusion) -> Any:
