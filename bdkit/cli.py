@@ -14,11 +14,16 @@ from bdkit.errors import InputError
 
 COMMANDS = {
     "generate": "draw a subject in new contexts",
+    "convert": "turn a checkpoint into another layout: public diffusers, LAVIS or bdkit's",
     "finetune": "teach the model your own subject in a few steps",
     "pretrain": "train the mini model from nothing, all stages or one",
     "bench": "fit, generate and score every method of the paper's table",
+    "merge": "put the shards of a bench together, score them and make the table",
     "score": "score a folder of pictures",
+    "protocols": "list the scoring protocols and how they differ",
     "table": "make the table from finished scores",
+    "report": "make tables, plots and an HTML report from finished scores",
+    "validate-metrics": "measure in the mini world what the metrics mean, and how they can be fooled",
     "world": "look at the procedural mini world",
     "fetch": "download the DreamBench photos",
 }
@@ -48,7 +53,7 @@ def build_parser(command: str | None = None) -> Parser:
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
         )
         if name == command:
-            importlib.import_module(f"bdkit.commands.{name}").add_arguments(subparser)
+            importlib.import_module(f"bdkit.commands.{name.replace('-', '_')}").add_arguments(subparser)
     return parser
 
 
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(arguments)
-        module = importlib.import_module(f"bdkit.commands.{args.command}")
+        module = importlib.import_module(f"bdkit.commands.{args.command.replace('-', '_')}")
         return int(module.run(args))
     except KeyboardInterrupt:
         _close_bars()

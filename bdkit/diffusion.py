@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from bdkit.errors import InputError
 
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
+
+Control: TypeAlias = Callable[[int, int, Tensor, Tensor, Tensor], dict[str, Any]]
+"""(index of the step, number of steps, model input, timestep, context) -> further arguments of the U-Net."""
 
 # Stable Diffusion v1's noise schedule (paper Sec. 4.1 builds on v1-5); the same numbers serve mini size.
 NOISE_SCHEDULE: dict[str, Any] = {
@@ -27,6 +32,21 @@ NOISE_SCHEDULE: dict[str, Any] = {
 def training_scheduler() -> DDPMScheduler:
     """The forward process of training: noise prediction with Stable Diffusion's schedule."""
     return DDPMScheduler(prediction_type="epsilon", clip_sample=False, **NOISE_SCHEDULE)
+
+
+@contextmanager
+def training_attention(unet: UNet2DConditionModel) -> Iterator[None]:
+    """On the CPU, train with diffusers' plain attention: torch's fused one is slow backwards on short sequences.
+
+    The processors of before come back afterwards, so a later generation is that of a fresh process.
+    """
+    before = unet.attn_processors
+    if unet.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
 
 
 def encode_images(vae: Vae, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -71,6 +91,7 @@ def noise_prediction_loss(
     latents: Tensor,
     encoder_hidden_states: Tensor,
     generator: torch.Generator,
+    noise_weights: tuple[float, float] | None = None,
 ) -> Tensor:
     """Mean squared error of the predicted noise at uniform timesteps (Sec. 3.2, Eq. of latent diffusion).
 
@@ -78,13 +99,20 @@ def noise_prediction_loss(
         latents: (B, C, h, w), scaled.
         encoder_hidden_states: (B, L, D), the text encoder's output.
         generator: CPU generator of noise and timesteps.
+        noise_weights: weigh each error by 1 / SNR of its timestep, kept within this range, divided by the mean weight;
+            None: all the same.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
     timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (latents.shape[0],), generator=generator)
     timesteps = timesteps.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     noise_pred = unet(noisy, timesteps, encoder_hidden_states).sample
-    return F.mse_loss(noise_pred.float(), noise.float())
+    if noise_weights is None:
+        return F.mse_loss(noise_pred.float(), noise.float())
+    alphas = scheduler.alphas_cumprod.to(latents.device)
+    weights = ((1 - alphas) / alphas).clamp(*noise_weights)
+    errors = (noise_pred.float() - noise.float()).square().mean(dim=(1, 2, 3))
+    return (errors * weights[timesteps]).mean() / weights.mean()
 
 
 @torch.no_grad()
@@ -99,6 +127,7 @@ def sample(
     num_inference_steps: int = 50,
     generators: list[torch.Generator] | None = None,
     callback: Callable[[int, int, Tensor], None] | None = None,
+    control: Control | None = None,
 ) -> Tensor:
     """Denoise unit-Gaussian ``latents`` (B, C, h, w) with classifier-free guidance and any diffusers scheduler.
 
@@ -107,6 +136,7 @@ def sample(
         negative_hidden_states: (B, L, D) of the negative or empty prompt; may be None when ``guidance_scale`` <= 1,
             where a single evaluation a step suffices.
         callback: called with (index, timestep, latents) after each step.
+        control: gives further arguments of the U-Net for each step, such as a ControlNet's residuals.
     """
     most = scheduler.config.num_train_timesteps
     if not 1 <= num_inference_steps <= most:
@@ -120,15 +150,18 @@ def sample(
     device, dtype = encoder_hidden_states.device, encoder_hidden_states.dtype
     scheduler = type(scheduler).from_config(scheduler.config)  # no state of an earlier call
     scheduler.set_timesteps(num_inference_steps, device=device)
-    latents = latents.to(device, dtype) * scheduler.init_noise_sigma
+    exact = torch.promote_types(dtype, torch.float32)  # half precision is for the U-Net alone: the steps add up
+    latents = latents.to(device, exact) * scheduler.init_noise_sigma
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for index, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
-        noise_pred = unet(model_input.to(dtype), timestep, context).sample
+        model_input = model_input.to(dtype)
+        residuals = control(index, len(scheduler.timesteps), model_input, timestep, context) if control else {}
+        noise_pred = unet(model_input, timestep, context, **residuals).sample
         if guided:
             negative, positive = noise_pred.chunk(2)
             noise_pred = negative + guidance_scale * (positive - negative)
-        latents = scheduler.step(noise_pred, timestep, latents, **extra).prev_sample.to(dtype)
+        latents = scheduler.step(noise_pred.to(exact), timestep, latents, **extra).prev_sample.to(exact)
         if callback:
             callback(index, int(timestep), latents)
     return latents

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from bdkit.diffusion import encode_images, noise_prediction_loss, training_scheduler
+from bdkit.diffusion import encode_images, noise_prediction_loss, training_attention, training_scheduler
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.images import pixels_from_images
@@ -19,6 +19,7 @@ from bdkit.training_loop import TrainingConfig, TrainingLoop
 
 CAPTION = "a {}"  # the whole caption of a subject's picture, in the paper and in its public configs
 ENCODE_BATCH = 4
+PRECISIONS = ("no", "bf16", "fp16")
 
 Snapshot = dict[str, Tensor]
 """The trained parameters by name, float32 on the CPU."""
@@ -34,7 +35,9 @@ class FewStepConfig:
     batch_size: pictures a step
     max_grad_norm: gradients are clipped to this norm; 0 never
     random_flip: mirror half of the pictures
-    mixed_precision: no, bf16 or fp16
+    mixed_precision: no, bf16 or fp16, over float32 weights
+    gradient_accumulation_steps: batches whose gradients make one optimiser step
+    gradient_checkpointing: compute activations again on the way back: slower, with less memory
     snapshots: steps, besides the last, after which the weights are kept
     """
 
@@ -45,11 +48,18 @@ class FewStepConfig:
     max_grad_norm: float = 1.0
     random_flip: bool = False
     mixed_precision: str = "no"
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
     snapshots: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1:
-            raise InputError(f"steps is {self.steps}, batch_size {self.batch_size}; use at least 0 and 1")
+        if self.steps < 0 or self.batch_size < 1 or self.gradient_accumulation_steps < 1:
+            raise InputError(
+                f"steps is {self.steps}, batch_size {self.batch_size}, gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}; use at least 0, 1 and 1"
+            )
+        if self.mixed_precision not in PRECISIONS:
+            raise InputError(f"mixed_precision is {self.mixed_precision!r}; use {', '.join(PRECISIONS)}")
         wrong = [step for step in self.snapshots if not 0 <= step <= self.steps]
         if wrong:
             raise InputError(f"snapshots {wrong} lie outside 0..{self.steps}, the steps of this training")
@@ -77,7 +87,7 @@ class SubjectFinetuning(nn.Module):
 
     Args:
         unet: the U-Net to train, usually a copy of ``model.unet``.
-        embedding: (1, Q, D), the mean over the subject's pictures.
+        embedding: (1, Q, D), the mean over the subject's pictures; trained in float32.
     """
 
     def __init__(
@@ -91,7 +101,7 @@ class SubjectFinetuning(nn.Module):
     ) -> None:
         super().__init__()
         self.unet = unet
-        self.subject_embeddings = nn.Parameter(embedding.detach().clone(), requires_grad=train_embedding)
+        self.subject_embeddings = nn.Parameter(embedding.detach().float().clone(), requires_grad=train_embedding)
         self.shared = (model.text_encoder,)  # a tuple, so that it is not registered as a part to train
         ids, mask = model.tokenize([CAPTION], [class_noun], with_subject=True)
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
@@ -100,7 +110,38 @@ class SubjectFinetuning(nn.Module):
     def forward(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         hidden = self.shared[0](self.ids, self.subject_embeddings, self.mask)
         hidden = hidden.expand(len(latents), -1, -1)  # one caption for all pictures
-        return noise_prediction_loss(self.unet, self.scheduler, latents, hidden, generator), {}
+        return subject_loss(self.unet, self.scheduler, latents, hidden, generator), {}
+
+
+def subject_loss(
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    encoder_hidden_states: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """`noise_prediction_loss` in the precision of ``unet``, whatever that of the text encoder is."""
+    dtype = unet.conv_in.weight.dtype
+    return noise_prediction_loss(unet, scheduler, latents.to(dtype), encoder_hidden_states.to(dtype), generator)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Casts the parameters in place, without the warning that diffusers' own ``to`` logs each time."""
+    return nn.Module.to(module, dtype)
+
+
+@contextmanager
+def training_settings(unet: UNet2DConditionModel, config: FewStepConfig) -> Iterator[None]:
+    """The attention and the memory switches of a fit; within the block only."""
+    before = unet.is_gradient_checkpointing
+    with training_attention(unet):
+        try:
+            if config.gradient_checkpointing:
+                unet.enable_gradient_checkpointing()
+            yield
+        finally:
+            if not before:
+                unet.disable_gradient_checkpointing()
 
 
 @contextmanager
@@ -185,6 +226,7 @@ def train_few_steps(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         seed=seed,
     )
     loop = TrainingLoop(module, batches, training, out=None, name=name, on_step=keep, progress=progress, device=device)
@@ -228,7 +270,7 @@ def finetune_subject(
     def batches(step: int, generator: torch.Generator) -> Tensor:
         return draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
 
-    with frozen(model.text_encoder):
+    with frozen(model.text_encoder), training_settings(unet, config):
         kept, history = train_few_steps(
             module, batches, config, seed, device=model.device, name=f"fine-tuning on a {class_noun}", progress=progress
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bdkit.models.blip_diffusion import GenerationDefaults
@@ -98,6 +98,7 @@ class PretrainConfig:
 
     model: ModelConfig
     corpus: CorpusConfig
+    subject_corpus: CorpusConfig  # stage 2's own, as in the paper
     autoencoder: TrainingConfig
     image_encoder: TrainingConfig
     text_to_image: TrainingConfig
@@ -118,6 +119,10 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
     config: dict[str, Any] = {
         "model": MINI,
         "corpus": corpus,
+        # A third of the subjects is live, as in DreamBench.
+        "subject_corpus": replace(
+            corpus, seed=corpus.seed + 1, live_share=1 / 3, outfit_share=0.5, change_share=0.25, plain=True
+        ),
         "autoencoder": TrainingConfig(
             steps=steps(3600),
             batch_size=16,
@@ -128,16 +133,16 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
             **shared,
         ),
         "image_encoder": TrainingConfig(
-            steps=steps(600), batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+            steps=steps(1200), batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
         "text_to_image": TrainingConfig(
-            steps=steps(3800), batch_size=16, learning_rate=7e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(8000), batch_size=16, learning_rate=7e-4, warmup_steps=100, ema_decay=0.998, **shared
         ),
         "multimodal_representation": TrainingConfig(
-            steps=steps(400), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+            steps=steps(700), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
         "subject_representation": TrainingConfig(
-            steps=steps(2200), batch_size=16, learning_rate=4e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(2600), batch_size=32, learning_rate=5e-4, warmup_steps=100, ema_decay=0.998, **shared
         ),
     }
     return PretrainConfig(**(config | changes))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -122,14 +123,16 @@ class TrainingLoop:
         device: torch.device | str | None = None,
     ) -> None:
         self.module, self.batches, self.config, self.out, self.name = module, batches, config, out, name
-        self.on_step, self.progress = on_step, progress
+        self.on_step = on_step
         AcceleratorState._reset_state()
         cpu = device is not None and torch.device(device).type == "cpu"
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        self.progress = progress and self.accelerator.is_local_main_process
         trainable = [p for p in module.parameters() if p.requires_grad]
         pairs = [(list(p), lr) for p, lr in groups] if groups is not None else [(trainable, config.learning_rate)]
         self.rates = [lr for _, lr in pairs]

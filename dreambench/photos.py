@@ -37,8 +37,13 @@ def photos_folder(flag: str | Path | None = None) -> Path:
 def photo_paths(folder: Path, subject: SuiteSubject) -> list[Path]:
     """The paths of one subject's photos in name order.
 
-    Raises InputError when their number is not DreamBench's.
+    Raises InputError when their number is not DreamBench's, or the one photo that the suite names is not there.
     """
+    if subject.photo:
+        path = folder / subject.photo
+        if not path.is_file():
+            raise InputError(f"{path} is missing; name the suite's published folder with --photos")
+        return [path]
     paths = list_pictures(folder / subject.name)
     if len(paths) != subject.n_references:
         raise InputError(

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from dreambench.errors import InputError
 
 HERE = Path(__file__).parent
-KNOWN_SUITES = ("dreambench", "mini", "mini@SEED", "mini-dev", "mini-quick")
+KNOWN_SUITES = ("dreambench", "dreambench-plus", "mini", "mini@SEED", "mini-dev", "mini-quick")
 SAMPLES_PER_PROMPT = 4
 LIST_NAMES = ("object", "live")
 
@@ -26,36 +26,47 @@ QUICK_LIVE_PROMPTS = (0, 2, 11, 20)
 QUICK_OBJECT_PROMPTS = (0, 2, 12, 20)
 QUICK_SAMPLES = 2
 
-PromptKind = Literal["context", "outfit", "property"]
+PromptKind = Literal["context", "outfit", "property", "photorealistic", "style_transfer", "imaginative"]
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class SuiteSubject:
-    """One subject: DreamBench's name and class noun, whether it is a live one (dog or cat), how many references."""
-
-    name: str
-    class_noun: str
-    live: bool
-    n_references: int
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """One prompt of a subject's list of 25.
+    """One prompt of a subject's list.
 
-    index: 0 to 24 in the subject's own (live or object) list
+    index: from 0 in the subject's list (DreamBench: its live or object list of 25)
     template: for example "a {} {} in the jungle"; the first {} is the method's own token, the second the class noun
-    kind: what it asks for, a place ("context"), clothes ("outfit") or a changed property ("property")
+    kind: what it asks for. DreamBench: a place ("context"), clothes ("outfit") or a changed property ("property");
+        DreamBench++: "photorealistic", "style_transfer" or "imaginative"
+    published: the published words where the filled template differs from them; empty: it doesn't
     """
 
     index: int
     template: str
     kind: PromptKind
+    published: str = ""
 
     def text(self, class_noun: str) -> str:
         """The prompt in plain words with the class noun and no token, as CLIP-T reads it."""
-        return " ".join(self.template.format("", class_noun).split())
+        return self.published or " ".join(self.template.format("", class_noun).split())
+
+
+@dataclass(frozen=True)
+class SuiteSubject:
+    """One subject: its published name and class noun, whether it is a live one, how many references.
+
+    category: DreamBench++'s "animal", "human", "object" or "style"; empty in suites that have none
+    photo: path of its only reference below the photos' folder; empty: the pictures of the folder of its name
+    prompts: its own prompts; empty: the suite's list for live subjects or for objects
+    """
+
+    name: str
+    class_noun: str
+    live: bool
+    n_references: int
+    category: str = ""
+    photo: str = ""
+    prompts: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,12 @@ class Suite:
 
     def prompts(self, subject: SuiteSubject) -> tuple[Prompt, ...]:
         """The prompts that `subject` is measured with."""
-        return self.live_prompts if subject.live else self.object_prompts
+        return subject.prompts or (self.live_prompts if subject.live else self.object_prompts)
 
     @property
     def hash(self) -> str:
         """16 hex digits that change with any subject, prompt or number of the suite."""
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        text = json.dumps(_plain(self), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -100,11 +111,26 @@ class Suite:
                 raise InputError(f"a limit of {limit} {name} leaves nothing to measure; give at least 1")
         return replace(
             self,
-            subjects=_spread(self.subjects, subjects),
+            subjects=tuple(
+                replace(subject, prompts=_spread(subject.prompts, prompts))
+                for subject in _spread(self.subjects, subjects)
+            ),
             live_prompts=_spread(self.live_prompts, prompts),
             object_prompts=_spread(self.object_prompts, prompts),
             samples_per_prompt=min(self.samples_per_prompt, samples or self.samples_per_prompt),
         )
+
+
+def _plain(suite: Suite) -> dict[str, Any]:
+    """The suite as plain values; fields that few suites fill are left out where they are empty."""
+    values = asdict(suite)
+    rows = [*values["subjects"], *values["live_prompts"], *values["object_prompts"]]
+    rows += [prompt for subject in values["subjects"] for prompt in subject["prompts"]]
+    for row in rows:
+        for name in ("category", "photo", "prompts", "published"):
+            if not row.get(name, True):
+                del row[name]
+    return values
 
 
 def _spread(items: tuple[Item, ...], count: int | None) -> tuple[Item, ...]:
@@ -114,14 +140,19 @@ def _spread(items: tuple[Item, ...], count: int | None) -> tuple[Item, ...]:
     return tuple(items[index * len(items) // count] for index in range(count))
 
 
-def load_suite(name: str) -> Suite:
-    """The suite of that name: dreambench, mini (the same as mini@0), mini@SEED, mini-dev or mini-quick.
+def load_suite(name: str, photos: Path | None = None) -> Suite:
+    """The suite of that name: dreambench, dreambench-plus, mini (or mini@0), mini@SEED, mini-dev or mini-quick.
 
     mini@SEED: 30 procedural subjects with DreamBench's names and classes, held out from all training.
     mini-dev: other held-out subjects, to tune on. mini-quick: a handful of mini@0's subjects and prompts.
+    photos: DreamBench++'s published folder, which that suite is read from
 
-    Raises InputError for an unknown name.
+    Raises InputError for an unknown name, and where DreamBench++'s folder is not what was published.
     """
+    if name == "dreambench-plus":
+        from dreambench.dreambench_plus import read_suite
+
+        return read_suite(photos)
     subjects = load_subjects()
     live, objects = load_prompts("live"), load_prompts("object")
     if name == "dreambench":
@@ -173,7 +204,7 @@ def read_rows(name: str) -> list[dict[str, str]]:
 
 def suite_to_json(suite: Suite) -> dict[str, Any]:
     """The suite as plain JSON values, its hash among them; `suite_from_json` reads them."""
-    return {"hash": suite.hash, **asdict(suite)}
+    return {"hash": suite.hash, **_plain(suite)}
 
 
 def suite_from_json(values: Mapping[str, Any]) -> Suite:
@@ -191,8 +222,16 @@ def suite_from_json(values: Mapping[str, Any]) -> Suite:
 
 
 def _subject(row: Mapping[str, Any]) -> SuiteSubject:
-    return SuiteSubject(row["name"], row["class_noun"], bool(row["live"]), int(row["n_references"]))
+    return SuiteSubject(
+        row["name"],
+        row["class_noun"],
+        bool(row["live"]),
+        int(row["n_references"]),
+        row.get("category", ""),
+        row.get("photo", ""),
+        tuple(_prompt(prompt) for prompt in row.get("prompts", ())),
+    )
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
-    return Prompt(int(row["index"]), row["template"], row["kind"])
+    return Prompt(int(row["index"]), row["template"], row["kind"], row.get("published", ""))

@@ -1,141 +1,119 @@
-"""The encoders that score pictures, and the only image preprocessing of the package.
+"""The encoders that score pictures: DINO and CLIP, public or shipped, and the mini world's two own networks.
 
-A protocol fixes which networks look at the pictures and how a picture reaches them: numbers of two protocols are not
-comparable. `dreambench` is what published tables use; `mini` is for the procedural world and works offline.
+A protocol (`eval.protocols`) fixes which of them look at the pictures, and `eval.preprocessing` how a picture reaches
+them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import open_clip
 import timm
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreambench.errors import InputError
-from eval.mini_models import HEADS, IMAGE_SIZE, WordTokenizer, load_network, sha256_of
+from eval.checkpoints import WeightsSource, load_into
+from eval.mini_models import HEADS, WordTokenizer, load_network, sha256_of
+from eval.preprocessing import normalise, preprocess, to_batch
+from eval.protocols import PROTOCOLS, Preprocessing, Protocol, find_protocol
 
 MINI_WEIGHTS = Path(__file__).parent / "weights" / "mini"
 CARD = "card.json"
-WEIGHTS_DIR_VARIABLE = "BDKIT_WEIGHTS_DIR"
+# Changes when the same weights and pixels would give other embeddings than before
+EMBEDDING_VERSION = 1
+# Pixels that go through a network together
+BATCH_PIXELS = {"cpu": 16 * 224**2, "cuda": 64 * 224**2}
+MAX_BATCH = 64
 FloatArray = npt.NDArray[np.float32]
-Triple = tuple[float, float, float]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """Short side to `short_side` (PIL bicubic, antialiased), centre crop of `crop`, then (x / 255 - mean) / std."""
-
-    short_side: int
-    crop: int
-    mean: Triple
-    std: Triple
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Which networks score, on what pixels. Where the weights come from: a public hub, or this package."""
-
-    name: str
-    dino_model: str
-    dino: Preprocessing
-    clip_model: str
-    clip_pretrained: str
-    clip: Preprocessing
-    weights: Literal["hub", "shipped"]
-
-
-_MINI = Preprocessing(short_side=IMAGE_SIZE, crop=IMAGE_SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-PROTOCOLS: dict[str, Protocol] = {
-    "dreambench": Protocol(
-        name="dreambench",
-        dino_model="vit_small_patch16_224.dino",
-        dino=Preprocessing(short_side=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-        clip_model="ViT-B-32-quickgelu",
-        clip_pretrained="openai",
-        clip=Preprocessing(
-            short_side=224,
-            crop=224,
-            mean=(0.48145466, 0.4578275, 0.40821073),
-            std=(0.26862954, 0.26130258, 0.27577711),
-        ),
-        weights="hub",
-    ),
-    "mini": Protocol(
-        name="mini",
-        dino_model="dino.safetensors",
-        dino=_MINI,
-        clip_model="clip.safetensors",
-        clip_pretrained="mini",
-        clip=_MINI,
-        weights="shipped",
-    ),
-}
-
-
-def preprocess(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """An RGB picture of `crop` x `crop` pixels. One with the right short side is not resampled."""
-    image = image.convert("RGB")
-    short, long = sorted(image.size)
-    if short != how.short_side:
-        # the long side is cut, not rounded, as torchvision does
-        scaled = int(how.short_side * long / short)
-        size = (how.short_side, scaled) if image.width <= image.height else (scaled, how.short_side)
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    left = round((image.width - how.crop) / 2)
-    top = round((image.height - how.crop) / 2)
-    if (left, top) == (0, 0) and image.size == (how.crop, how.crop):
-        return image
-    return image.crop((left, top, left + how.crop, top + how.crop))
-
-
-def to_batch(images: list[Image.Image], how: Preprocessing) -> Tensor:
-    """Preprocessed and normalised pixels (n, 3, crop, crop), float32."""
-    pixels = np.stack([np.asarray(preprocess(image, how), dtype=np.float32) for image in images])
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous() / 255
-    return (batch - torch.tensor(how.mean).view(3, 1, 1)) / torch.tensor(how.std).view(3, 1, 1)
+__all__ = [
+    "CARD",
+    "MINI_WEIGHTS",
+    "PROTOCOLS",
+    "Classifier",
+    "ClipEncoder",
+    "Encoder",
+    "Preprocessing",
+    "Protocol",
+    "find_protocol",
+    "load_classifier",
+    "load_clip",
+    "load_encoder",
+    "preprocess",
+    "read_card",
+    "to_batch",
+]
 
 
 class Encoder:
     """Pictures to unit vectors.
+
+    A picture's vector does not depend on what is embedded with it: every batch has `batch_size` pictures, the last one
+    filled up, because a network's float32 sums depend on the shape of its batch, and on nothing else of it.
 
     Args:
         network: maps pixels (n, 3, crop, crop) to embeddings (n, d).
         how: the preprocessing of the network.
         name: "dino", "clip" or "identity".
         checkpoint: what a run record should say of the weights (file and SHA-256).
+        batch_size: pictures that go through the network together; None: as many as suit the device.
     """
 
     def __init__(
-        self, network: nn.Module, how: Preprocessing, name: str, checkpoint: dict[str, str], device: str = "cpu"
+        self,
+        network: nn.Module,
+        how: Preprocessing,
+        name: str,
+        checkpoint: dict[str, str],
+        device: str = "cpu",
+        batch_size: int | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.how, self.name, self.checkpoint, self.device = how, name, checkpoint, device
+        self.batch_size = batch_size or default_batch_size(how, device)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of all that an embedding depends on: weights, network, preprocessing, device and batch size."""
+        return _key(self, type=type(self).__name__)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Embeddings (n, d) of a normalised batch, not of unit length yet."""
         return self.network(pixels)
 
     @torch.inference_mode()
-    def embed_images(self, images: list[Image.Image], batch_size: int = 64) -> FloatArray:
-        """Unit vectors (n, d) of n pictures of any size and mode. Raises ValueError for an empty list."""
+    def embed_crops(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
+        """Unit vectors (n, d) of n pictures as `eval.preprocessing.crop_pixels` gives them, (n, crop, crop, 3)."""
+        rows = []
+        for part in _full_batches(crops, self.batch_size):
+            with full_precision(self.device):
+                rows.append(_unit(self.features(normalise(part, self.how).to(self.device))))
+        return np.concatenate(rows)[: len(crops)]
+
+    @torch.inference_mode()
+    def embed_images(self, images: list[Image.Image], batch_size: int | None = None) -> FloatArray:
+        """Unit vectors (n, d) of n pictures of any size and mode, with batches no larger than needed.
+
+        Raises ValueError for an empty list.
+        """
+        batch_size = self.batch_size if batch_size is None else batch_size
         _check_batches(images, batch_size)
         rows = []
         for start in range(0, len(images), batch_size):
             pixels = to_batch(images[start : start + batch_size], self.how).to(self.device)
-            rows.append(_unit(self.features(pixels)))
+            with full_precision(self.device):
+                rows.append(_unit(self.features(pixels)))
         return np.concatenate(rows)
 
 
@@ -150,15 +128,21 @@ class ClipEncoder(Encoder):
         """Image embeddings (n, d) in the joint space."""
         return self.network.encode_image(pixels)  # type: ignore[operator]
 
+    @property
+    def text_key(self) -> str:
+        """`key` of the text side."""
+        return _key(self, type="text")
+
     @torch.inference_mode()
-    def embed_texts(self, texts: list[str], batch_size: int = 256) -> FloatArray:
-        """Unit vectors (n, d) of n texts; words past the network's context length are dropped."""
+    def embed_texts(self, texts: list[str], batch_size: int = 16) -> FloatArray:
+        """Unit vectors (n, d) of n texts, in full batches; words past the network's context length are dropped."""
         _check_batches(texts, batch_size)
         rows = []
-        for start in range(0, len(texts), batch_size):
-            tokens = self.tokenizer(texts[start : start + batch_size]).to(self.device)
-            rows.append(_unit(self.network.encode_text(tokens)))  # type: ignore[operator]
-        return np.concatenate(rows)
+        for tokens in _full_batches(self.tokenizer(texts).numpy(), batch_size):
+            with full_precision(self.device):
+                found = self.network.encode_text(torch.from_numpy(tokens).to(self.device))  # type: ignore[operator]
+            rows.append(_unit(found))
+        return np.concatenate(rows)[: len(texts)]
 
 
 class Classifier:
@@ -166,7 +150,24 @@ class Classifier:
 
     def __init__(self, network: nn.Module, how: Preprocessing, checkpoint: dict[str, str], device: str = "cpu") -> None:
         self.network = network.eval().requires_grad_(False).to(device)
-        self.how, self.checkpoint, self.device = how, checkpoint, device
+        self.how, self.name, self.checkpoint, self.device = how, "classifier", checkpoint, device
+        self.batch_size = default_batch_size(how, device)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of all that a prediction depends on, as `Encoder.key`."""
+        return _key(self, type="classifier")
+
+    @torch.inference_mode()
+    def predict_crops(self, crops: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
+        """`predict` of n pictures as `eval.preprocessing.crop_pixels` gives them, in full batches."""
+        rows: dict[str, list[FloatArray]] = {name: [] for name in HEADS}
+        for part in _full_batches(crops, self.batch_size):
+            with full_precision(self.device):
+                logits = self.network(normalise(part, self.how).to(self.device))
+            for name in HEADS:
+                rows[name].append(logits[name].float().log_softmax(dim=1).cpu().numpy())
+        return {name: np.concatenate(parts)[: len(crops)] for name, parts in rows.items()}
 
     @torch.inference_mode()
     def predict(self, images: list[Image.Image], batch_size: int = 64) -> dict[str, FloatArray]:
@@ -183,8 +184,10 @@ class Classifier:
         return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
-def load_encoder(name: str, protocol: str, device: str = "cpu") -> Encoder:
+def load_encoder(name: str, protocol: str, device: str = "cpu", source: WeightsSource | None = None) -> Encoder:
     """The encoder "dino", "clip" (a `ClipEncoder`) or, for mini alone, "identity" of a protocol.
+
+    source: where to look for public weights; None: $BDKIT_WEIGHTS_DIR, the hub's cache, the hub
 
     Raises InputError (one line) for an unknown name or protocol, and for weights that are absent, broken or wrong.
     """
@@ -199,9 +202,9 @@ def load_encoder(name: str, protocol: str, device: str = "cpu") -> Encoder:
             return ClipEncoder(network, how, name, checkpoint, device, tokenizer=words)
         return Encoder(network, how, name, checkpoint, device)
     if name == "dino":
-        return _hub_dino(rules, device)
+        return _public_dino(rules, device, source or WeightsSource())
     if name == "clip":
-        return _hub_clip(rules, device)
+        return _public_clip(rules, device, source or WeightsSource())
     raise InputError(f"protocol {protocol!r} has no identity encoder: that needs the ground truth of the mini world")
 
 
@@ -219,13 +222,6 @@ def load_classifier(protocol: str = "mini", device: str = "cpu") -> Classifier:
         raise InputError(f"protocol {protocol!r} has no classifier: that needs the ground truth of the mini world")
     network, _, checkpoint = _shipped("classifier")
     return Classifier(network, rules.dino, checkpoint, device)
-
-
-def find_protocol(name: str) -> Protocol:
-    """The protocol of a name. Raises InputError that lists the known ones."""
-    if name not in PROTOCOLS:
-        raise InputError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
 
 
 def read_card(folder: Path | None = None) -> dict[str, Any]:
@@ -251,14 +247,14 @@ def _shipped(name: str) -> tuple[nn.Module, dict[str, Any], dict[str, str]]:
     return network, config, {"file": path.name, "sha256": entry["sha256"]}
 
 
-def _hub_dino(rules: Protocol, device: str) -> Encoder:
-    path = _hub_file(f"timm/{rules.dino_model}", "model.safetensors")
+def _public_dino(rules: Protocol, device: str, source: WeightsSource) -> Encoder:
+    path = source.find("dino", f"timm/{rules.dino_model}", "model.safetensors")
     network = timm.create_model(rules.dino_model, pretrained=False, num_classes=0)
-    _load_into(network, path)
+    load_into(network, path)
     return Encoder(network, rules.dino, "dino", {"file": rules.dino_model, "sha256": sha256_of(path)}, device)
 
 
-def _hub_clip(rules: Protocol, device: str) -> ClipEncoder:
+def _public_clip(rules: Protocol, device: str, source: WeightsSource) -> ClipEncoder:
     # the OpenAI weights were made with QuickGELU; with plain GELU they load, and every score is off
     if rules.clip_pretrained == "openai" and not rules.clip_model.endswith("-quickgelu"):
         raise InputError(
@@ -268,37 +264,44 @@ def _hub_clip(rules: Protocol, device: str) -> ClipEncoder:
     settings = open_clip.get_pretrained_cfg(rules.clip_model, rules.clip_pretrained)
     if not settings:
         raise InputError(f"open_clip knows no weights {rules.clip_pretrained!r} for {rules.clip_model!r}")
-    path = _hub_file(settings["hf_hub"].strip("/"), "open_clip_model.safetensors")
+    path = source.find("clip", settings["hf_hub"].strip("/"), "open_clip_model.safetensors")
     network = open_clip.create_model(rules.clip_model, pretrained=None)
-    _load_into(network, path)
+    load_into(network, path)
     checkpoint = {"file": f"{rules.clip_model}/{rules.clip_pretrained}", "sha256": sha256_of(path)}
     tokenizer = open_clip.get_tokenizer(rules.clip_model)
     return ClipEncoder(network, rules.clip, "clip", checkpoint, device, tokenizer=tokenizer)
 
 
-def _hub_file(repository: str, filename: str) -> Path:
-    """A public weights file: from $BDKIT_WEIGHTS_DIR/<repository's last name>/, the hub's cache, or the hub."""
-    folder = os.environ.get(WEIGHTS_DIR_VARIABLE)
-    where = Path(repository).name
-    if folder and (Path(folder) / where / filename).is_file():
-        return Path(folder) / where / filename
-    cached = try_to_load_from_cache(repository, filename)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        return Path(hf_hub_download(repository, filename, etag_timeout=5))
-    except Exception as error:  # the hub's client raises many kinds, from many libraries
-        raise InputError(
-            f"the weights of {repository} are not here ({type(error).__name__}): put {filename} in "
-            f"${WEIGHTS_DIR_VARIABLE}/{where}/, or run once with access to the Hugging Face hub"
-        ) from error
+def default_batch_size(how: Preprocessing, device: str) -> int:
+    """Pictures that go through a network together, by their size and the device."""
+    return max(1, min(MAX_BATCH, BATCH_PIXELS["cuda" if device.startswith("cuda") else "cpu"] // how.crop**2))
 
 
-def _load_into(network: nn.Module, path: Path) -> None:
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(f"the weights {path} are broken or of another network; download them again") from error
+def full_precision(device: str) -> AbstractContextManager[Any]:
+    """Within it a GPU's convolutions are float32 too: by default they are rounded to TF32, which scores show."""
+    if device.startswith("cuda"):
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return nullcontext()
+
+
+def _key(network: Encoder | Classifier, **more: str) -> str:
+    parts = {
+        "version": EMBEDDING_VERSION,
+        "checkpoint": network.checkpoint,
+        "how": asdict(network.how),
+        "device": network.device.partition(":")[0],
+        "batch_size": network.batch_size,
+        **more,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _full_batches(items: npt.NDArray[Any], size: int) -> list[npt.NDArray[Any]]:
+    """Parts of `size` items, the last one filled up with copies of its last."""
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    if parts and len(parts[-1]) < size:
+        parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], size - len(parts[-1]), axis=0)])
+    return parts
 
 
 def _unit(features: Tensor) -> FloatArray:

@@ -71,7 +71,10 @@ def draw_grid(
         reference = read_picture(reference_paths(out, suite, subject, photos)[0])
         tiles = [fit_tile(reference, config.tile)]
         for job, _ in columns:
-            tiles.append(fit_tile(read_picture(picture_path(out, job, Slot(subject, prompt, 0))), config.tile))
+            path = picture_path(out, job, Slot(subject, prompt, 0))
+            tiles.append(
+                fit_tile(read_picture(path), config.tile) if path.exists() else _missing_tile(config.tile, font)
+            )
         for column, tile in enumerate(tiles):
             sheet.paste(tile, (config.gap + column * step, top + config.label))
     write_png(sheet, out / GRID_FILE)
@@ -124,6 +127,12 @@ def fit_tile(image: Image.Image, side: int) -> Image.Image:
     size = tuple(max(1, round(length * side / longest)) for length in image.size)
     tile = Image.new("RGB", (side, side), BACKGROUND)
     tile.paste(image.resize((size[0], size[1]), resample), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return tile
+
+
+def _missing_tile(side: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    tile = Image.new("RGB", (side, side), (236, 238, 242))
+    ImageDraw.Draw(tile).text((side // 2, side // 2), "missing", FAINT, font=font, anchor="mm")
     return tile
 
 

@@ -53,7 +53,7 @@ class Training:
 TRAININGS: dict[str, Training] = {
     "identity": Training(steps=1400, batch=128, learning_rate=2e-3, seed=9101),
     "classifier": Training(steps=1100, batch=128, learning_rate=2e-3, seed=9102),
-    "clip": Training(steps=900, batch=128, learning_rate=2e-3, seed=9103),
+    "clip": Training(steps=2400, batch=128, learning_rate=2e-3, seed=9103),
     "dino": Training(steps=2000, batch=48, learning_rate=2e-3, seed=9104),
 }
 SMOKE: dict[str, Training] = {

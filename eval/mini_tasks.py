@@ -161,7 +161,7 @@ class ClassifierTask(Task):
 class ClipTask(Task):
     """open_clip's CLIP and its loss on pictures and captions."""
 
-    single_context_shares = (0.7, 0.2)
+    single_context_shares = (0.65, 0.15)
     detail_share = 0.4
     unknown_share = 0.02
 

@@ -1,10 +1,10 @@
-"""What is to be generated, as data: the rows of the table, their seeds, and what is still to be done."""
+"""What is to be generated, as data: the rows of the table, their seeds and batches, and the list of what was made."""
 
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from dreambench.errors import InputError
 from dreambench.files import write_text
 from dreambench.suites import Suite, SuiteSubject
 from eval.layout import GROUND_TRUTH, MANIFEST_FILE, REAL, REAL_WITH_SELF, Job, Slot, picture_path, slots
+from eval.stamps import read_stamp
 
 RESERVED_ROWS = (REAL, REAL_WITH_SELF, GROUND_TRUTH)
 
@@ -73,6 +74,12 @@ class Generation:
 
     batch_size: pictures generated together, at least those of one prompt; None: as many as suit the device
     methods: method name -> builder; None for bdkit's own
+    shard: (i, n), the i-th of n parts, counted from 1
+    workers: processes that work at the same time; None: as many as suit the machine, 1 with `methods` or a GPU
+    remake: make pictures again that other settings or weights made
+    notes: what else the run record is to say
+
+    Raises InputError for less than one worker and for a shard that there isn't.
     """
 
     suite: Suite
@@ -84,7 +91,17 @@ class Generation:
     ground_truth: bool = True
     batch_size: int | None = None
     methods: Mapping[str, MethodBuilder] | None = None
+    shard: tuple[int, int] = (1, 1)
+    workers: int | None = None
+    remake: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
     show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"{self.workers} workers make nothing; give at least 1")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise InputError(f"there is no shard {self.shard[0]} of {self.shard[1]}; they are counted from 1")
 
     @property
     def draws_ground_truth(self) -> bool:
@@ -100,16 +117,6 @@ def derive_seed(*parts: object) -> int:
 def picture_seed(suite: Suite, row: str, slot: Slot, seed_set: int) -> int:
     """The seed of one picture."""
     return derive_seed(suite.name, row, slot.subject.name, slot.prompt.index, slot.sample, seed_set)
-
-
-@dataclass(frozen=True)
-class Work:
-    """One subject with one seed set, the rows with pictures missing, and how many are missing in all."""
-
-    subject: SuiteSubject
-    seed_set: int
-    rows: tuple[Row, ...]
-    n_pictures: int
 
 
 def check_rows(rows: Sequence[Row]) -> None:
@@ -132,23 +139,6 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def open_work(job: Generation, rows: Sequence[Row]) -> list[Work]:
-    """What is still to be done of rows that share their fits, a subject and seed set at a time."""
-    work = []
-    for seed_set in job.seed_sets:
-        for subject in job.suite.subjects:
-            missing = {row.name: len(missing_slots(job, row, seed_set, slots(job.suite, subject))) for row in rows}
-            open_rows = tuple(row for row in rows if missing[row.name])
-            if open_rows:
-                work.append(Work(subject, seed_set, open_rows, sum(missing.values())))
-    return work
-
-
-def missing_slots(job: Generation, row: Row, seed_set: int, places: Iterable[Slot]) -> list[Slot]:
-    """Those of a row's pictures that are not there."""
-    return [slot for slot in places if not picture_path(job.out, Job(row.name, seed_set), slot).exists()]
-
-
 def batches(suite: Suite, subject: SuiteSubject, prompts_per_batch: int) -> list[list[Slot]]:
     """A subject's pictures in batches of whole prompts with all their samples, whatever is there already."""
     places = slots(suite, subject)
@@ -156,32 +146,42 @@ def batches(suite: Suite, subject: SuiteSubject, prompts_per_batch: int) -> list
     return [places[start : start + size] for start in range(0, len(places), size)]
 
 
-def write_manifest(job: Generation) -> None:
-    """Writes OUT/manifest.csv: one line a picture, with its prompt, seed and SHA-256."""
+def write_manifest(job: Generation, key: Callable[[str, Slot, int], str]) -> list[Path]:
+    """Writes OUT/manifest.csv, one line a picture: ids, text, seed, the unit's key and the file's SHA-256.
+
+    key: (row, slot, seed set) -> the unit's key
+
+    Returns the paths of the pictures that are not there or not whole; if there are any, nothing is written.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "method", "seed_set", "subject", "prompt", "sample", "text", "seed", "sha256"])
-    names = [row.name for row in job.rows]
-    if job.draws_ground_truth:
-        names.append(GROUND_TRUTH)
-    for name in sorted(names):
-        for seed_set in sorted(job.seed_sets):
-            writer.writerows(_manifest_lines(job, Job(name, seed_set)))
-    write_text(buffer.getvalue(), job.out / MANIFEST_FILE)
-
-
-def _manifest_lines(job: Generation, pictures: Job) -> Iterable[list[object]]:
-    for subject in job.suite.subjects:
-        for slot in slots(job.suite, subject):
-            path = picture_path(job.out, pictures, slot)
-            yield [
+    writer.writerow(["path", "method", "seed_set", "subject", "prompt", "sample", "text", "seed", "key", "sha256"])
+    names = [row.name for row in job.rows] + ([GROUND_TRUTH] if job.draws_ground_truth else [])
+    jobs = [Job(name, seed_set) for name in sorted(names) for seed_set in sorted(job.seed_sets)]
+    wanted = [
+        (pictures, slot) for pictures in jobs for subject in job.suite.subjects for slot in slots(job.suite, subject)
+    ]
+    paths = [picture_path(job.out, pictures, slot) for pictures, slot in wanted]
+    if missing := [path for path in paths if not path.exists()]:
+        return missing
+    for (pictures, slot), path in zip(wanted, paths, strict=True):
+        data, stamp = path.read_bytes(), key(pictures.method, slot, pictures.seed_set)
+        if read_stamp(data) != stamp:
+            missing.append(path)
+        writer.writerow(
+            [
                 path.relative_to(job.out).as_posix(),
                 pictures.method,
                 pictures.seed_set,
-                subject.name,
+                slot.subject.name,
                 slot.prompt.index,
                 slot.sample,
-                slot.prompt.text(subject.class_noun),
+                slot.prompt.text(slot.subject.class_noun),
                 picture_seed(job.suite, pictures.method, slot, pictures.seed_set),
-                hashlib.sha256(path.read_bytes()).hexdigest(),
+                stamp,
+                hashlib.sha256(data).hexdigest(),
             ]
+        )
+    if not missing:
+        write_text(buffer.getvalue(), job.out / MANIFEST_FILE)
+    return missing

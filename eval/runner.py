@@ -1,19 +1,21 @@
 """Methods x suite -> pictures on disk. The only file of `eval` that knows bdkit.
 
 A run that was stopped, however roughly, goes on where it was: pictures appear whole or not at all, are made in batches
-that do not depend on what is there already, and are never written twice. So its results are the same bytes.
+that do not depend on what is there already, and are never written twice. So its results are the same bytes, whoever
+makes which of its units (`eval.units`).
 """
 
-import hashlib
-import json
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from PIL import Image
 
@@ -21,43 +23,19 @@ from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO, sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, sample_subject
 from dreambench.errors import InputError
-from dreambench.files import remove_unfinished, write_bytes, write_json
+from dreambench.files import remove_unfinished
 from dreambench.photos import check_photos, photo_paths, photos_folder
 from dreambench.pictures import read_picture, write_png
 from dreambench.suites import Suite, SuiteSubject
-from eval.layout import (
-    FITS,
-    GROUND_TRUTH,
-    PICTURES,
-    RUN_FILE,
-    Job,
-    Slot,
-    picture_path,
-    read_run,
-    reference_path,
-    reference_paths,
-    save_suite,
-    slots,
-)
-from eval.progress import JobProgress
-from eval.rows import (
-    Generation,
-    Method,
-    Row,
-    Work,
-    batches,
-    check_rows,
-    derive_seed,
-    group_rows,
-    missing_slots,
-    open_work,
-    picture_seed,
-    write_manifest,
-)
-
-FULL_RESOLUTION = 512
-# Pixels that are generated together where no batch size is given: enough to keep the device busy, and to fit in it
-BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
+from eval.layout import FITS, PICTURES, read_run, reference_path, save_suite
+from eval.locks import at_work
+from eval.maker import Maker, make_plan, one_thread
+from eval.progress import Event, JobProgress, Report
+from eval.records import begin_record, end_record
+from eval.rows import Generation, Method, Row, check_rows, derive_seed, write_manifest
+from eval.stamps import read_stamp
+from eval.units import Plan, Task, Unit, enumerate_tasks, group_units, unit_states
+from eval.workers import run_in_workers, suitable_workers
 
 
 def default_rows() -> tuple[Row, ...]:
@@ -81,72 +59,155 @@ def prepare(suite: Suite, out: Path, photos: Path | None = None) -> None:
     if suite.source == "procedural":
         for subject in suite.subjects:
             paths = [reference_path(out, subject, number) for number in range(subject.n_references)]
-            if not all(path.exists() for path in paths):
-                for path, image in zip(paths, draw_references(suite, subject), strict=True):
-                    if not path.exists():
+            whole = [path.exists() and read_stamp(path.read_bytes()) is not None for path in paths]
+            if not all(whole):
+                for path, image, there in zip(paths, draw_references(suite, subject), whole, strict=True):
+                    if not there:
                         write_png(image, path)
 
 
 def generate(job: Generation) -> dict[str, Any]:
-    """Makes every picture that is not there yet, then writes OUT/manifest.csv and returns the run record.
+    """Makes every picture of the job's shard that is not there or not whole, and returns the run record.
 
-    The record, OUT/run.json, holds for every row its method, overrides, snapshot and settings, and what was made.
+    Writes OUT/manifest.csv as soon as the pictures of all shards are in OUT. The record, OUT/run.json, holds for every
+    row its method, overrides, snapshot and settings, and what was made. Any number of processes may work in one OUT, on
+    one shard or on several: they share the work, and the pictures are the same bytes.
 
     Raises InputError for a row name given twice or reserved, an unknown method, and when OUT holds pictures of another
-    suite or of a row with other settings.
+    suite, or of a row with other weights or settings (those `job.remake` makes again).
     """
     check_rows(job.rows)
-    remove_unfinished(job.out)
-    prepare(job.suite, job.out, job.photos)
-    groups = group_rows(job.rows)
-    work = {rows[0].group: open_work(job, rows) for rows in groups}
-    total = job.suite.n_pictures * len(job.rows) * len(job.seed_sets)
-    pictures = {group: sum(item.n_pictures for item in items) for group, items in work.items()}
-    bar = JobProgress(
-        pictures,
-        {group: len(items) for group, items in work.items()},
-        total - sum(pictures.values()),
-        job.show_progress,
-    )
-    record = _start_record(job, sum(pictures.values()))
-    started = monotonic()
-    if job.draws_ground_truth:
-        bar.describe(GROUND_TRUTH)
-        _draw_ground_truth(job)
-    for rows in groups:
-        # also where nothing is left to do: building the method tells whether its weights are still the same
-        _run_group(job, rows, work[rows[0].group], bar, record)
-    bar.close()
-    shutil.rmtree(job.out / FITS, ignore_errors=True)
-    record["status"] = "generated"
-    record["wall_seconds"] = {**record.get("wall_seconds", {}), "generate": round(monotonic() - started, 1)}
-    write_json(record, job.out / RUN_FILE)
-    write_manifest(job)
-    return record
+    started = time.monotonic()
+    with at_work(job.out, lambda: remove_unfinished(job.out)):
+        prepare(job.suite, job.out, job.photos)
+        maker = open_maker(job)
+        plan = maker.plan
+        tasks = open_tasks(job, plan)
+        workers = _count_workers(job, tasks)
+        left: Counter[str] = Counter()
+        for task in tasks:
+            left[task.group] += len(task.units)
+        n_open = left.total()
+        begin_record(job, plan, n_open)
+        bar = JobProgress(
+            left,
+            Counter(task.group for task in tasks if not task.is_truth),
+            plan.steps,
+            sum(len(task.units) for task in enumerate_tasks(job)) - n_open,
+            workers=workers,
+            show=job.show_progress,
+        )
+        fit_seconds: dict[str, list[float]] = {}
+
+        def report(event: Event) -> None:
+            bar.handle(event)
+            if event.kind == "fit" and event.fresh:
+                fit_seconds.setdefault(event.label.partition(",")[0], []).append(event.seconds)
+
+        if workers > 1:
+            run_in_workers(job, plan, tasks, workers, report, bar.refresh)
+        else:
+            maker.run_all(tasks, report)
+        bar.close()
+        missing = write_manifest(job, lambda row, slot, seed_set: plan.key(job, row, slot, seed_set))
+        if not missing:
+            shutil.rmtree(job.out / FITS, ignore_errors=True)
+        return end_record(job, fit_seconds, time.monotonic() - started, workers, not missing)
 
 
-def _run_group(
-    job: Generation, rows: Sequence[Row], work: Sequence[Work], bar: JobProgress, record: dict[str, Any]
-) -> None:
-    group = rows[0].group
-    bar.describe(rows[0].method)
-    method = _build(job, rows[0])
-    bar.set_steps(group, max(method.snapshots, default=0))
-    prompts_per_batch = _record_rows(job, rows, method, record)
-    fits = job.out / FITS / _fit_key(group, method)
-    for item in work:
-        bar.describe(f"{rows[0].method}, {item.subject.name}")
-        with bar.working("fit", group):
-            seconds = _fit(job, group, method, item, _fit_path(fits, item))
-        if seconds is not None:
-            record["fit_seconds"].setdefault(rows[0].method, []).append(round(seconds, 2))
-        for row in item.rows:
-            method.select(row.snapshot)
-            for batch in batches(job.suite, item.subject, prompts_per_batch):
-                if missing := missing_slots(job, row, item.seed_set, batch):
-                    with bar.working("picture", group, len(missing)):
-                        _generate_batch(job, row, method, batch, missing, item.seed_set)
-        _fit_path(fits, item).unlink(missing_ok=True)
+def run_units(job: Generation, units: Iterable[Unit], report: Report = lambda _: None) -> None:
+    """Makes those of the given units that OUT does not hold yet, in this process.
+
+    For programs that divide the work themselves: `units` are any of `eval.units.enumerate_units(job)`. Units of one
+    subject and method are best given together, because they share a fit. `generate` on the same OUT then finds all
+    pictures there and writes the manifest.
+
+    Raises InputError like `generate`.
+    """
+    tasks = group_units(job, units)
+    with at_work(job.out, lambda: remove_unfinished(job.out)):
+        prepare(job.suite, job.out, job.photos)
+        maker = open_maker(job)
+        tasks = _open_parts(job, maker.plan, tasks)
+        begin_record(job, maker.plan, sum(len(task.units) for task in tasks))
+        maker.run_all(tasks, report)
+
+
+def open_maker(job: Generation, plan: Plan | None = None) -> Maker:
+    """What makes the job's pictures in this process; without a plan, every method is built once to make one."""
+
+    def build(row: Row) -> Method:
+        return _build(job, row)
+
+    def draw_truth(subject: SuiteSubject, template: str, seed: int) -> Image.Image:
+        scene = scene_for_prompt(_individual(job.suite, subject), template, seed)
+        return Image.fromarray(render(scene).image)
+
+    if plan is None:
+        with one_thread():
+            plan = make_plan(job, build)
+    return Maker(job, plan, build, draw_truth)
+
+
+def open_tasks(job: Generation, plan: Plan) -> list[Task]:
+    """The tasks of the job's shard with the units that are still to be made: pictures missing, damaged, or made with
+    other weights or settings where `job.remake` is on.
+
+    Raises InputError when pictures were made with other weights or settings and `job.remake` is off, or they are of
+    seed sets that the job leaves out.
+    """
+    _check_other_seed_sets(job, plan)
+    return _open_parts(job, plan, enumerate_tasks(job))
+
+
+def _open_parts(job: Generation, plan: Plan, tasks: Sequence[Task]) -> list[Task]:
+    parts = []
+    damaged = 0
+    for task in tasks:
+        states = unit_states(job, plan, task)
+        others = [unit for unit, state in states if state == "other"]
+        if others and not job.remake:
+            raise InputError(
+                f"{job.out} holds pictures of {others[0].row!r} made with other weights or settings; choose another "
+                "folder, or make them again with --remake"
+            )
+        damaged += sum(state == "broken" for _, state in states)
+        if units := tuple(unit for unit, state in states if state != "done"):
+            parts.append(replace(task, units=units))
+    if damaged:
+        warnings.warn(f"{damaged} damaged pictures in {job.out} are made again", stacklevel=2)
+    return parts
+
+
+def _check_other_seed_sets(job: Generation, plan: Plan) -> None:
+    """A row's settings are written down once for all seed sets, so they must hold for those that are there already."""
+    begun = read_run(job.out).get("rows", {})
+    for row in job.rows:
+        if begun.get(row.name) == plan.entries[row.name]:
+            continue
+        for folder in (job.out / PICTURES).glob(f"seed*/{row.name}"):
+            number = re.fullmatch(r"seed(\d+)", folder.parent.name)
+            if number is None or int(number[1]) in job.seed_sets:
+                continue
+            whole = replace(job, seed_sets=(int(number[1]),), rows=(row,), ground_truth=False, shard=(1, 1))
+            states = (state for task in enumerate_tasks(whole) for _, state in unit_states(whole, plan, task))
+            if "other" in states:
+                raise InputError(
+                    f"{folder} holds pictures of {row.name!r} made with other weights or settings; choose another "
+                    f"folder, delete that one, or make seed set {number[1]} again too"
+                )
+
+
+def _count_workers(job: Generation, tasks: Sequence[Task]) -> int:
+    fits = sum(not task.is_truth for task in tasks)
+    if job.workers is not None:
+        return min(job.workers, max(1, len(tasks)))
+    if job.methods is not None or torch.cuda.is_available() or fits < 2:
+        return 1
+    from bdkit.models.checkpoints import resolve
+
+    model_bytes = sum(path.stat().st_size for path in resolve(job.model).rglob("*.safetensors"))
+    return min(suitable_workers(model_bytes), fits)
 
 
 def _build(job: Generation, row: Row) -> Method:
@@ -157,46 +218,6 @@ def _build(job: Generation, row: Row) -> Method:
     if row.method not in job.methods:
         raise InputError(f"unknown method {row.method!r}; known are {', '.join(job.methods)}")
     return job.methods[row.method](model=job.model, **row.overrides)
-
-
-def _fit_key(group: str, method: Method) -> str:
-    text = json.dumps([group, method.settings], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _fit_path(fits: Path, item: Work) -> Path:
-    return fits / f"seed{item.seed_set}" / f"{item.subject.name}.safetensors"
-
-
-def _fit(job: Generation, group: str, method: Method, item: Work, path: Path) -> float | None:
-    """Fits a subject, or takes up a fit that a stopped run left behind. Returns the seconds of a fit."""
-    if path.exists():
-        method.load_state(safetensors.torch.load_file(path))
-        return None
-    images = [read_picture(file) for file in reference_paths(job.out, job.suite, item.subject, job.photos)]
-    started = monotonic()
-    method.fit(
-        images, item.subject.class_noun, derive_seed("fit", job.suite.name, group, item.subject.name, item.seed_set)
-    )
-    seconds = monotonic() - started
-    if method.snapshots:
-        # clones, because safetensors refuses tensors that share memory
-        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state().items()}
-        write_bytes(safetensors.torch.save(state), path)
-    return seconds
-
-
-def _generate_batch(
-    job: Generation, row: Row, method: Method, batch: Sequence[Slot], missing: Sequence[Slot], seed_set: int
-) -> None:
-    """Makes a whole batch and writes what is missing of it: then its pictures do not depend on what was there."""
-    templates = [slot.prompt.template for slot in batch]
-    seeds = [picture_seed(job.suite, row.name, slot, seed_set) for slot in batch]
-    one_template = templates[0] if len(set(templates)) == 1 else templates
-    images = method.generate(one_template, batch[0].subject.class_noun, seeds)
-    for slot, image in zip(batch, images, strict=True):
-        if slot in missing:
-            write_png(image, picture_path(job.out, Job(row.name, seed_set), slot))
 
 
 def load_references(suite: Suite, subject: SuiteSubject, photos: Path | None = None) -> list[Image.Image]:
@@ -226,67 +247,3 @@ def _individual(suite: Suite, subject: SuiteSubject) -> Subject:
     assert suite.split is not None
     key = f"{suite.split}/{suite.seed}/{subject.name}"
     return sample_subject(subject.class_noun, key=key, split=suite.split)
-
-
-def _draw_ground_truth(job: Generation) -> None:
-    for seed_set in job.seed_sets:
-        for subject in job.suite.subjects:
-            individual = _individual(job.suite, subject)
-            for slot in slots(job.suite, subject):
-                path = picture_path(job.out, Job(GROUND_TRUTH, seed_set), slot)
-                if not path.exists():
-                    seed = picture_seed(job.suite, GROUND_TRUTH, slot, seed_set)
-                    scene = scene_for_prompt(individual, slot.prompt.template, seed)
-                    write_png(Image.fromarray(render(scene).image), path)
-
-
-def _start_record(job: Generation, n_open: int) -> dict[str, Any]:
-    """The record of an earlier run in OUT, or a new one, written at once so that a stopped run can be judged."""
-    record = read_run(job.out)
-    record.update(
-        status="generating",
-        suite=job.suite.name,
-        suite_hash=job.suite.hash,
-        model=job.model,
-        seed_sets=list(job.seed_sets),
-        pictures_made_in_last_run=n_open,
-    )
-    record.setdefault("rows", {})
-    record.setdefault("fit_seconds", {})
-    write_json(record, job.out / RUN_FILE)
-    return record
-
-
-def _record_rows(job: Generation, rows: Sequence[Row], method: Method, record: dict[str, Any]) -> int:
-    """Writes down what the rows are made with, and returns how many prompts make a batch: as many as when the rows
-    were begun.
-    """
-    settings = method.settings
-    begun = [record["rows"][row.name]["prompts_per_batch"] for row in rows if row.name in record["rows"]]
-    prompts_per_batch = begun[0] if begun else _prompts_per_batch(job, settings)
-    for row in rows:
-        entry = {
-            "method": row.method,
-            "overrides": dict(row.overrides),
-            "snapshot": row.snapshot,
-            "prompts_per_batch": prompts_per_batch,
-            "settings": settings,
-        }
-        # as JSON gives it back: tuples are lists there
-        entry = json.loads(json.dumps(entry, default=str))
-        if record["rows"].get(row.name) != entry and any((job.out / PICTURES).glob(f"seed*/{row.name}/*/*.png")):
-            raise InputError(
-                f"{job.out} holds pictures of {row.name!r} made with other weights or settings; choose another folder, "
-                f"or delete {job.out / PICTURES}/seed*/{row.name}"
-            )
-        record["rows"][row.name] = entry
-    write_json(record, job.out / RUN_FILE)
-    return prompts_per_batch
-
-
-def _prompts_per_batch(job: Generation, settings: Mapping[str, Any]) -> int:
-    pictures = job.batch_size
-    if pictures is None:
-        pixels = BATCH_PIXELS["cuda" if torch.cuda.is_available() else "cpu"]
-        pictures = pixels // int(settings.get("resolution", FULL_RESOLUTION)) ** 2
-    return max(1, pictures // job.suite.samples_per_prompt)

@@ -1,100 +1,81 @@
 """Pictures on disk -> OUT/scores.csv and scores.parquet, one row for each picture and metric.
 
-The pictures may come from any program: what counts is where they lie (`eval.layout`).
+The pictures may come from any program: what counts is where they lie (`eval.layout`, `eval.manifest`).
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
 from dreambench.errors import InputError
 from dreambench.files import write_bytes, write_json, write_text
-from dreambench.pictures import read_picture
-from dreambench.suites import Suite, SuiteSubject, class_nouns
-from eval.encoders import find_protocol, load_classifier, load_encoder
+from dreambench.suites import Suite
+from eval.audit import Audit, audit, expected_keys, find_jobs, report
+from eval.decoding import Workers, default_workers
+from eval.embedding import CLASSIFIER, Embeddings
+from eval.evaluators import WITHOUT_NETWORK, Embedder, Evaluators, Predictor, load_evaluators
+from eval.extras import ExtraOptions, Extras
 from eval.layout import (
+    PICTURES,
     REAL,
     REAL_WITH_SELF,
     RUN_FILE,
     SCORES_FILE,
     Job,
-    check_complete,
-    find_jobs,
     load_saved_suite,
-    picture_path,
     read_run,
     reference_paths,
-    slots,
 )
-from eval.metrics import METRICS, Batch, Metric
-from eval.metrics.base import EncoderName, FloatArray
+from eval.manifest import Found, read_pictures, read_tree
+from eval.metrics import METRICS, Metric
+from eval.protocols import DEFAULT_TOKEN, find_protocol
+from eval.scorer import COLUMNS, NO_PROMPT, PROTOCOL_COLUMN, Scorer
 from eval.system import device_name, library_versions
 
 PARQUET_FILE = "scores.parquet"
-COLUMNS = ("method", "seed_set", "subject", "prompt", "sample", "metric", "value")
-NO_PROMPT = -1
 ORACLE_ROWS = (REAL, REAL_WITH_SELF)
 
-
-class Embedder(Protocol):
-    """An encoder of pictures; CLIP's has `embed_texts(texts) -> (n, d)` too."""
-
-    checkpoint: dict[str, str]
-
-    def embed_images(self, images: list[Image.Image]) -> NDArray[np.float32]:
-        """(n, d) unit-norm embeddings."""
-
-
-class Predictor(Protocol):
-    """A classifier of pictures of the mini world."""
-
-    checkpoint: dict[str, str]
-
-    def predict(self, images: list[Image.Image]) -> dict[str, NDArray[np.float32]]:
-        """Log-probabilities: class (n, 15), context (n, 21), outfit (n, 11), change (n, 6)."""
+__all__ = [
+    "COLUMNS",
+    "NO_PROMPT",
+    "ORACLE_ROWS",
+    "Embedder",
+    "Evaluators",
+    "Predictor",
+    "ScoreOptions",
+    "load_evaluators",
+    "read_scores",
+    "score_folder",
+    "score_pictures",
+    "write_scores",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluators:
-    """The networks of one protocol. encoders: "dino" and "clip", "identity" where there is one."""
+class ScoreOptions:
+    """How to score.
 
-    protocol: str
-    encoders: Mapping[str, Any]
-    classifier: Predictor | None = None
-
-    @property
-    def checkpoints(self) -> dict[str, Any]:
-        """What a run record says of the weights."""
-        networks: dict[str, Any] = {**self.encoders}
-        if self.classifier is not None:
-            networks["classifier"] = self.classifier
-        return {name: network.checkpoint for name, network in networks.items()}
-
-    def has(self, encoder: EncoderName) -> bool:
-        """Whether a metric that needs `encoder` can be scored."""
-        return self.classifier is not None if encoder == "classifier" else encoder in self.encoders
-
-
-def load_evaluators(protocol: str, device: str = "cpu") -> Evaluators:
-    """All networks of a protocol.
-
-    Raises InputError for an unknown protocol and for weights that are not there.
+    allow_missing: score what is there; the table then says how much of it that is
+    ignore_surplus: pass over pictures that have no place in the suite
+    workers: processes that decode pictures, 0 for none; None: as many as suit the machine and the number of pictures
+    cache: folder in which embeddings are kept for other runs; None: they are kept for this run alone
+    token: the method's token, for a protocol whose texts have it
+    extras: masks and sources, for the metrics that need them
     """
-    names = ["dino", "clip"]
-    classifier = None
-    if find_protocol(protocol).weights == "shipped":
-        names.append("identity")
-        classifier = load_classifier(protocol, device)
-    encoders = {name: load_encoder(name, protocol, device) for name in names}
-    return Evaluators(protocol=protocol, encoders=encoders, classifier=classifier)
+
+    allow_missing: bool = False
+    ignore_surplus: bool = False
+    workers: int | None = None
+    cache: Path | None = None
+    token: str = DEFAULT_TOKEN
+    extras: ExtraOptions = field(default_factory=ExtraOptions)
 
 
 def score_folder(
@@ -103,48 +84,123 @@ def score_folder(
     *,
     photos: Path | None = None,
     jobs: Sequence[Job] | None = None,
+    options: ScoreOptions | None = None,
     show_progress: bool = True,
 ) -> pd.DataFrame:
-    """Scores OUT's pictures and the oracle (its references), writes the scores, and returns them.
+    """Scores the pictures of a results folder, OUT, and the oracle (its references): see `score_pictures`.
 
     out: a folder with suite.json, references (or photos, for a suite of photos) and pictures
     jobs: what to score; None for every method and seed set that has pictures
-
-    The frame has the columns of COLUMNS, sorted by method, seed set, subject (suite order), prompt, sample and metric;
-    values are rounded to 6 decimals, as in the file. The oracle's prompt is -1, its sample the reference's number.
-
-    Raises InputError when a picture is missing or cannot be read: a mean is never taken over fewer pictures.
     """
     suite = load_saved_suite(out)
-    jobs = find_jobs(out) if jobs is None else list(jobs)
+    return score_pictures(
+        _read_own(out, suite, jobs),
+        suite,
+        evaluators,
+        out,
+        photos=photos,
+        jobs=jobs,
+        options=options,
+        show_progress=show_progress,
+    )
+
+
+def score_pictures(
+    found: Found,
+    suite: Suite,
+    evaluators: Evaluators,
+    out: Path,
+    *,
+    photos: Path | None = None,
+    jobs: Sequence[Job] | None = None,
+    options: ScoreOptions | None = None,
+    show_progress: bool = True,
+) -> pd.DataFrame:
+    """Scores pictures and the oracle, writes the scores into OUT, and returns them.
+
+    found: what `eval.manifest.read_pictures` read
+    photos: folder of the references of a suite of photos; None: BDKIT_DREAMBENCH_DIR's, else the fetched ones
+    jobs: what to score; None for every method and seed set that was found
+
+    The frame has the columns of COLUMNS and `protocol`, sorted by method, seed set, subject (suite order), prompt,
+    sample and metric; values are rounded to 6 decimals, as in the file. The oracle's prompt is -1, its sample the
+    reference's number.
+
+    Raises InputError, and OUT/problems.csv has all of them, when pictures are missing, surplus, doubled or unreadable:
+    a mean is never taken over fewer pictures unless `options` allow it.
+    """
+    options = options or ScoreOptions()
+    rules = find_protocol(evaluators.protocol)
+    suite = rules.apply_to(suite)
+    jobs = find_jobs(found) if jobs is None else list(jobs)
     if taken := sorted({job.method for job in jobs} & set(ORACLE_ROWS)):
         raise InputError(f"{taken[0]!r} is the name of the oracle's row; rename that folder of pictures")
-    check_complete(out, suite, jobs)
-    metrics = [
-        metric
-        for metric in METRICS.values()
-        if evaluators.has(metric.encoder) and not (metric.of_mini_world and suite.source == "photos")
-    ]
-    n_references = sum(subject.n_references for subject in suite.subjects)
-    total = n_references + len(jobs) * suite.n_pictures
-    with tqdm(total=total, desc="scoring", unit=" pictures", disable=not show_progress, dynamic_ncols=True) as bar:
-        scorer = _Scorer(out, suite, evaluators, metrics, photos, bar)
+    try:
+        references = [reference_paths(out, suite, subject, photos) for subject in suite.subjects]
+    except InputError:
+        # what is wrong with the pictures comes first
+        report(audit(found, suite, jobs, (), Workers(0), show_progress=False), out, allow_missing=options.allow_missing)
+        raise
+    metrics = scored_metrics(evaluators, suite)
+    with ExitStack() as stack:
+        count = default_workers(len(found.pictures)) if options.workers is None else options.workers
+        workers = stack.enter_context(Workers(count))
+        folder = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bdkit-embeddings-")))
+        extras = Extras(metrics, evaluators.encoders, options.extras, folder) if _needs_extras(metrics) else None
+        checked = audit(
+            found,
+            suite,
+            jobs,
+            [path for paths in references for path in paths],
+            workers,
+            cut_out=rules.background == "removed",
+            show_progress=show_progress,
+        )
+        warning = report(checked, out, allow_missing=options.allow_missing, ignore_surplus=options.ignore_surplus)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
+        networks = dict(evaluators.encoders)
+        if evaluators.classifier is not None:
+            networks[CLASSIFIER] = evaluators.classifier
+        embeddings = Embeddings(networks, folder)
+        embeddings.embed(_files(checked, references), workers, show_progress)
+        scorer = Scorer(suite, rules, metrics, checked, embeddings, references, options.token, extras)
         for job in jobs:
             scorer.score_job(job)
+        scorer.score_oracle()
         frame = scorer.frame()
     write_scores(frame, out)
     run = read_run(out)
     run["scoring"] = {
-        "protocol": evaluators.protocol,
+        "protocol": rules.name,
+        "protocol_settings": asdict(rules),
         "suite": suite.name,
         "suite_hash": suite.hash,
         "metrics": [metric.name for metric in metrics],
         "evaluators": evaluators.checkpoints,
+        "token": options.token if rules.clip_t_text == "token" else None,
+        "allow_missing": options.allow_missing,
+        "pictures": _counts(checked, suite, jobs),
         "device": device_name(),
         "versions": library_versions(),
     }
     write_json(run, out / RUN_FILE)
     return frame
+
+
+def scored_metrics(evaluators: Evaluators, suite: Suite) -> list[Metric]:
+    """The metrics that these networks score on this suite, in the order of METRICS."""
+    return [
+        metric
+        for name, metric in METRICS.items()
+        if evaluators.has(metric.encoder)
+        and (name in evaluators.metrics or not metric.optional)
+        and not (metric.of_mini_world and suite.source == "photos")
+    ]
+
+
+def _needs_extras(metrics: Sequence[Metric]) -> bool:
+    return any(metric.encoder in WITHOUT_NETWORK for metric in metrics)
 
 
 def write_scores(frame: pd.DataFrame, out: Path) -> None:
@@ -156,104 +212,47 @@ def write_scores(frame: pd.DataFrame, out: Path) -> None:
 
 
 def read_scores(out: Path) -> pd.DataFrame:
-    """The frame of OUT/scores.csv. Raises InputError when it is missing or damaged."""
+    """The frame of OUT/scores.csv; one of an older bdkit has no column `protocol`.
+
+    Raises InputError when it is missing or damaged.
+    """
     path = out / SCORES_FILE
     try:
         frame = pd.read_csv(path, keep_default_na=False)
-        return frame[list(COLUMNS)].astype({"seed_set": int, "prompt": int, "sample": int, "value": float})
+        columns = [*COLUMNS, *([PROTOCOL_COLUMN] if PROTOCOL_COLUMN in frame else [])]
+        return frame[columns].astype({"seed_set": int, "prompt": int, "sample": int, "value": float})
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; run `bdkit score {out}` first") from error
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); run `bdkit score {out}` again") from error
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    """One subject's references as the networks see them."""
+def _read_own(out: Path, suite: Suite, jobs: Sequence[Job] | None) -> Found:
+    """The pictures of a results folder; those of other methods than `jobs` are none of our business."""
+    if jobs is None:
+        return read_pictures(out, suite, layout="tree")
+    found = read_tree(out, suite, out.name)
+    own = [out / PICTURES / f"seed{job.seed_set}" / job.method for job in jobs]
+    unknown = [(path, why) for path, why in found.unknown if any(path.is_relative_to(folder) for folder in own)]
+    return Found(out, found.pictures, tuple(unknown))
 
-    embeddings: dict[str, FloatArray]
-    predictions: dict[str, FloatArray] | None
+
+def _files(checked: Audit, references: Iterable[Sequence[Path]]) -> dict[bytes, Path]:
+    """Content hash -> a file that has it: the references, then the pictures in their order."""
+    paths = [path for paths in references for path in paths]
+    paths += [picture.path for _, picture in sorted(checked.pictures.items())]
+    files: dict[bytes, Path] = {}
+    for path in paths:
+        files.setdefault(checked.contents[path], path)
+    return files
 
 
-@dataclass
-class _Scorer:
-    out: Path
-    suite: Suite
-    evaluators: Evaluators
-    metrics: list[Metric]
-    photos: Path | None
-    bar: tqdm
-    rows: list[tuple[str, int, int, int, int, int, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.references = [self._embed_references(subject) for subject in self.suite.subjects]
-        self.gallery: tuple[FloatArray, ...] = ()
-        if "identity" in self.evaluators.encoders:
-            self.gallery = tuple(reference.embeddings["identity"] for reference in self.references)
-        for number, subject in enumerate(self.suite.subjects):
-            self._score_oracle(number, subject)
-
-    def score_job(self, job: Job) -> None:
-        """Embeds each picture of a job once per network and keeps every metric's value."""
-        for number, subject in enumerate(self.suite.subjects):
-            places = slots(self.suite, subject)
-            embedded = self._embed([picture_path(self.out, job, slot) for slot in places])
-            texts = [slot.prompt.text(subject.class_noun) for slot in places]
-            n_references = len(self.references[number].embeddings["dino"])
-            batch = self._batch(
-                number,
-                subject,
-                embedded,
-                pairs=np.ones((len(places), n_references), dtype=bool),
-                texts=self.evaluators.encoders["clip"].embed_texts(texts),
-                prompts=tuple(slot.prompt for slot in places),
-            )
-            self._keep(job.method, job.seed_set, number, [(slot.prompt.index, slot.sample) for slot in places], batch)
-
-    def frame(self) -> pd.DataFrame:
-        """All values, sorted."""
-        values = pd.DataFrame(sorted(self.rows), columns=list(COLUMNS))
-        values["subject"] = values["subject"].map(lambda number: self.suite.subjects[number].name)
-        values["metric"] = values["metric"].map(lambda number: self.metrics[number].name)
-        values["value"] = values["value"].round(6) + 0.0
-        return values
-
-    def _embed_references(self, subject: SuiteSubject) -> _Embedded:
-        return self._embed(reference_paths(self.out, self.suite, subject, self.photos))
-
-    def _embed(self, paths: list[Path]) -> _Embedded:
-        images = [read_picture(path) for path in paths]
-        embeddings = {name: encoder.embed_images(images) for name, encoder in self.evaluators.encoders.items()}
-        classifier = self.evaluators.classifier
-        predictions = None if classifier is None else classifier.predict(images)
-        self.bar.update(len(paths))
-        return _Embedded(embeddings, predictions)
-
-    def _batch(self, number: int, subject: SuiteSubject, embedded: _Embedded, **named: Any) -> Batch:
-        return Batch(
-            generated=embedded.embeddings,
-            references=self.references[number].embeddings,
-            predictions=embedded.predictions,
-            subject_index=number,
-            class_index=class_nouns().index(subject.class_noun),
-            gallery=self.gallery,
-            **named,
-        )
-
-    def _score_oracle(self, number: int, subject: SuiteSubject) -> None:
-        """The references as if they were generated, without self-pairs and with them."""
-        size = subject.n_references
-        places = [(NO_PROMPT, sample) for sample in range(size)]
-        for row, pairs in ((REAL, ~np.eye(size, dtype=bool)), (REAL_WITH_SELF, np.ones((size, size), dtype=bool))):
-            self._keep(row, 0, number, places, self._batch(number, subject, self.references[number], pairs=pairs))
-
-    def _keep(self, method: str, seed_set: int, subject: int, places: list[tuple[int, int]], batch: Batch) -> None:
-        for number, metric in enumerate(self.metrics):
-            if metric.of_prompt and batch.prompts is None:
-                continue
-            values = metric.score(batch)
-            if values.shape != (len(places),) or not np.isfinite(values).all():
-                name = self.suite.subjects[subject].name
-                raise InputError(f"{metric.name} has no value for some picture of {method}, {name}; look at them")
-            for (prompt, sample), value in zip(places, values.tolist(), strict=True):
-                self.rows.append((method, seed_set, subject, prompt, sample, number, value))
+def _counts(checked: Audit, suite: Suite, jobs: Sequence[Job]) -> dict[str, Any]:
+    """method -> how many pictures were scored, of how many."""
+    counts: dict[str, dict[str, int]] = {}
+    for job in jobs:
+        keys = expected_keys(suite, job)
+        count = counts.setdefault(job.method, {"scored": 0, "expected": 0})
+        count["scored"] += sum(key in checked.pictures for key in keys)
+        count["expected"] += len(keys)
+    return counts

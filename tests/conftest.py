@@ -5,9 +5,14 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import tempfile
+
 import pytest
 
 from bdkit.cli import quiet_libraries
+
+CACHE = tempfile.TemporaryDirectory(prefix="bdkit-tests-")
+os.environ["BDKIT_CACHE_DIR"] = CACHE.name  # embeddings, never in the user's own cache
 
 quiet_libraries()  # before any test imports a library that a command would find talking
 

@@ -15,7 +15,12 @@ from PIL import Image
 from bdkit.cli import build_parser
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = ("00_quickstart", "01_pretraining", "02_zero_shot", "03_few_step_finetuning", "04_dreambench")
+NAMES = (
+    *("00_quickstart", "01_pretraining", "02_zero_shot", "03_few_step_finetuning", "04_dreambench"),
+    "05_full_size",
+    "06_score_your_own",
+    "07_do_the_metrics_mean_it",
+)
 PICTURES = ("image/jpeg", "image/png")
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/<-])(?:/(?:bin|builds?|data|home|mnt|opt|private|root|srv|tmp|usr|var|work)/|[A-Z]:\\)"

@@ -17,7 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the benchmark, goes on where a stopped run was, and prints the table."""
-    out = run_bench(config_from_args(BenchConfig, args))
+    config = config_from_args(BenchConfig, args)
+    out = run_bench(config)
+    if config.shard is not None:
+        print(
+            f"The pictures of shard {config.shard} are in {out}. When all shards are done: in one folder, the same "
+            "command without --shard; in several, 'bdkit merge FOLDERS --out OUT'."
+        )
+        return 0
     print((out / TABLE_MD).read_text(encoding="utf-8"))
     print(f"Everything is in {out}: {TABLE_MD}, grid.png, report.html, scores.csv.")
     return 0

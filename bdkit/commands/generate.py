@@ -4,17 +4,22 @@ import argparse
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
+from bdkit.commands.control import ControlFlags, control_record, make_control
 from bdkit.commands.outputs import check_free
 from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
 from bdkit.errors import InputError
 from bdkit.methods.base import check_class_noun, make_scheduler
-from bdkit.models.blip_diffusion import BlipDiffusion, split_prompt
+from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.checkpoints import checkpoint_hash, sha256
+from bdkit.models.layouts.loading import DTYPES
+from bdkit.models.prompts import split_prompt
+from bdkit.models.stable_diffusion import load_base
+from bdkit.models.subjects import group_subjects, mean_subjects
 from dreambench.files import read_json, write_json
 from dreambench.pictures import list_pictures, read_picture, write_png
 from eval.system import device_name, library_versions, pick_device
@@ -24,7 +29,7 @@ RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
+class GenerateConfig(ControlFlags):
     """What is drawn.
 
     prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
@@ -38,6 +43,15 @@ class GenerateConfig:
     guidance_scale: how strictly to follow the prompt; none: the model's own
     num_inference_steps: denoising steps; none: the model's own
     scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's own
+    prompt_reps: how often the text is repeated; none: the model's own
+    template: where the subject's vectors stand, place, public or paper; none: as the model was trained
+    height: in pixels; none: the model's own
+    width: in pixels; none: the model's own
+    reference_weights: how much each picture of --images counts, in the order of their names
+    qformer_tokenizer: folder of bert-base-uncased's tokenizer, which the public checkpoints lack
+    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint lacks
+    dtype: of the computation: float32, float16 or bfloat16
+    cpu_offload: keep on the GPU only the part that is at work
     """
 
     prompt: str
@@ -51,8 +65,18 @@ class GenerateConfig:
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
     scheduler: str | None = None
+    prompt_reps: int | None = None
+    template: Literal["place", "public", "paper"] | None = None
+    height: int | None = None
+    width: int | None = None
+    reference_weights: tuple[float, ...] = ()
+    qformer_tokenizer: str | None = None
+    base: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    cpu_offload: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prompt.strip():
             raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
@@ -72,24 +96,33 @@ def run(args: argparse.Namespace) -> int:
     check_free(config.out, overwrite=True)
     references = list_pictures(config.images) if config.images else []
     pictures = [read_picture(path) for path in references]
-    model = BlipDiffusion.from_pretrained(config.model)
+    model = load_base(
+        config.model, qformer_tokenizer=config.qformer_tokenizer, base=config.base, dtype=DTYPES[config.dtype]
+    )
     class_noun = _class_noun(config, model)
     scheduler = make_scheduler(config.scheduler, model)
     split_prompt(config.prompt, config.target_subject or class_noun)
     record = {
-        "settings": {key: value for key, value in asdict(config).items() if key not in ("seeds", "out", "images")},
+        "settings": _drawn_settings(config),
         "checkpoint": checkpoint_hash(config.model),
         "references": {path.name: sha256(path) for path in references},
+        "structures": control_record(config),
     }
     todo = _open_chunks(config.out, seeds, record, args.overwrite)
     if not todo:
         print(f"All {len(seeds)} pictures are already in {config.out}.")
         return 0
-    model.to(torch.device(pick_device()))
+    height, width = config.height or model.resolution, config.width or model.resolution
+    control = make_control(config, config.model, height, width)
+    device = torch.device(pick_device())
+    if config.cpu_offload and device.type != "cpu":
+        model.enable_cpu_offload(device)
+    else:
+        model.to(device)
     embeddings = None
     if pictures:
         assert class_noun is not None
-        embeddings = model.encode_subject(pictures, class_noun).mean(dim=0, keepdim=True)
+        embeddings = mean_subjects(model, group_subjects(pictures, class_noun, config.reference_weights or None))
     elif model.subject_embeddings is not None:
         embeddings = model.subject_embeddings
     started = False
@@ -104,7 +137,12 @@ def run(args: argparse.Namespace) -> int:
             guidance_scale=config.guidance_scale,
             num_inference_steps=config.num_inference_steps,
             scheduler=scheduler,
+            prompt_reps=config.prompt_reps,
+            template=config.template,
+            height=config.height,
+            width=config.width,
             seeds=chunk,
+            control=control,
         )
         if not started:
             _start(config.out, record, args.overwrite)
@@ -128,6 +166,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _drawn_settings(config: GenerateConfig) -> dict[str, Any]:
+    """What a picture depends on, as JSON holds it; pictures are named by their hashes elsewhere."""
+    settings = {k: v for k, v in asdict(config).items() if k not in ("seeds", "out", "images", "control")}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
 def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
     """The subject's class word, after all that can be wrong about the subject was checked."""
     known = model.record.get("class_nouns")
@@ -136,9 +180,10 @@ def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
             check_class_noun(word, known)
     cached = model.subject_class
     if config.images:
-        if cached is not None:
+        if model.subject_embeddings is not None:
             raise InputError(
-                f"{config.model} already holds a subject ({cached}); leave --images out, or use --model mini"
+                f"{config.model} already holds a subject ({cached or 'class unknown'}); leave --images out, or use "
+                "--model mini"
             )
         if config.subject is None:
             raise InputError("--images needs --subject, the class word of what they show, such as --subject dog")
@@ -148,6 +193,8 @@ def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
             f"{config.model} holds a {cached}, not a {config.subject}; leave --subject out, "
             f"or say --target-subject {config.subject}"
         )
+    if model.subject_embeddings is not None and cached is None and config.subject is None:
+        raise InputError(f"{config.model} holds a fine-tuned subject, but not its class word; name it with --subject")
     if cached is None and config.subject is None and "{}" in config.prompt:
         raise InputError("the prompt has a place for a subject; give --images and --subject, or a fine-tuned --model")
     return cached or config.subject

@@ -7,7 +7,7 @@ import torch
 
 from bdkit.commands import pretrain_evaluators
 from bdkit.errors import InputError
-from bdkit.pretraining.mini import STAGES, pretrain_mini
+from bdkit.pretraining.mini import STAGES, main_process, pretrain_mini
 
 EVALUATORS = "evaluators"
 STAGE_HELP = {
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--device cuda: there is no GPU that torch can use; leave --device out")
     stages = None if args.what == "mini" else [args.what]
     weights = pretrain_mini(args.out, smoke=args.smoke, stages=stages, device=args.device)
+    if not main_process():
+        return 0
     print(f"{', '.join(stages or STAGES)}: finished in {weights}.")
     if args.what != "mini":
         return 0

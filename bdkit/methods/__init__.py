@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,21 +11,32 @@ import torch
 from bdkit.errors import InputError
 from bdkit.finetuning import FewStepConfig
 from bdkit.methods.base import Method, MethodConfig, start_folder
-from bdkit.methods.blip_diffusion import BlipDiffusionMethod, save_finetuned
+from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
+from bdkit.methods.dreambooth_lora import DreamBoothLora
 from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.stable_diffusion import load_base
 
 METHODS: dict[str, Any] = {
     "base": TextToImage,
     "textual-inversion": TextualInversion,
     "dreambooth": DreamBooth,
+    "dreambooth-lora": DreamBoothLora,
     "blip-diffusion": BlipDiffusionMethod,
 }
 
 __all__ = ["METHODS", "Method", "build_method", "method_config", "save_finetuned"]
+
+
+def save_finetuned(method: Method, folder: str | Path) -> Path:
+    """Writes what a method learned, in the form that diffusers reads part by part; see each method's ``save``.
+
+    Raises InputError when nothing was fitted.
+    """
+    return method.save(folder)
 
 
 def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> Any:
@@ -56,8 +68,8 @@ def build_method(
 
     Args:
         name: a key of `METHODS`.
-        model: the model it starts from, unless its settings name another ("start"): a folder, a shipped model's name,
-            or a model in memory.
+        model: the model it starts from, unless its settings name another ("start"): a folder, a shipped model's name, a
+            hub id, or a model in memory. All but blip-diffusion can start from a plain Stable Diffusion v1.
         preset: a key of `METHOD_PRESETS`; None: the one that the model's record names, else "paper".
         device: None: the GPU where there is one; a model in memory stays where it is.
         overrides: settings of the method in place of the preset's.
@@ -66,11 +78,11 @@ def build_method(
         InputError: unknown method, preset or setting, or no such model.
     """
     method_config(name)  # a wrong name is told before the weights are read
-    given = model if isinstance(model, BlipDiffusion) else BlipDiffusion.from_pretrained(model)
+    given = model if isinstance(model, BlipDiffusion) else load_base(model)
     config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
     start = given
     if config.start is not None:
-        start = BlipDiffusion.from_pretrained(start_folder(config.start, given.source))
+        start = load_base(start_folder(config.start, given.source))
     if device is None and not isinstance(model, BlipDiffusion):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     start.to(given.device if device is None else device)

@@ -12,13 +12,16 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import diffusers
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bdkit.errors import InputError
 from bdkit.finetuning import FewStepConfig, Snapshot
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import checkpoint_hash
+from bdkit.models.checkpoints import checkpoint_hash, new_folder
+from bdkit.training_loop import write_json
 
+ADAPTER_RECORD = "finetuned.json"
 TOKEN_AND_NOUN = "{} {}"
 """The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
 
@@ -47,6 +50,9 @@ class Method(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes what `state` gave, in place of fitting."""
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes what `fit` learned in the form that diffusers reads; returns the folder."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -113,6 +119,13 @@ class ModelMethod:
             "scheduler": type(self.scheduler or self.model.scheduler).__name__,
         }
 
+    def save(self, folder: str | Path) -> Path:
+        """Writes what `fit` learned; a method that learns nothing has nothing to write.
+
+        Raises InputError when there is nothing to write.
+        """
+        raise InputError(f"{self.name} learns nothing that could be saved; use the model it starts from")
+
     def check_class_noun(self, class_noun: str) -> None:
         """Raises InputError when the model's record tells which class words it knows, and this is none of them."""
         if not class_noun.strip():
@@ -154,6 +167,8 @@ class TrainedMethod(ModelMethod):
         self.snapshots = training.kept_steps if training.steps else ()
         self.history: list[dict[str, float]] = []
         """Loss by step of the last `fit`."""
+        self.class_noun: str | None = None
+        """The class word of the last `fit`."""
         self._kept: dict[int, Snapshot] = {}
         self._step: int | None = None
         self._applied: int | None = None
@@ -177,6 +192,17 @@ class TrainedMethod(ModelMethod):
                 f"a fit with snapshots {sorted(kept)} does not belong to {self.name} with {list(self.snapshots)}"
             )
         self._keep(kept, [])
+
+    @property
+    def fitted_settings(self) -> dict[str, Any]:
+        """`settings`, and of which subject and step the selected weights are.
+
+        Raises InputError before the first `fit`.
+        """
+        if not self._kept or self.class_noun is None:
+            raise InputError("there is no fitted subject to save; call fit first")
+        step = max(self._kept) if self._step is None else self._step
+        return {**self.settings, "class_noun": self.class_noun, "step": step}
 
     def _keep(self, kept: dict[int, Snapshot], history: list[dict[str, float]]) -> None:
         self._kept, self.history, self._applied = kept, history, None
@@ -260,3 +286,13 @@ def start_folder(start: str, given: str) -> str:
     """The model a method starts from: a folder of that name beside the given model's, else ``start`` itself."""
     sibling = Path(given).parent / start if given else None
     return str(sibling) if sibling is not None and Path(given).is_dir() and sibling.is_dir() else start
+
+
+def save_adapter(folder: str | Path, name: str, weights: Snapshot, settings: dict[str, Any]) -> Path:
+    """Writes a folder with the weights that go on top of a model (``name``) and what they were made with."""
+    place = Path(folder)
+    with new_folder(place) as temporary:
+        tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
+        save_file(tensors, temporary / name, metadata={"format": "pt"})
+        write_json(temporary / ADAPTER_RECORD, settings)
+    return place

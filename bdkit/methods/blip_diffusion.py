@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from bdkit.errors import InputError
-from bdkit.finetuning import FinetuneConfig, Snapshot, finetune_subject
+from bdkit.finetuning import FinetuneConfig, Snapshot, cast, finetune_subject
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion
 
@@ -29,13 +29,12 @@ class BlipDiffusionMethod(TrainedMethod):
     def __init__(self, model: BlipDiffusion, config: BlipDiffusionConfig) -> None:
         super().__init__(model, config, config)
         self.config = config
-        self.class_noun: str | None = None
         self._unet = copy.deepcopy(model.unet) if config.steps else model.unet
 
     def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
         self.check_class_noun(class_noun)
         if self.config.steps:
-            self._unet.load_state_dict(self.model.unet.state_dict())
+            cast(self._unet, torch.float32).load_state_dict(self.model.unet.state_dict())
             self._unet.requires_grad_(True)
         self._keep({}, [])
         try:
@@ -44,7 +43,7 @@ class BlipDiffusionMethod(TrainedMethod):
             )
         finally:
             if self.config.steps:
-                self._unet.requires_grad_(False).eval()
+                cast(self._unet, self.model.unet.dtype).requires_grad_(False).eval()
         self.class_noun = class_noun
         self._keep(kept, history)
 
@@ -54,28 +53,24 @@ class BlipDiffusionMethod(TrainedMethod):
         with exchanged(self.model, unet=self._unet):
             return self.draw(prompt_template, class_noun, seeds, self._embeddings(snapshot))
 
+    def save(self, folder: str | Path) -> Path:
+        """A model folder that draws the fitted subject: its U-Net, and the cached embedding with the class noun.
+
+        Raises InputError when nothing was fitted.
+        """
+        settings, snapshot = self.fitted_settings, self.selected()
+        with exchanged(
+            self.model,
+            unet=self._unet,
+            subject_embeddings=snapshot["subject_embeddings"],
+            subject_class=self.class_noun,
+            record={**self.model.record, "finetuned": settings},
+        ):
+            return self.model.save_pretrained(folder)
+
     def _embeddings(self, snapshot: Snapshot) -> Tensor:
         return snapshot["subject_embeddings"].to(self.model.device, self.model.unet.dtype)
 
     def _apply(self, snapshot: Snapshot) -> None:
         if self.config.steps:
             load_weights(self._unet, snapshot, "unet.")
-
-
-def save_finetuned(method: BlipDiffusionMethod, folder: str | Path) -> Path:
-    """Writes a model folder that draws the fitted subject: its U-Net, and the cached embedding with the class noun.
-
-    Raises InputError when nothing was fitted.
-    """
-    if method.class_noun is None:
-        raise InputError("there is no fitted subject to save; call fit first")
-    snapshot, model = method.selected(), method.model
-    record = {**model.record, "finetuned": method.settings}
-    with exchanged(
-        model,
-        unet=method._unet,
-        subject_embeddings=snapshot["subject_embeddings"],
-        subject_class=method.class_noun,
-        record=record,
-    ):
-        return model.save_pretrained(folder)

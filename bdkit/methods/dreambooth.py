@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from bdkit.diffusion import noise_prediction_loss, training_scheduler
+from bdkit.diffusion import training_scheduler
 from bdkit.errors import InputError
-from bdkit.finetuning import CAPTION, FewStepConfig, Snapshot, cache_latents, draw_latents, train_few_steps
+from bdkit.finetuning import (
+    CAPTION,
+    FewStepConfig,
+    Snapshot,
+    cache_latents,
+    cast,
+    draw_latents,
+    subject_loss,
+    train_few_steps,
+    training_settings,
+)
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
@@ -78,11 +92,11 @@ class DreamBoothLoss(nn.Module):
         subject, prior = batch
         hidden = self.hidden if self.text_encoder is None else self.text_encoder(self.ids)
         guide = hidden[:1].expand(len(subject), -1, -1)
-        loss = noise_prediction_loss(self.unet, self.scheduler, subject, guide, generator)
+        loss = subject_loss(self.unet, self.scheduler, subject, guide, generator)
         if prior is None:
             return loss, {}
         guide = hidden[1:].expand(len(prior), -1, -1)
-        prior_loss = noise_prediction_loss(self.unet, self.scheduler, prior, guide, generator)
+        prior_loss = subject_loss(self.unet, self.scheduler, prior, guide, generator)
         return loss + self.prior_loss_weight * prior_loss, {"prior_loss": float(prior_loss.detach())}
 
 
@@ -96,7 +110,7 @@ class DreamBooth(TrainedMethod):
         if not config.steps:
             raise InputError("dreambooth with 0 steps learns nothing; use at least 1, or the method base")
         self.config = config
-        self._unet = copy.deepcopy(model.unet)
+        self._unet = self._trained_unet()
         self._text_encoder = copy.deepcopy(model.text_encoder) if config.train_text_encoder else model.text_encoder
         self._class_latents: dict[str, Tensor] = {}
 
@@ -106,11 +120,7 @@ class DreamBooth(TrainedMethod):
         config, model = self.config, self.model
         latents = cache_latents(model, images, seed, random_flip=config.random_flip)
         prior = self._prior(class_noun) if config.prior_loss_weight else None
-        parts: list[nn.Module] = [self._unet]
-        self._unet.load_state_dict(model.unet.state_dict())
-        if config.train_text_encoder:
-            self._text_encoder.load_state_dict(model.text_encoder.state_dict())
-            parts.append(self._text_encoder)
+        self._restart(seed)
         ids, _ = model.tokenize([CAPTION] * 2, [f"{config.token} {class_noun}", class_noun], with_subject=False)
         module = DreamBoothLoss(
             self._unet,
@@ -124,17 +134,42 @@ class DreamBooth(TrainedMethod):
             subject = draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
             return subject, None if prior is None else draw_latents(prior, config.batch_size, generator)
 
-        try:
-            for part in parts:
-                part.requires_grad_(True)
+        with self._training(), training_settings(self._unet, config):
             name = f"DreamBooth on a {class_noun}"
             kept, history = train_few_steps(
                 module, batches, config, seed, device=model.device, name=name, progress=self.progress
             )
-        finally:
-            for part in parts:
-                part.requires_grad_(False).eval()
+        self.class_noun = class_noun
         self._keep(kept, history)
+
+    def _trained_unet(self) -> UNet2DConditionModel:
+        """The U-Net that is trained in place of the model's own."""
+        return copy.deepcopy(self.model.unet)
+
+    def _parts(self) -> list[nn.Module]:
+        return [self._unet, self._text_encoder] if self.config.train_text_encoder else [self._unet]
+
+    def _restart(self, seed: int) -> None:
+        """The trained parts as they are before any subject, in float32."""
+        for part, own in zip(self._parts(), (self.model.unet, self.model.text_encoder), strict=False):
+            cast(part, torch.float32).load_state_dict(own.state_dict())
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Gradients for the trained parts; afterwards they are as the model's, ready to draw."""
+        text_model = self._text_encoder.model
+        checkpointing = self.config.gradient_checkpointing and self.config.train_text_encoder
+        try:
+            for part in self._parts():
+                part.requires_grad_(True)
+            if checkpointing:
+                switch_checkpointing(text_model, True)
+            yield
+        finally:
+            if checkpointing:
+                switch_checkpointing(text_model, False)
+            for part in self._parts():
+                cast(part, self.model.unet.dtype).requires_grad_(False).eval()
 
     def _prior(self, class_noun: str) -> Tensor:
         """Latents of the model's own pictures of the class, the same for every subject of the class.
@@ -144,7 +179,8 @@ class DreamBooth(TrainedMethod):
         if class_noun not in self._class_latents:
             seeds = [_class_seed(class_noun, index) for index in range(self.config.class_images)]
             parts = []
-            for start in range(0, len(seeds), CLASS_IMAGE_BATCH):
+            starts = range(0, len(seeds), CLASS_IMAGE_BATCH)
+            for start in tqdm(starts, desc=f"pictures of any {class_noun}", disable=not self.progress):
                 parts.append(
                     self.model(
                         CAPTION,
@@ -167,10 +203,23 @@ class DreamBooth(TrainedMethod):
         with exchanged(self.model, unet=self._unet, text_encoder=self._text_encoder):
             return self.draw(prompt_template, f"{self.config.token} {class_noun}", seeds)
 
+    def save(self, folder: str | Path) -> Path:
+        """A whole model that draws the subject from its rare word, readable part by part by diffusers."""
+        record = {**self.model.record, "finetuned": self.fitted_settings}
+        self.selected()
+        with exchanged(self.model, unet=self._unet, text_encoder=self._text_encoder, record=record):
+            return self.model.save_pretrained(folder)
+
     def _apply(self, snapshot: Snapshot) -> None:
         load_weights(self._unet, snapshot, "unet.")
         if self.config.train_text_encoder:
             load_weights(self._text_encoder, snapshot, "text_encoder.")
+
+
+def switch_checkpointing(text_model: Any, on: bool) -> None:
+    """Gradient checkpointing of a transformers model, which calls it activation checkpointing of late."""
+    word = "enable" if on else "disable"
+    getattr(text_model, f"activation_checkpointing_{word}", getattr(text_model, f"gradient_checkpointing_{word}"))()
 
 
 def _class_seed(class_noun: str, index: int) -> int:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.diffusion import noise_prediction_loss, training_scheduler
+from bdkit.diffusion import training_scheduler
 from bdkit.errors import InputError
-from bdkit.finetuning import FewStepConfig, Snapshot, cache_latents, draw_latents, frozen, train_few_steps
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
+from bdkit.finetuning import (
+    FewStepConfig,
+    Snapshot,
+    cache_latents,
+    draw_latents,
+    frozen,
+    subject_loss,
+    train_few_steps,
+    training_settings,
+)
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, save_adapter
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.vocabulary import PLACEHOLDER_TOKEN
 
@@ -67,14 +77,14 @@ class PlaceholderLoss(nn.Module):
     """Noise prediction through a frozen U-Net and text encoder; the placeholder's embedding alone is trained.
 
     Args:
-        embedding: (D,), where it starts.
+        embedding: (D,), where it starts; trained in float32.
         ids: (T, L) captions, with any id at the placeholder.
         mask: (T, L) bool, True at the placeholder, once a caption.
     """
 
     def __init__(self, model: BlipDiffusion, embedding: Tensor, ids: Tensor, mask: Tensor) -> None:
         super().__init__()
-        self.placeholder = nn.Parameter(embedding.detach().clone())
+        self.placeholder = nn.Parameter(embedding.detach().float().clone())
         self.shared = (model.unet, model.text_encoder)  # a tuple, so that they are not registered
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
         self.scheduler = training_scheduler()
@@ -84,7 +94,7 @@ class PlaceholderLoss(nn.Module):
         unet, text_encoder = self.shared
         vectors = self.placeholder.expand(len(captions), 1, -1)
         hidden = text_encoder(self.ids[captions], vectors, self.mask[captions])
-        return noise_prediction_loss(unet, self.scheduler, latents, hidden, generator), {}
+        return subject_loss(unet, self.scheduler, latents, hidden, generator), {}
 
 
 class TextualInversion(TrainedMethod):
@@ -126,11 +136,12 @@ class TextualInversion(TrainedMethod):
             captions = torch.randint(0, len(ids), (config.batch_size,), generator=generator)
             return subject, captions.to(model.device)
 
-        with frozen(model.unet, model.text_encoder):
+        with frozen(model.unet, model.text_encoder), training_settings(model.unet, config):
             name = f"Textual Inversion on a {class_noun}"
             kept, history = train_few_steps(
                 module, batches, config, seed, device=model.device, name=name, progress=self.progress
             )
+        self.class_noun = class_noun
         self._keep(kept, history)
 
     def _words(self, class_noun: str) -> str:
@@ -153,6 +164,12 @@ class TextualInversion(TrainedMethod):
             exchanged(model.text_encoder.model.embeddings, token_embedding=self._token_embedding),
         ):
             return self.draw(prompt_template, self._words(class_noun), seeds)
+
+    def save(self, folder: str | Path) -> Path:
+        """The new word's vector, as diffusers' ``load_textual_inversion`` reads it, and how it was learned."""
+        settings = self.fitted_settings
+        vector = self.selected()["placeholder"].unsqueeze(0)
+        return save_adapter(folder, "learned_embeds.safetensors", {self.config.placeholder_token: vector}, settings)
 
     def _apply(self, snapshot: Snapshot) -> None:
         weight = self.model.text_encoder.model.embeddings.token_embedding.weight.detach()

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm import tqdm
 from transformers import BertTokenizer, CLIPTokenizer
 
 from bdkit.diffusion import Vae, decode_latents, initial_noise, latent_factor, sample
 from bdkit.errors import InputError
-from bdkit.models.images import pixels_from_images, to_images
+from bdkit.models.conditioning import SubjectConditioning, check_noun
+from bdkit.models.conventions import Conventions
+from bdkit.models.images import to_images, to_unit
 from bdkit.models.multimodal_encoder import MultimodalEncoder
-from bdkit.models.subject_text_encoder import SubjectTextEncoder, insert_placeholder_ids
+from bdkit.models.offload import offload_in_turn
+from bdkit.models.prompts import warn_of_lost
+from bdkit.models.subject_text_encoder import SubjectTextEncoder
+from bdkit.models.subjects import group_subjects, mean_subjects
+
+if TYPE_CHECKING:
+    from bdkit.editing.structure_control import StructureControl
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +46,7 @@ class GenerationDefaults:
     negative_prompt: str = ""
 
 
-class BlipDiffusion(nn.Module):
+class BlipDiffusion(SubjectConditioning):
     """VAE, U-Net, subject text encoder, multimodal encoder, tokenizers and scheduler in one.
 
     ``subject_embeddings`` (1, Q, D) and ``subject_class`` hold the cached subject of a fine-tuned model, else None.
@@ -55,6 +63,7 @@ class BlipDiffusion(nn.Module):
         qformer_tokenizer: BertTokenizer,
         scheduler: Any,
         defaults: GenerationDefaults,
+        conventions: Conventions | None = None,
         record: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -62,22 +71,46 @@ class BlipDiffusion(nn.Module):
         self.text_encoder, self.multimodal_encoder = text_encoder, multimodal_encoder
         self.tokenizer, self.qformer_tokenizer = tokenizer, qformer_tokenizer
         self.scheduler, self.defaults = scheduler, defaults
+        self.conventions = conventions or Conventions()
         self.record = record or {}
         self.subject_embeddings: Tensor | None = None
         self.subject_class: str | None = None
         self.source: str = ""
+        self._offload_device: torch.device | None = None
+        self._offload_hooks: list[Any] = []
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> BlipDiffusion:
-        """Read a model: a folder, or "mini" / "mini-base" for the weights that are shipped with bdkit.
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        qformer_tokenizer: str | Path | None = None,
+        base: str | Path | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> BlipDiffusion:
+        """Read a model, in bdkit's layout, the public diffusers layout or LAVIS's (a folder or its tar).
+
+        Args:
+            path: a folder; "mini" / "mini-base" for the weights that are shipped with bdkit; or a hub id such as
+                "salesforce/blipdiffusion", of which only what is needed is fetched. Offline its cached copy is used.
+            qformer_tokenizer: folder of a BERT tokenizer (bert-base-uncased), which the public layouts lack; by default
+                the one beside the weights, else that of the hub's cache.
+            base: a Stable Diffusion 1.5 folder: tokenizer, scheduler and configs for a LAVIS checkpoint; and a warning
+                when the U-Net or text encoder are its very own, though stage 2 trains them.
+            local_files_only: never ask the hub.
+            dtype: of the weights in memory.
 
         Raises:
-            InputError: no such folder, a part is missing, a file has the wrong hash, or keys do not fit.
+            InputError: no such folder, a part is missing or damaged, a file has the wrong hash or holds more than
+                tensors, or keys are missing or unexpected.
         """
         from bdkit.models.checkpoints import load_model
 
-        return load_model(path)
+        return load_model(
+            path, qformer_tokenizer=qformer_tokenizer, base=base, local_files_only=local_files_only, dtype=dtype
+        )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write the diffusers layout with safetensors; nothing half-written is left when it fails."""
@@ -87,106 +120,28 @@ class BlipDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        """Where it computes; with offloading, where the part at work is."""
+        return self._offload_device or self.unet.device
 
     @property
     def resolution(self) -> int:
         return self.defaults.resolution
 
-    def encode_subject(self, images: Image.Image | Sequence[Image.Image], subject: str | Sequence[str]) -> Tensor:
-        """Subject vectors (B, Q, D) of B pictures, with the category word of each (or one for all); Sec. 3.1.
-
-        Raises:
-            InputError: no picture, or as many words as neither one nor the pictures.
-        """
-        images = [images] if isinstance(images, Image.Image) else list(images)
-        words = [subject] * len(images) if isinstance(subject, str) else list(subject)
-        if not images:
-            raise InputError("no subject picture was given; give at least one")
-        if len(words) != len(images):
-            raise InputError(f"{len(images)} pictures but {len(words)} category words; give one word, or one a picture")
-        size = self.multimodal_encoder.image_size
-        pixels = pixels_from_images(images, size, clip=True).to(self.device, self.unet.dtype)
-        tokens = self.qformer_tokenizer(words, padding=True, truncation=True, return_tensors="pt").to(self.device)
-        with torch.no_grad():
-            return self.multimodal_encoder(pixels, tokens.input_ids, tokens.attention_mask)
-
-    def tokenize(
-        self, prompts: Sequence[str], class_nouns: Sequence[str] | None, *, with_subject: bool, prompt_reps: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Token ids and the mask of the subject's places, both (B, L); over-long text is cut with one warning.
-
-        Each prompt holds ``{}`` at most once: there go the subject vectors (when ``with_subject``) and the class noun.
-        Without class nouns the prompts are taken as they are.
-        """
-        tokenizer = self.tokenizer
-        queries = self.multimodal_encoder.config.num_query_tokens if with_subject else 0
-        room = self.text_encoder.max_length - 2 - queries
-        rows, masks, lost = [], [], []
-        for index, prompt in enumerate(prompts):
-            before, after = split_prompt(prompt, class_nouns[index] if class_nouns else None)
-            prefix, suffix = (tokenizer(t, add_special_tokens=False).input_ids for t in (before, after))
-            lost.append(tokenizer.decode((prefix + suffix)[room:]))  # of the text itself, not of its repetitions
-            if prompt_reps > 1:
-                after = ", ".join([after] + [f"{before} {after}".strip()] * (prompt_reps - 1))
-                suffix = tokenizer(after, add_special_tokens=False).input_ids
-            ids, mask, _ = insert_placeholder_ids(
-                prefix,
-                suffix,
-                bos=tokenizer.bos_token_id,
-                eos=tokenizer.eos_token_id,
-                queries=queries,
-                length=self.text_encoder.max_length,
-            )
-            rows.append(ids)
-            masks.append(mask)
-        if any(lost):
-            named = " and ".join(repr(text) for text in dict.fromkeys(filter(None, lost)))
-            warnings.warn(f"the prompt is longer than {room} tokens; this is cut off: {named}", stacklevel=3)
-        return torch.tensor(rows), torch.tensor(masks)
-
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str],
-        subject_embeddings: Tensor | None = None,
-        class_noun: str | Sequence[str] | None = None,
-        *,
-        prompt_reps: int | None = None,
-    ) -> Tensor:
-        """Hidden states (B, L, D) that guide the U-Net.
-
-        Args:
-            prompt: templates with one ``{}`` for "<subject vectors> class noun"; without ``{}`` and with a class noun
-                it becomes ``a {} <prompt>``, as in the public code.
-            subject_embeddings: (B or 1, Q, D); None for plain text.
-            class_noun: one for all, or one a prompt; None takes the prompts literally.
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        nouns = [class_noun] * len(prompts) if isinstance(class_noun, str) else class_noun
-        if nouns is None and subject_embeddings is not None:
-            raise InputError("subject vectors need the class noun that follows them")
-        reps = self.defaults.prompt_reps if prompt_reps is None else prompt_reps
-        if reps < 1:
-            raise InputError(f"prompt_reps is {reps}; use at least 1")
-        ids, mask = self.tokenize(prompts, nouns, with_subject=subject_embeddings is not None, prompt_reps=reps)
-        if subject_embeddings is not None:
-            if subject_embeddings.shape[0] not in (1, len(prompts)):
-                raise InputError(
-                    f"{subject_embeddings.shape[0]} subjects for {len(prompts)} prompts; give 1 or as many"
-                )
-            subject_embeddings = subject_embeddings.expand(len(prompts), -1, -1).to(self.device)
-        with torch.no_grad():
-            return self.text_encoder(ids.to(self.device), subject_embeddings, mask.to(self.device))
+    def enable_cpu_offload(self, device: str | torch.device = "cuda:0") -> None:
+        """Keep every part on the CPU but the one at work: less GPU memory, a little slower. For generation only."""
+        parts = [self.multimodal_encoder, self.text_encoder, self.unet, self.vae]
+        self._offload_device = torch.device(device)
+        self._offload_hooks = offload_in_turn(parts, self._offload_device)
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str],
-        reference_images: Image.Image | Sequence[Image.Image] | None = None,
-        source_subject: str | None = None,
+        reference_images: Any = None,
+        source_subject: str | Sequence[str] | None = None,
         target_subject: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
         height: int | None = None,
@@ -197,95 +152,143 @@ class BlipDiffusion(nn.Module):
         scheduler: Any = None,
         output_type: str = "pil",
         subject_embeddings: Tensor | None = None,
+        reference_weights: Sequence[Any] | None = None,
+        template: str | None = None,
         callback: Callable[[int, int, Tensor], None] | None = None,
+        progress: bool = False,
+        control: StructureControl | None = None,
     ) -> Any:
-        """Generate one picture a prompt or seed (Sec. 3, Sec. 4.1); None means the model's own default.
+        """Generate one picture a prompt, subject or seed (Sec. 3, Sec. 4.1); None means the model's own default.
 
         Args:
             prompt: template(s) with ``{}`` where the subject goes, e.g. ``a {} in the jungle``.
-            reference_images: pictures of one subject; their vectors are averaged. With neither these nor
+            reference_images: pictures of one subject; their vectors are averaged. Of n subjects: with n words in
+                ``source_subject`` a list of n pictures (or of n lists). With neither these nor
                 ``subject_embeddings`` (nor a cached subject) it is plain text-to-image.
             source_subject: category word of the reference pictures.
             target_subject: word that stands in the prompt, by default the source's.
             seeds: one a picture (default 0, 1, ...); picture k depends on seed k alone.
             latents: (B, C, h, w) initial noise instead of the seeds' own.
-            output_type: "pil", "np" (B, H, W, 3 in 0..1) or "latent".
+            scheduler: any diffusers scheduler.
+            output_type: "pil", "np" (B, H, W, 3 float32 in 0..1), "pt" (B, 3, H, W, likewise) or "latent".
+            reference_weights: how much each reference picture counts in the mean.
+            template: where the subject vectors go, "place", "public" or "paper"; see `encode_prompt`.
+            callback: called with (index, timestep, latents) after each step.
+            progress: show a bar of the steps.
+            control: ControlNets and the structure they keep (Sec. 4.2).
 
         Raises:
             InputError: numbers of prompts, seeds, subjects that do not fit, unknown output type, bad sizes.
         """
-        if output_type not in ("pil", "np", "latent"):
-            raise InputError(f"output_type {output_type!r} is not known; use 'pil', 'np' or 'latent'")
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type {output_type!r} is not known; use 'pil', 'np', 'pt' or 'latent'")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        embeddings, noun = self._subject(reference_images, source_subject, subject_embeddings)
+        embeddings, noun = self._subject(reference_images, source_subject, subject_embeddings, reference_weights)
         target = target_subject if target_subject is not None else noun
-        count = max(
-            len(prompts), len(seeds) if seeds is not None else 1, latents.shape[0] if latents is not None else 1
-        )
+        nouns = [target] if isinstance(target, str) else None if target is None else list(target)
+        wanted = [len(part) for part in (prompts, seeds, latents, nouns, embeddings) if part is not None]
+        count = max([1, *wanted])
         prompts = prompts * count if len(prompts) == 1 else prompts
-        nouns = [target] * count if isinstance(target, str) else target
+        nouns = nouns * count if nouns is not None and len(nouns) == 1 else nouns
         seeds = list(seeds) if seeds is not None else list(range(count))
         if len(prompts) != count or len(seeds) != count or (nouns is not None and len(nouns) != count):
             raise InputError(
                 f"{len(prompts)} prompts, {len(seeds)} seeds and {len(nouns or [])} target subjects do not fit"
             )
-        if latents is not None and latents.shape[0] != count:
-            raise InputError(f"{latents.shape[0]} initial latents for {count} pictures; give as many")
         factor = latent_factor(self.vae)
-        height, width = (self.resolution if side is None else side for side in (height, width))
-        if height % factor or width % factor or min(height, width) < 1:
-            raise InputError(f"height {height} and width {width} must be multiples of {factor}")
+        height, width = self._size(height, width, latents, count, factor)
         defaults = self.defaults
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        cond = self.encode_prompt(prompts, embeddings, nouns, prompt_reps=prompt_reps)
+        steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+        check_noun(embeddings, nouns)
+        cond, lost = self._encode_prompt(prompts, embeddings, nouns, prompt_reps, template)
         negative = None
         if scale > 1:
-            text = defaults.negative_prompt if negative_prompt is None else negative_prompt
-            negative = self.encode_prompt(text, prompt_reps=1).expand(count, -1, -1)
+            texts = defaults.negative_prompt if negative_prompt is None else negative_prompt
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            if len(texts) not in (1, count):
+                raise InputError(f"{len(texts)} negative prompts for {count} pictures; give 1 or as many")
+            negative, more = self._encode_prompt(texts, None, None, 1, None, "the negative prompt")
+            negative, lost = negative.expand(count, -1, -1), {**lost, **more}
+        warn_of_lost(lost)
         noise, generators = initial_noise(seeds, (self.unet.config.in_channels, height // factor, width // factor))
-        result = sample(
-            self.unet,
-            scheduler or self.scheduler,
-            noise if latents is None else latents,
-            cond,
-            negative,
-            guidance_scale=scale,
-            num_inference_steps=defaults.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            generators=generators,
-            callback=callback,
-        )
-        if output_type == "latent":
-            return result
-        pictures = to_images(decode_latents(self.vae, result))
-        return pictures if output_type == "pil" else np.stack([np.asarray(p) for p in pictures]) / np.float32(255)
+        scheduler = scheduler or self.scheduler
+        with tqdm(total=_evaluations(scheduler, steps), unit=" steps", disable=not progress) as bar:
 
-    def _subject(self, images: Any, noun: str | None, embeddings: Tensor | None) -> tuple[Tensor | None, str | None]:
+            def after_step(index: int, timestep: int, now: Tensor) -> None:
+                bar.update()
+                if callback:
+                    callback(index, timestep, now)
+
+            result = sample(
+                self.unet,
+                scheduler,
+                noise if latents is None else latents,
+                cond,
+                negative,
+                guidance_scale=scale,
+                num_inference_steps=steps,
+                generators=generators,
+                callback=after_step,
+                control=None if control is None else control.residuals(self.unet, count, height, width, factor),
+            )
+        if output_type != "latent":
+            result = self._pictures(result, output_type)
+        for hook in self._offload_hooks:
+            hook.offload()
+        return result
+
+    def _pictures(self, latents: Tensor, output_type: str) -> Any:
+        pixels = decode_latents(self.vae, latents)
+        if output_type == "pil":
+            return to_images(pixels)
+        unit = to_unit(pixels)
+        return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _size(
+        self, height: int | None, width: int | None, latents: Tensor | None, count: int, factor: int
+    ) -> tuple[int, int]:
+        """Height and width in pixels: as given, those of the initial latents, or the model's own."""
+        fallback = [self.resolution] * 2 if latents is None else [side * factor for side in latents.shape[-2:]]
+        height, width = (fallback[k] if side is None else side for k, side in enumerate((height, width)))
+        if height % factor or width % factor or min(height, width) < 1:
+            raise InputError(f"height {height} and width {width} must be multiples of {factor}")
+        if latents is not None:
+            if latents.shape[0] != count:
+                raise InputError(f"{latents.shape[0]} initial latents for {count} pictures; give as many")
+            expected = (count, self.unet.config.in_channels, height // factor, width // factor)
+            if tuple(latents.shape) != expected:
+                raise InputError(f"the initial latents have shape {tuple(latents.shape)} instead of {expected}")
+        return height, width
+
+    def _subject(
+        self,
+        images: Any,
+        noun: str | Sequence[str] | None,
+        embeddings: Tensor | None,
+        weights: Sequence[Any] | None,
+    ) -> tuple[Tensor | None, str | list[str] | None]:
+        """The subjects' vectors and their words."""
+        words = noun if noun is None or isinstance(noun, str) else list(noun)
         if embeddings is not None:
-            return embeddings, noun or self.subject_class
+            return embeddings, words or self.subject_class
         if images is not None:
             if noun is None:
                 raise InputError("reference pictures need source_subject, their category word")
-            return self.encode_subject(images, noun).mean(dim=0, keepdim=True), noun
+            return mean_subjects(self, group_subjects(images, noun, weights)), words
         if self.subject_embeddings is not None:
-            return self.subject_embeddings, noun or self.subject_class
-        return None, noun
+            return self.subject_embeddings, words or self.subject_class
+        return None, words
 
     def settings(self) -> dict[str, Any]:
         """What a run record says of the model."""
         return {"model": self.source, **asdict(self.defaults), "scheduler": type(self.scheduler).__name__}
 
 
-def split_prompt(prompt: str, class_noun: str | None) -> tuple[str, str]:
-    """The text before and after the subject's place; the class noun opens the second part.
-
-    Raises InputError for an empty prompt or more than one ``{}``.
-    """
-    if class_noun is None:
-        if "{}" in prompt:
-            raise InputError(f"the prompt {prompt!r} has a place for a subject, but no subject was given")
-        return prompt, ""
-    if prompt.count("{}") > 1:
-        raise InputError(f"the prompt {prompt!r} has {prompt.count('{}')} places for a subject; use one {{}}")
-    template = prompt if "{}" in prompt else f"a {{}} {prompt}".strip()
-    before, after = template.split("{}")
-    return before.strip(), f"{class_noun} {after.strip()}".strip()
+def _evaluations(scheduler: Any, num_inference_steps: int) -> int | None:
+    """How often the U-Net is run; some schedulers take more than a step at a time. None for a number that is wrong."""
+    if not 1 <= num_inference_steps <= scheduler.config.num_train_timesteps:
+        return None
+    fresh = type(scheduler).from_config(scheduler.config)
+    fresh.set_timesteps(num_inference_steps)
+    return len(fresh.timesteps)

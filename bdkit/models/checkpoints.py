@@ -1,12 +1,13 @@
-"""Model folders in and out: the diffusers layout, safetensors only, every weight file hashed."""
+"""Model folders in and out: bdkit's own layout, safetensors only, every weight file hashed; others by `layouts`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
+from bdkit.models.conventions import Conventions
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
 
@@ -30,14 +32,19 @@ PARTS = ("vae", "unet", "text_encoder", "tokenizer", "qformer", "qformer_tokeniz
 RECORD = "bdkit.json"
 
 
-def resolve(path: str | Path) -> Path:
-    """The folder of a model name: a folder as it is, or a shipped model by its name."""
+def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
+    """The folder (or LAVIS tar) of a model name: as it is, a shipped model by its name, or a hub id in the cache."""
+    from bdkit.models.layouts.hub import fetch_checkpoint, is_hub_id
+    from bdkit.models.layouts.lavis import is_lavis
+
     folder = Path(path)
-    if folder.is_dir():
+    if folder.is_dir() or is_lavis(folder):
         return folder
     shipped = SHIPPED / str(path)
     if len(Path(path).parts) == 1 and shipped.is_dir():
         return shipped
+    if is_hub_id(str(path)):
+        return fetch_checkpoint(str(path), local_files_only=local_files_only)
     names = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else "none"
     raise InputError(f"no model at {str(path)!r}; give a folder, or one of the shipped models: {names}")
 
@@ -50,8 +57,21 @@ def sha256(path: Path) -> str:
 
 def checkpoint_hash(path: str | Path) -> str:
     """Twelve hex digits that name all weights of a model folder, for run records."""
-    hashes = _read_record(resolve(path))["sha256"]
+    folder = resolve(path, local_files_only=True)
+    hashes = _read_record(folder)["sha256"] if (folder / RECORD).exists() else _foreign_hashes(folder)
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _foreign_hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the weights of a folder without a record; the hub's cache has them in its files' names."""
+    files = (
+        sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt")) if folder.is_dir() else []
+    )
+    digests = {}
+    for path in files or [folder]:
+        blob = path.resolve().name
+        digests[path.relative_to(folder).as_posix()] = blob if re.fullmatch("[0-9a-f]{64}", blob) else sha256(path)
+    return digests
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -90,9 +110,36 @@ def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
     return places
 
 
-def load_model(path: str | Path) -> BlipDiffusion:
+def load_model(
+    path: str | Path,
+    *,
+    qformer_tokenizer: str | Path | None = None,
+    base: str | Path | None = None,
+    local_files_only: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> BlipDiffusion:
     """See `BlipDiffusion.from_pretrained`."""
-    folder = resolve(path)
+    from bdkit.models.layouts.loading import compare_with_base, load_foreign, resolve_base
+
+    folder = resolve(path, local_files_only=local_files_only)
+    base_folder = resolve_base(base, local_files_only=local_files_only)
+    options: dict[str, Any] = {
+        "qformer_tokenizer": qformer_tokenizer,
+        "local_files_only": local_files_only,
+        "dtype": dtype,
+    }
+    model = load_foreign(folder, base_folder, **options) or _load_own(folder, **options)
+    model.source = str(path)
+    if base_folder is not None:
+        compare_with_base(model, base_folder)
+    return model
+
+
+def _load_own(
+    folder: Path, *, qformer_tokenizer: str | Path | None, local_files_only: bool, dtype: torch.dtype
+) -> BlipDiffusion:
+    from bdkit.models.layouts.tokenizers import load_bert_tokenizer
+
     record = _read_record(folder)
     places = _verify(folder, record)
     try:
@@ -101,12 +148,14 @@ def load_model(path: str | Path) -> BlipDiffusion:
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{folder} cannot be read: {line}; fetch or save the model again") from error
-    model.source = str(path)
+    if qformer_tokenizer is not None:
+        words = model.multimodal_encoder.qformer.config.vocab_size
+        model.qformer_tokenizer = load_bert_tokenizer(qformer_tokenizer, [], words, local_files_only=local_files_only)
     subject = folder / "subject.safetensors"
     if subject.exists():
         model.subject_embeddings = load_file(subject)["subject_embeddings"]
-        model.subject_class = record["subject_class"]
-    return model
+        model.subject_class = record.get("subject_class")
+    return model if dtype == torch.float32 else model.to(dtype)
 
 
 def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusion:
@@ -126,6 +175,7 @@ def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusio
         qformer_tokenizer=BertTokenizer.from_pretrained(places["qformer_tokenizer"], local_files_only=True),
         scheduler=scheduler_class.from_pretrained(places["scheduler"], local_files_only=True),
         defaults=GenerationDefaults(**record["defaults"]),
+        conventions=Conventions.from_json(record.get("conventions")),
         record=record,
     )
 
@@ -200,13 +250,17 @@ def save_model(
             for part in only:
                 writers[part](temporary / part)
         (temporary / "model_index.json").write_text(json.dumps(_model_index(model), indent=1) + "\n")
-        record = {k: v for k, v in model.record.items() if k not in ("sha256", "subject_class", "parts_from")}
+        record = {
+            k: v for k, v in model.record.items() if k not in ("sha256", "subject_class", "parts_from", "conventions")
+        }
         if model.subject_embeddings is not None:
             tensor = model.subject_embeddings.detach().to("cpu", torch.float32).contiguous()
             save_file({"subject_embeddings": tensor}, temporary / "subject.safetensors")
             record["subject_class"] = model.subject_class
         if parts_from is not None:
             record["parts_from"] = parts_from
+        if model.conventions != Conventions():
+            record["conventions"] = model.conventions.to_json()
         record |= {"bdkit": version("bdkit"), "defaults": asdict(model.defaults)}
         record["sha256"] = {str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*.safetensors"))}
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -214,20 +268,36 @@ def save_model(
 
 
 def _save_copy(part: Any, folder: Path, dtype: torch.dtype) -> None:
-    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in part.state_dict().items()}
-    part.save_pretrained(folder, safe_serialization=True, state_dict=state) if isinstance(
-        part, CLIPTextModel
-    ) else _save_diffusers(part, folder, state)
+    if isinstance(part, CLIPTextModel):
+        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in part.state_dict().items()}
+        part.save_pretrained(folder, safe_serialization=True, state_dict=state)
+    else:
+        save_diffusers_part(part, folder, dtype)
 
 
-def _save_diffusers(part: Any, folder: Path, state: dict[str, torch.Tensor]) -> None:
+def save_diffusers_part(part: Any, folder: Path, dtype: torch.dtype) -> None:
+    """A diffusers model's ``config.json`` and ``diffusion_pytorch_model.safetensors``."""
+    save_diffusers_config(part, folder)
+    save_tensors(part.state_dict(), folder / "diffusion_pytorch_model.safetensors", dtype)
+
+
+def save_diffusers_config(part: Any, folder: Path) -> None:
+    """A diffusers model's ``config.json``, without the places it came from."""
     part.save_config(folder)
     config = json.loads((folder / "config.json").read_text())
     config.pop("_name_or_path", None)  # the folder that it was loaded from is nobody's business
     if isinstance(part, AutoencoderTiny):  # it stores a field that its own constructor refuses with a warning
         config.pop("block_out_channels", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+def save_tensors(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype) -> None:
+    """A safetensors file; floats become ``dtype``, whole numbers stay."""
+    plain = {
+        k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(plain, path, metadata={"format": "pt"})
 
 
 def _model_index(model: BlipDiffusion) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -55,15 +54,18 @@ class SubjectTextEncoder(nn.Module):
         finally:
             handle.remove()
 
-    def embedding_scale(self) -> float:
-        """Standard deviation of the token embeddings, the natural size of a subject vector."""
-        return float(self.model.embeddings.token_embedding.weight.detach().float().std())
-
 
 def insert_placeholder_ids(
-    prefix: list[int], suffix: list[int], *, bos: int, eos: int, queries: int, length: int
+    prefix: list[int],
+    suffix: list[int],
+    *,
+    bos: int,
+    eos: int,
+    queries: int,
+    length: int,
+    pad: int | None = None,
 ) -> tuple[list[int], list[bool], int]:
-    """Lay out ``[BOS] prefix <queries> suffix [EOS] pad`` in ``length`` positions.
+    """Lay out ``[BOS] prefix <queries> suffix [EOS] pad`` in ``length`` positions; ``pad`` is ``eos`` unless given.
 
     Returns ids, the mask of the subject's places and how many tokens of the text had to be cut (from the end).
     """
@@ -73,17 +75,7 @@ def insert_placeholder_ids(
     ids = [bos, *prefix, *([eos] * queries), *suffix, eos]
     mask = [False] * (1 + len(prefix)) + [True] * queries
     return (
-        ids + [eos] * (length - len(ids)),
+        ids + [eos if pad is None else pad] * (length - len(ids)),
         mask + [False] * (length - len(mask)),
         cut,
     )
-
-
-def text_state(encoder: SubjectTextEncoder) -> dict[str, Tensor]:
-    """A copy of the weights on the CPU."""
-    return {k: v.detach().cpu().clone() for k, v in encoder.state_dict().items()}
-
-
-def empty_mask(input_ids: Tensor) -> Tensor:
-    """The mask that inserts nothing."""
-    return torch.zeros_like(input_ids, dtype=torch.bool)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizer, CLIPTokenizer
 
 RARE_TOKEN = "sks"  # DreamBooth's identifier: one token that no caption uses
 PLACEHOLDER_TOKEN = "<*>"  # Textual Inversion's
+PRINTABLE = [chr(code) for code in range(33, 127)]
 
 
 def clip_tokenizer(words: Sequence[str], max_length: int) -> CLIPTokenizer:
-    """Byte-level BPE with end-of-word marks: each of ``words`` (and the rare token) is one token, other text is bytes.
+    """Byte-level BPE with end-of-word marks: each of ``words`` (and the rare token) is one token.
+
+    Other words are spelt in printable ASCII; what lies outside it becomes the unknown token.
 
     Args:
         words: lower-case words, sorted so that the ids are the same everywhere; what a hyphen joins counts as words.
         max_length: positions of the text encoder (``model_max_length``).
     """
-    alphabet = sorted(ByteLevel.alphabet())
+    alphabet = [symbol for symbol in PRINTABLE if symbol == symbol.lower()]  # CLIP's tokenizer makes all lower case
     vocab = {symbol: index for index, symbol in enumerate([*alphabet, *(f"{a}</w>" for a in alphabet)])}
     merges: list[tuple[str, str]] = []
     pieces = {part for word in {*words, RARE_TOKEN} for part in re.findall("[a-z]+", word)}

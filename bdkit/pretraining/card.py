@@ -18,14 +18,16 @@ def write_card(folder: Path, runs: Path, stages: Sequence[str], config: Any) -> 
         if not record.exists():
             continue
         run = json.loads(record.read_text())
-        settings, final = run["config"], run["final"]
+        settings, final, processes = run["config"], run["final"], run["processes"]
+        device = f"{run['device']} ({processes} x {run['threads']} threads)"
         finals = ", ".join(f"{k} {v:.3f}" for k, v in final.items() if k not in ("step", "seconds"))
         rows.append(
-            f"| {stage} | {settings['steps']} | {settings['batch_size']} | {settings['learning_rate']:g} | "
-            f"{settings['seed']} | {run['seconds'] / 60:.1f} | {run['device']} ({run['threads']} threads) | {finals} |"
+            f"| {stage} | {settings['steps']} | {settings['batch_size'] * processes} | {settings['learning_rate']:g} | "
+            f"{settings['seed']} | {run['seconds'] / 60:.1f} | {device} | {finals} |"
         )
         curves[stage] = pd.read_csv(runs / stage / "loss.csv")
     _plot(curves, folder / "loss.png")
+    subjects = config.subject_corpus
     (folder / "README.md").write_text(
         "\n".join(
             [
@@ -35,7 +37,10 @@ def write_card(folder: Path, runs: Path, stages: Sequence[str], config: Any) -> 
                 "`bdkit pretrain mini`. It knows 15 classes, 20 contexts, 10 outfits and 5 property changes, no more.",
                 "",
                 f"Corpus: {config.corpus.scenes} scenes of as many training subjects, seed {config.corpus.seed}. "
-                f"{config.corpus.change_share:.0%} of the scenes show a property change (the paper has no such pairs).",
+                f"{config.corpus.change_share:.0%} of the scenes show a property change.",
+                f"Stage 2: {subjects.scenes} scenes, seed {subjects.seed}, {subjects.live_share:.0%} live.",
+                "Half of those wear an outfit, a quarter of the others show a property change; the input picture then",
+                "shows the subject without it (the paper has no such pairs).",
                 f"Stage 2's inputs: {config.mattes} pictures went through closed-form matting, the others use the",
                 "scene's exact alpha. Cut-outs are mirrored, scaled and shifted at random (the paper's are not).",
                 "",

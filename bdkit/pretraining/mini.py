@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from bdkit.pretraining.image_encoder import train_image_encoder
 from bdkit.pretraining.multimodal_representation import train_multimodal_representation
 from bdkit.pretraining.subject_representation import train_subject_representation
 from bdkit.pretraining.text_to_image import train_text_to_image
-from bdkit.training_loop import write_atomically, write_json
+from bdkit.training_loop import TrainingConfig, write_atomically, write_json
 
 STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2")
 REQUIRES: dict[str, tuple[str, ...]] = {
@@ -83,8 +84,14 @@ class MiniPretraining:
         self.loop: dict[str, Any] = {"progress": progress, "device": device}
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = new_model(config.model).to(self.device)
-        self._corpus: Corpus | None = None
-        self._latents: Tensor | None = None
+        self._corpora: dict[str, Corpus] = {}
+
+    def _per_process(self, training: TrainingConfig) -> TrainingConfig:
+        """The preset's batch is that of all processes together."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if training.batch_size % processes:
+            raise InputError(f"a batch of {training.batch_size} can't be split among {processes} processes")
+        return replace(training, batch_size=training.batch_size // processes)
 
     def _check_settings(self) -> None:
         """Refuse a folder that holds a run with other settings."""
@@ -96,22 +103,20 @@ class MiniPretraining:
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self.config)))
         return settings
 
-    @property
-    def corpus(self) -> Corpus:
-        if self._corpus is None:
-            self._corpus = build_corpus(self.config.corpus, self.out / "corpus", progress=self.progress)
-        return self._corpus
+    def corpus(self, name: str = "corpus") -> Corpus:
+        """The corpus of the stages before stage 2, or "subject-corpus", stage 2's; rendered once, then kept."""
+        if name not in self._corpora:
+            config = self.config.corpus if name == "corpus" else self.config.subject_corpus
+            self._corpora[name] = build_corpus(config, self.out / name, progress=self.progress)
+        return self._corpora[name]
 
-    @property
-    def latents(self) -> Tensor:
-        """Scaled latents of the whole corpus, cached on disk."""
-        if self._latents is None:
-            path = self.out / "autoencoder" / "latents.safetensors"
-            if not path.exists():
-                latents = encode_corpus(self.model.vae, self.corpus.images)
-                write_atomically(path, lambda p: save_file({"latents": latents}, p))
-            self._latents = load_file(path)["latents"]
-        return self._latents
+    def latents(self, name: str = "corpus") -> Tensor:
+        """Scaled latents of a whole corpus (N, C, h, w), cached on disk."""
+        path = self.out / "autoencoder" / f"{name}-latents.safetensors"
+        if not path.exists():
+            latents = encode_corpus(self.model.vae, self.corpus(name).images)
+            write_atomically(path, lambda p: save_file({"latents": latents}, p))
+        return load_file(path)["latents"]
 
     def _parts(self) -> dict[str, list[tuple[str, nn.Module]]]:
         """What each stage trains, and hence saves."""
@@ -176,19 +181,26 @@ class MiniPretraining:
             write_json(self.out / "settings.json", self._settings())
             trainers[stage]()
             self._save(stage)
-        return self.export() if self._weights("stage2").exists() else self.out
+        finished = self._weights("stage2").exists()
+        return self.export() if finished and main_process() else self.out
 
     def _autoencoder(self) -> None:
-        train_autoencoder(self.model.vae, self.corpus, self.config.autoencoder, self.out / "autoencoder", **self.loop)
+        train_autoencoder(
+            self.model.vae,
+            self.corpus(),
+            self._per_process(self.config.autoencoder),
+            self.out / "autoencoder",
+            **self.loop,
+        )
 
     def _image_encoder(self) -> None:
         config = self.config
         tower, _ = train_image_encoder(
-            self.corpus,
+            self.corpus(),
             self.model.tokenizer,
             config.model.multimodal.vision,
             config.model.clip_text,
-            config.image_encoder,
+            self._per_process(config.image_encoder),
             self.out / "image-encoder",
             **self.loop,
         )
@@ -196,29 +208,34 @@ class MiniPretraining:
 
     def _base(self) -> None:
         train_text_to_image(
-            self.model, self.corpus, self.latents, self.config.text_to_image, self.out / "base", **self.loop
+            self.model,
+            self.corpus(),
+            self.latents(),
+            self._per_process(self.config.text_to_image),
+            self.out / "base",
+            **self.loop,
         )
 
     def _stage1(self) -> None:
         train_multimodal_representation(
             self.model.multimodal_encoder,
             self.model.qformer_tokenizer,
-            self.corpus,
-            self.config.multimodal_representation,
+            self.corpus(),
+            self._per_process(self.config.multimodal_representation),
             self.out / "stage1",
             **self.loop,
         )
 
     def _stage2(self) -> None:
-        config, corpus = self.config, self.corpus
+        config, corpus = self.config, self.corpus("subject-corpus")
         count = min(config.mattes, len(corpus))
         mattes = build_mattes(corpus.images[:count], corpus.alphas[:count], self.out / "mattes", progress=self.progress)
         train_subject_representation(
             self.model,
             corpus,
-            self.latents,
+            self.latents("subject-corpus"),
             random_backgrounds(config.backgrounds, config.corpus.seed),
-            config.subject_representation,
+            self._per_process(config.subject_representation),
             config.subject,
             self.out / "stage2",
             mattes=mattes,
@@ -234,6 +251,7 @@ class MiniPretraining:
             if (self.out / stage / "run.json").exists()
         }
         self.model.record |= {"stages": records, "corpus": asdict(self.config.corpus)}
+        self.model.record["subject_corpus"] = asdict(self.config.subject_corpus)
         for stage in STAGES[:4]:
             self.load(stage)
         base_only = ("unet", "text_encoder")
@@ -242,6 +260,11 @@ class MiniPretraining:
         save_model(self.model, weights / "mini", dtype, only=PARTS)
         write_card(weights / "mini", self.out, STAGES, self.config)
         return weights
+
+
+def main_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def random_backgrounds(count: int, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from bdkit.diffusion import noise_prediction_loss, training_scheduler
+from bdkit.diffusion import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
 from bdkit.pretraining.corpus import Corpus, epoch_indices
@@ -65,4 +65,5 @@ def train_text_to_image(
         ids, _ = model.tokenize(captions, None, with_subject=False)
         return latents[chosen].float().to(model.device, memory_format=torch.channels_last), ids.to(model.device)
 
-    return TrainingLoop(module, batches, config, out=out, name="base text-to-image", **loop).run()
+    with training_attention(model.unet):
+        return TrainingLoop(module, batches, config, out=out, name="base text-to-image", **loop).run()

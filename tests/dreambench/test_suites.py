@@ -61,7 +61,9 @@ def test_mini_quick_has_every_kind_of_prompt() -> None:
 
 @pytest.mark.parametrize("name", ["", "mini@", "mini@-1", "mini@x", "mini@01", "Mini", "mini-quick@1"])
 def test_unknown_suite_lists_the_known(name: str) -> None:
-    with pytest.raises(InputError, match="known are dreambench, mini, mini@SEED, mini-dev, mini-quick"):
+    with pytest.raises(
+        InputError, match="known are dreambench, dreambench-plus, mini, mini@SEED, mini-dev, mini-quick"
+    ):
         load_suite(name)
 
 

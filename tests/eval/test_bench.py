@@ -18,7 +18,8 @@ from eval.tables import format_figure, make_tables, markdown, read_paper, summar
 
 FILES = {
     "suite.json", "references", "pictures", "manifest.csv", "run.json", "scores.csv", "scores.parquet", "table.csv",
-    "table.md", "differences.csv", "correlations.csv", "grid.png", "report.html",
+    "table.md", "differences.csv", "correlations.csv", "by_subject.csv", "by_prompt.csv", "by_split.csv", "grid.png",
+    "plots", "report.html",
 }  # fmt: skip
 
 
@@ -74,13 +75,23 @@ def test_second_run_gives_the_same_scores(out: Path, tmp_path: Path) -> None:
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
+def test_shards_make_pictures_and_the_whole_command_scores_them(out: Path, tmp_path: Path) -> None:
+    for shard in ("2/2", "1/2"):
+        run(tmp_path, shard=shard)
+        assert not {"scores.csv", "table.md", "report.html"} & {path.name for path in tmp_path.iterdir()}
+    run(tmp_path)
+    for name in ("scores.csv", "manifest.csv", "table.csv"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
 def test_report_needs_no_other_file(out: Path) -> None:
     page = (out / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert len(sources) > 12 * len(load_suite("mini-quick").subjects)
-    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert all(source.startswith(("data:image/svg+xml;base64,", "#")) for source in sources)
+    n_pictures = load_suite("mini-quick").limited(prompts=2).n_pictures
+    assert page.count("data:image/webp;base64,") > 4 * 2 * n_pictures
     assert "colorful_sneaker" in page
-    assert "undefined" not in page.lower()
+    assert "://" not in page.replace("http-equiv", "")
 
 
 def test_grid_has_a_tile_for_each_column_and_line(out: Path) -> None:

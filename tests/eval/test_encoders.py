@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torchvision.transforms import functional as vision
 
 from dreambench.errors import InputError
-from eval import encoders
-from eval.encoders import PROTOCOLS, load_classifier, load_clip, load_encoder, preprocess, to_batch
+from eval import checkpoints, encoders
+from eval.checkpoints import WeightsSource, load_into
+from eval.encoders import PROTOCOLS, Encoder, load_classifier, load_clip, load_encoder, preprocess, to_batch
 from eval.mini_models import CLASSIFIER_CONFIG, CLIP_CONFIG, IDENTITY_CONFIG, build_network, save_network
+from eval.preprocessing import crop_pixels
 
 WORDS = ["a", "cat", "dog", "in", "jungle", "snow", "the"]
 
@@ -46,7 +48,7 @@ def test_dino_pixels_are_those_of_torchvision(size: tuple[int, int]) -> None:
     expected = vision.normalize(
         vision.to_tensor(vision.center_crop(resized, [224, 224])), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     )
-    torch.testing.assert_close(to_batch([image], PROTOCOLS["dreambench"].dino)[0], expected)
+    assert torch.equal(to_batch([image], PROTOCOLS["dreambench"].dino)[0], expected)
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 431), (224, 224), (100, 37)])
@@ -55,7 +57,7 @@ def test_clip_pixels_are_the_native_ones_of_open_clip(size: tuple[int, int]) -> 
     native = {key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     transform = image_transform_v2(PreprocessCfg(size=224, **native), is_train=False)
     image = picture(*size)
-    torch.testing.assert_close(to_batch([image], PROTOCOLS["dreambench"].clip)[0], transform(image))
+    assert torch.equal(to_batch([image], PROTOCOLS["dreambench"].clip)[0], transform(image))
 
 
 def test_mini_leaves_its_own_size_alone_and_crops_photos_in_the_middle() -> None:
@@ -173,7 +175,7 @@ def test_bad_shipped_weights_are_one_line(shipped: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("name", "protocol", "needle"),
     [
-        ("dino", "nonsense", "dreambench, mini"),
+        ("dino", "nonsense", "known: dreambench"),
         ("nonsense", "mini", "dino, clip, identity"),
         ("identity", "dreambench", "no identity"),
     ],
@@ -185,10 +187,74 @@ def test_unknown_names_list_the_known(name: str, protocol: str, needle: str) -> 
         load_classifier("dreambench")
 
 
+def test_a_pictures_vector_does_not_depend_on_its_neighbours(shipped: Path) -> None:
+    """To the bit: scores must be the same whatever was embedded before, or is taken from the cache."""
+    torch.manual_seed(0)
+    network = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0, depth=1, img_size=32)
+    how = replace(PROTOCOLS["dreambench"].dino, short_side=32, crop=32)
+    encoder = Encoder(network, how, "dino", {"file": "x", "sha256": "0"}, batch_size=4)
+    crops = np.stack([crop_pixels(picture(40, 50, seed), how) for seed in range(9)])
+    whole = encoder.embed_crops(crops)
+    order = np.random.default_rng(0).permutation(9)
+    np.testing.assert_array_equal(encoder.embed_crops(crops[order]), whole[order])
+    np.testing.assert_array_equal(encoder.embed_crops(crops[6:7]), whole[6:7])
+    clip = load_clip("mini")
+    texts = [f"a {word} in the snow" for word in WORDS]
+    np.testing.assert_array_equal(clip.embed_texts(texts[3:4]), clip.embed_texts(texts)[3:4])
+
+
+def test_keys_tell_apart_all_that_embeddings_depend_on(shipped: Path) -> None:
+    def encoder(sha: str = "0", batch_size: int = 4, short_side: int = 32) -> Encoder:
+        how = replace(PROTOCOLS["mini"].dino, short_side=short_side)
+        return Encoder(torch.nn.Flatten(), how, "dino", {"file": "x", "sha256": sha}, batch_size=batch_size)
+
+    same, *others = encoder().key, encoder("1").key, encoder(batch_size=5).key, encoder(short_side=40).key
+    assert same == encoder().key
+    assert len({same, *others}) == 4
+    clip = load_clip("mini")
+    assert clip.key != clip.text_key
+
+
+def test_weights_come_from_the_named_file_then_the_folder_then_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached, flat = tmp_path / "cached", tmp_path / "folder" / "net.safetensors"
+    named, deep = tmp_path / "mine.pth", tmp_path / "folder" / "net" / "model.safetensors"
+    monkeypatch.delenv("BDKIT_WEIGHTS_DIR", raising=False)
+    monkeypatch.setattr(checkpoints, "try_to_load_from_cache", lambda *_: str(cached) if cached.exists() else None)
+    source = WeightsSource(folder=tmp_path / "folder", offline=True)
+    with pytest.raises(InputError, match=r"weights of timm/net are not here \(--offline\).*--dino-weights"):
+        source.find("dino", "timm/net", "model.safetensors")
+    for path in (cached, flat, deep):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert source.find("dino", "timm/net", "model.safetensors") == path
+    source = replace(source, files=(("dino", named),))
+    with pytest.raises(InputError, match=r"mine\.pth of dino is not there"):
+        source.find("dino", "timm/net", "model.safetensors")
+    named.touch()
+    assert source.find("dino", "timm/net", "model.safetensors") == named
+    assert source.find("clip", "timm/net", "model.safetensors") == deep
+
+
+def test_weights_of_plain_tensors_are_read_and_pickles_are_not(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 3)
+    torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "plain.pth")
+    load_into(network, tmp_path / "plain.pth")
+    torch.save({"weight": network.weight, "bias": Path("x")}, tmp_path / "objects.pth")
+    torch.save(torch.nn.Linear(4, 3).state_dict(), tmp_path / "other.pt")
+    (tmp_path / "cut.bin").write_bytes((tmp_path / "plain.pth").read_bytes()[:300])
+    (tmp_path / "empty.pth").touch()
+    for name in ("objects.pth", "other.pt", "cut.bin", "empty.pth"):
+        with pytest.raises(InputError, match="broken or of another network") as caught:
+            load_into(network, tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["dino", "clip"])
 def test_absent_public_weights_are_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))
-    monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(checkpoints, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(InputError, match="BDKIT_WEIGHTS_DIR") as caught:
         load_encoder(name, "dreambench")
     assert len(str(caught.value).splitlines()) == 1

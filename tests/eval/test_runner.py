@@ -20,7 +20,7 @@ from bdkit.miniworld.subjects import sample_subject, split_of
 from dreambench.errors import InputError
 from dreambench.suites import Suite, load_suite
 from eval.layout import GROUND_TRUTH, REAL, Job, check_complete, slots
-from eval.progress import JobProgress
+from eval.progress import Event, JobProgress
 from eval.rows import Generation, Row, derive_seed, picture_seed
 from eval.runner import draw_references, generate
 
@@ -201,9 +201,16 @@ def test_other_suite_or_weights_in_the_folder_are_refused(whole: Path, tmp_path:
     other = {"tiny": lambda model: TinyMethod(model, weights="b")}
     with pytest.raises(InputError, match="holds pictures of 'tiny' made with other weights"):
         generate(job(tmp_path, rows=ROWS[1:2], methods=other))
+    before = tree(tmp_path, times=True)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(InputError, match="holds pictures of 'tiny'"):
-        generate(job(tmp_path, rows=ROWS[1:2]))
+    with pytest.raises(InputError, match="holds pictures of 'tiny' made with other weights"):
+        generate(job(tmp_path, rows=ROWS[1:2], methods=other))
+    # the pictures themselves tell what they were made with
+    generate(job(tmp_path, rows=ROWS[1:2]))
+    assert tree(tmp_path, times=True) == before
+    generate(job(tmp_path, rows=ROWS[1:2], methods=other, remake=True))
+    changed = {name for name, written in tree(tmp_path, times=True).items() if before[name] != written}
+    assert changed == {name for name in before if "/tiny/" in name}
 
 
 @pytest.mark.parametrize(("batch_size", "calls"), [(1, [2, 2, 2, 2]), (5, [4, 4]), (100, [8])])
@@ -295,19 +302,16 @@ def test_seeds_depend_on_every_part() -> None:
 
 
 def test_progress_estimates_the_time_left_by_kind_of_work() -> None:
-    bar = JobProgress({"a": 4, "b": 2}, {"a": 1, "b": 1}, done=3, show=False)
+    bar = JobProgress({"a": 4, "b": 3}, {"a": 1, "b": 1}, {"a": 10, "b": 20}, 3, workers=2, show=False)
     assert bar.seconds_left() is None
-    bar.set_steps("a", 10)
-    bar.set_steps("b", 20)
-    with bar.working("fit", "a"):
-        time.sleep(0.1)
-    with bar.working("picture", "a", 2):
-        time.sleep(0.04)
-    left = bar.seconds_left()
-    # two pictures of a, two of b at the same pace, and a fit of b with twice the steps
-    assert left == pytest.approx(2 * 0.02 + 2 * 0.02 + 0.2, rel=0.25)
+    bar.handle(Event("begin", "a", "a, dog"))
+    bar.handle(Event("fit", "a", "a, dog", seconds=0.1))
+    bar.handle(Event("picture", "a", "a, dog", 2, seconds=0.04))
+    bar.handle(Event("found", "b", "b, dog", 1))
+    # two pictures of a, two of b at the same pace, and a fit of b with twice the steps, by two workers
+    assert bar.seconds_left() == pytest.approx((2 * 0.02 + 2 * 0.02 + 0.2) / 2)
     for kind, group, count in (("picture", "a", 2), ("fit", "b", 1), ("picture", "b", 2)):
-        with bar.working(kind, group, count):
-            pass
+        bar.handle(Event(kind, group, "", count))
+    bar.handle(Event("end", "a", "a, dog"))
     assert bar.seconds_left() == 0
     bar.close()

@@ -30,10 +30,14 @@ def score(out: Path, **named: object) -> pd.DataFrame:
 
 def test_one_row_for_each_picture_and_metric(out: Path) -> None:
     frame = score(out)
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == [*COLUMNS, "protocol"]
+    assert set(frame["protocol"]) == {"mini"}
     counts = frame.groupby(["method", "metric"]).size()
     n_references = sum(subject.n_references for subject in SUITE.subjects)
+    assert not {name for name, metric in METRICS.items() if metric.optional} & set(frame["metric"])
     for name, metric in METRICS.items():
+        if metric.optional:
+            continue
         for method in ("tiny-2", GROUND_TRUTH):
             assert counts[method, name] == SUITE.n_pictures
         for method in (REAL, REAL_WITH_SELF):
@@ -94,19 +98,22 @@ def test_missing_pictures_are_listed(out: Path) -> None:
     with pytest.raises(InputError, match=r"2 pictures are missing .*dog/00-0\.png.*vase/12-1\.png"):
         score(out)
     assert not (out / "scores.csv").exists()
-    listed = (out / "missing.txt").read_text().split()
-    assert sorted(listed) == sorted(path.relative_to(out).as_posix() for path in lost)
-    for path in lost:
-        Image.new("RGB", (8, 8)).save(path)
+    listed = pd.read_csv(out / "problems.csv")
+    assert set(listed["kind"]) == {"missing"}
+    assert sorted(listed["path"]) == sorted(path.relative_to(out).as_posix() for path in lost)
+    for number, path in enumerate(lost):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     score(out)
-    assert not (out / "missing.txt").exists()
+    assert not (out / "problems.csv").exists()
 
 
 def test_many_missing_pictures_are_one_line_and_a_file(out: Path) -> None:
-    with pytest.raises(InputError, match=f"{SUITE.n_pictures} pictures are missing .* more, listed in") as caught:
+    with pytest.raises(
+        InputError, match=rf"{SUITE.n_pictures} pictures are missing .* more; .*problems\.csv lists all"
+    ) as caught:
         score(out, jobs=[Job("absent", 0)])
     assert "\n" not in str(caught.value)
-    assert len((out / "missing.txt").read_text().split()) == SUITE.n_pictures
+    assert len(pd.read_csv(out / "problems.csv")) == SUITE.n_pictures
 
 
 def test_broken_picture_is_named(out: Path) -> None:
@@ -123,7 +130,7 @@ def test_pictures_of_another_program_are_scored(tmp_path: Path) -> None:
             for sample in range(2):
                 path = tmp_path / f"pictures/seed0/theirs/{subject.name}/{prompt.index:02d}-{sample}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGBA", (30, 20), (9, 9, 9, 100)).save(path)
+                Image.new("RGBA", (30, 20), (9, prompt.index, sample, 100)).save(path)
     assert find_jobs(tmp_path) == [Job("theirs", 0)]
     frame = score(tmp_path)
     assert set(frame["method"]) == {REAL, REAL_WITH_SELF, "theirs"}
@@ -161,6 +168,7 @@ def test_empty_and_damaged_folders(tmp_path: Path, out: Path) -> None:
 
 
 def test_oracle_names_are_taken(out: Path) -> None:
-    (out / f"pictures/seed0/{REAL}").mkdir()
+    (out / f"pictures/seed0/{REAL}/dog").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(out / f"pictures/seed0/{REAL}/dog/00-0.png")
     with pytest.raises(InputError, match="is the name of the oracle's row"):
         score(out)

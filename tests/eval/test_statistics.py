@@ -4,19 +4,27 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+import scored_folder
+from scipy.stats import bootstrap
 
 from dreambench.errors import InputError
 from dreambench.suites import load_suite
+from eval.metrics import METRICS
 from eval.score import COLUMNS
 from eval.statistics import (
     N_RESAMPLES,
     SEED,
+    coverage,
     differences,
     estimate,
     interval,
+    prompt_table,
     rank_correlations,
     split_prompt_kinds,
+    split_scores,
+    split_table,
     subject_means,
+    subject_table,
 )
 
 SUBJECTS = ("dog", "vase", "cat", "can", "toy", "boot")
@@ -185,3 +193,119 @@ def test_constant_or_absent_truth_has_no_correlation() -> None:
     flat = scores.assign(value=np.where(scores["metric"] == "identity", 1.0, scores["value"]))
     assert rank_correlations(flat).empty
     assert rank_correlations(scores[scores["metric"] == "dino"]).empty
+
+
+def test_interval_is_scipys() -> None:
+    for n in (2, 5, 30):
+        values = np.random.default_rng(n).normal(size=n)
+        found = bootstrap(
+            (values,), np.mean, n_resamples=N_RESAMPLES, method="percentile", rng=np.random.default_rng(SEED)
+        ).confidence_interval
+        assert interval(values) == pytest.approx((found.low, found.high), abs=1e-12)
+
+
+def test_missing_pictures_are_refused_or_counted() -> None:
+    scores = scored_folder.make_scores()
+    some = scores["method"].eq("base") & scores["subject"].eq("dog") & scores["seed_set"].eq(1)
+    fewer = scores[~(some & scores["prompt"].eq(scores[some]["prompt"].min()) & scores["sample"].eq(0))]
+    with pytest.raises(InputError, match="of base, clip_i are not complete"):
+        subject_means(fewer)
+    found = coverage(fewer, scored_folder.SUITE)
+    n = 2 * scored_folder.SUITE.n_pictures
+    assert (found["base"].n_pictures, found["base"].n_expected, found["base"].complete) == (n - 1, n, False)
+    assert found["dreambooth"].complete
+    assert found["real-images"].complete
+    figure = estimate(subject_means(fewer, allow_missing=True), "base", "dino")
+    assert figure is not None
+    assert figure.n_pictures == n - 1
+
+
+def test_pairs_over_the_subjects_that_both_have_where_pictures_may_be_missing() -> None:
+    scores = make_scores()
+    fewer = scores[~((scores["method"] == "b") & (scores["subject"] == "dog"))]
+    table = differences(subject_means(fewer, True), True).set_index(["method", "minus"])
+    one, other = plain_means(fewer, "b", "dino"), plain_means(fewer, "a", "dino")
+    deltas = [one[seed, name] - other[seed, name] for seed in range(2) for name in SUBJECTS if name != "dog"]
+    assert table.loc[("b", "a"), "n_subjects"] == 5
+    assert table.loc[("b", "a"), "difference"] == pytest.approx(sum(deltas) / len(deltas), abs=1e-12)
+
+
+def test_metric_without_a_value_for_every_picture_is_no_missing_picture() -> None:
+    scores = make_scores(metrics=("dino", "ssim_outside"))
+    assert METRICS["ssim_outside"].partial
+    fewer = scores.drop(index=int(scores.index[scores["metric"] == "ssim_outside"][0]))
+    assert estimate(subject_means(fewer), "a", "ssim_outside") is not None
+
+
+def plain_mean(scores: pd.DataFrame, **wanted: object) -> float:
+    """Mean over a seed set's values, then over seed sets, by a plain loop."""
+    found: dict[int, list[float]] = {}
+    for row in scores.to_dict("records"):
+        if all(row[name] == value for name, value in wanted.items()):
+            found.setdefault(row["seed_set"], []).append(row["value"])
+    means = [sum(values) / len(values) for values in found.values()]
+    return sum(means) / len(means)
+
+
+def test_prompt_table_against_plain_loops() -> None:
+    scores, suite = scored_folder.make_scores(), scored_folder.SUITE
+    fewer = scores.drop(index=scores.index[-3:])  # the last picture
+    table = prompt_table(fewer, suite)
+    assert len(table) == 2 * sum(len(suite.prompts(subject)) for subject in suite.subjects)
+    assert list(table["subject"].drop_duplicates()) == [subject.name for subject in suite.subjects]
+    for line in table.to_dict("records"):
+        wanted = {name: line[name] for name in ("method", "subject", "prompt")}
+        assert line["clip_t"] == pytest.approx(plain_mean(fewer, metric="clip_t", **wanted), abs=1e-12)
+        subject = next(subject for subject in suite.subjects if subject.name == line["subject"])
+        prompt = next(prompt for prompt in suite.prompts(subject) if prompt.index == line["prompt"])
+        assert (line["kind"], line["text"]) == (prompt.kind, prompt.text(subject.class_noun))
+    assert set(table["n_expected"]) == {2 * suite.samples_per_prompt}
+    assert table["n_pictures"].sum() == table["n_expected"].sum() - 1
+
+
+def test_subject_table_against_plain_loops() -> None:
+    scores, suite = scored_folder.make_scores(), scored_folder.SUITE
+    table = subject_table(scores, suite).set_index(["method", "subject"])
+    per_subject = 4 * suite.samples_per_prompt
+    for (method, name), line in table.iterrows():  # type: ignore[misc]
+        oracle = method.startswith("real")
+        for metric in ("dino",) if oracle else ("dino", "clip_t"):
+            expected = plain_mean(scores, method=method, subject=name, metric=metric)
+            assert line[metric] == pytest.approx(expected, abs=1e-12)
+        if not oracle:
+            both = [plain_mean(scores, method=method, subject=name, metric="dino", seed_set=k) for k in (0, 1)]
+            assert line["dino_spread"] == pytest.approx(abs(both[0] - both[1]) / math.sqrt(2), abs=1e-12)
+            assert (line["n_pictures"], line["n_expected"]) == (2 * per_subject, 2 * per_subject)
+        assert line["live"] == (name == "dog")
+
+
+@pytest.mark.parametrize("by", ["live", "type"])
+def test_splits_have_every_picture_once(by: str) -> None:
+    scores, suite = scored_folder.make_scores(), scored_folder.SUITE
+    parts = split_scores(scores, suite, by)
+    kept = scores if by == "live" else scores[scores["prompt"] != -1]
+    assert sorted(index for part in parts.values() for index in part.index) == list(kept.index)
+    assert set(parts) == ({"live", "object"} if by == "live" else {"context", "outfit", "property"})
+    table = split_table(scores, suite, by).set_index(["part", "method", "metric"])
+    subjects = {subject.name: subject for subject in suite.subjects}
+    for (part, method, metric), line in table.iterrows():  # type: ignore[misc]
+        values = []
+        for subject in suite.subjects:
+            if by == "live" and subject.live != (part == "live"):
+                continue
+            there = scores[(scores["subject"] == subject.name) & (scores["method"] == method)]
+            if by == "type":
+                kinds = {prompt.index: prompt.kind for prompt in suite.prompts(subjects[subject.name])}
+                there = there[[kinds.get(prompt) == part for prompt in there["prompt"]]]
+            if (there["metric"] == metric).any():
+                values.append(plain_mean(there, metric=metric))
+        assert line["mean"] == pytest.approx(sum(values) / len(values), abs=1e-12)
+        assert line["n_subjects"] == len(values)
+
+
+def test_unknown_splits_are_refused() -> None:
+    scores = scored_folder.make_scores()
+    with pytest.raises(InputError, match="unknown split 'colour'; known are live, type, category"):
+        split_scores(scores, scored_folder.SUITE, "colour")
+    with pytest.raises(InputError, match="has no categories"):
+        split_scores(scores, scored_folder.SUITE, "category")

@@ -23,6 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("base", {}),
     "textual-inversion": ("textual-inversion", {**COMMON, "templates": ("a {}", "a photo of a {}")}),
     "dreambooth": ("dreambooth", {**COMMON, "prior_loss_weight": 1.0, "class_images": 3}),
+    "dreambooth-lora": ("dreambooth-lora", COMMON),
     "dreambooth with text encoder": ("dreambooth", {**COMMON, "train_text_encoder": True}),
     "zero-shot": ("blip-diffusion", {"steps": 0}),
     "fine-tuned": ("blip-diffusion", COMMON),

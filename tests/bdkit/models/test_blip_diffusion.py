@@ -12,7 +12,8 @@ from PIL import Image
 
 from bdkit.diffusion import NOISE_SCHEDULE, decode_latents, initial_noise
 from bdkit.errors import InputError
-from bdkit.models.blip_diffusion import BlipDiffusion, split_prompt
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.prompts import split_prompt
 from bdkit.models.tiny import tiny_model
 
 # numpy's remark on what diffusers does with tensors
@@ -194,7 +195,7 @@ def test_one_prompt_and_one_noun_a_picture(model: BlipDiffusion) -> None:
         ({"width": 33}, "height 32 and width 33 must be multiples of 4"),
         ({"width": 0}, "height 32 and width 0 must be multiples of 4"),
         ({"height": -4}, "height -4 and width 32 must be multiples of 4"),
-        ({"output_type": "jpeg"}, "'jpeg' is not known; use 'pil', 'np' or 'latent'"),
+        ({"output_type": "jpeg"}, "'jpeg' is not known; use 'pil', 'np', 'pt' or 'latent'"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"reference_images": Image.new("RGB", (8, 8))}, "reference pictures need source_subject"),
         ({"reference_images": [], "source_subject": "dog"}, "no subject picture was given"),

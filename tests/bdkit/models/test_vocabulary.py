@@ -1,4 +1,4 @@
-"""Tokenizers of the models from scratch: ids that never move, text that comes back, byte fall-back."""
+"""Tokenizers of the models from scratch: ids that never move, text that comes back, unknown letters."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from bdkit.miniworld.captions import VOCABULARY
 from bdkit.miniworld.subjects import CLASSES
 from bdkit.models.vocabulary import RARE_TOKEN, bert_tokenizer, clip_tokenizer
 
-TEXTS = ("a purple cat in the jungle", "a photo of a sks backpack, wearing a hat", "zebras & crème brûlée 7", "")
+TEXTS = ("a purple cat in the jungle", "a photo of a sks backpack, wearing a hat", "zebras & creme brulee 7", "")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,14 @@ def test_text_comes_back_from_its_ids(clip: CLIPTokenizer, text: str) -> None:
     assert clip.decode(ids).replace(" ", "") == text.replace(" ", "")
     assert clip(text).input_ids == [clip.bos_token_id, *ids, clip.eos_token_id]
     assert max([0, *ids]) < len(clip)
+
+
+def test_what_is_not_ascii_is_unknown_and_leaves_the_rest_alone(clip: CLIPTokenizer) -> None:
+    ids = clip("a café in the snow", add_special_tokens=False).input_ids
+    words = clip("a caf in the snow", add_special_tokens=False).input_ids
+    assert clip.unk_token_id in ids
+    assert [i for i in ids if i != clip.unk_token_id][-3:] == words[-3:]
+    assert all(symbol.isascii() for symbol in clip.get_vocab())
 
 
 def test_words_of_the_qformer_are_one_piece_and_dec_is_its_own(bert: BertTokenizer) -> None:

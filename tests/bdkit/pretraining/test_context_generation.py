@@ -237,6 +237,14 @@ def test_mattes_serve_the_pictures_that_have_one() -> None:
     )
 
 
+def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
+    made = batches(jitter=False, mattes=True)
+    plain = 255 - made.corpus.images[7], made.corpus.alphas[8]
+    made.corpus.plain[4] = plain  # a picture that has a matte of its own
+    (picture,) = made.inputs(np.array([4]), np.random.default_rng(0))
+    assert any(np.array_equal(picture, blend(*plain, b)) for b in made.backgrounds)
+
+
 def test_stage_two_trains_all_but_the_image_encoder_and_the_autoencoder() -> None:
     made = batches()
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}

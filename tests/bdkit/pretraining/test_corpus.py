@@ -1,10 +1,13 @@
 """The mini corpus: deterministic, resumable, of training subjects only."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, OUTFITS, STUDIO, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, Subject, split_of
 from bdkit.pretraining import corpus as module
@@ -105,3 +108,29 @@ def test_every_picture_once_an_epoch_as_a_function_of_the_step() -> None:
     assert not np.array_equal(epoch_indices(23, 5, seed=2)(0), epochs[0][:5])
     with pytest.raises(ValueError, match="a corpus of 4 pictures is smaller than the batch of 5"):
         epoch_indices(4, 5, seed=0)
+
+
+def test_subjects_without_their_outfit_or_change_and_a_third_live(tmp_path: Path, scenes: list[Scene]) -> None:
+    config = CorpusConfig(scenes=120, seed=5, live_share=1 / 3, outfit_share=0.5, change_share=0.25, plain=True)
+    corpus = build(tmp_path, config)
+    altered = {k for k, scene in enumerate(scenes) if scene.outfit or scene.change}
+    assert set(corpus.plain) == altered
+    assert 25 <= sum(noun in LIVE_CLASSES for noun in corpus.class_nouns) <= 55
+    for k, scene in enumerate(scenes):
+        image, alpha = corpus.subject_of(k)
+        expected = render(replace(scene, outfit=None, change=None))
+        assert np.array_equal(image, expected.image)
+        assert np.array_equal(alpha, expected.alpha)
+    changed = [k for k in altered if np.abs(corpus.images[k].astype(int) - corpus.subject_of(k)[0]).mean() > 1]
+    assert len(changed) > 0.9 * len(altered)
+
+
+def test_processes_share_the_pictures_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [epoch_indices(40, 8, 7)(step) for step in range(12)]
+    halves = []
+    for rank in (0, 1):
+        state = SimpleNamespace(num_processes=2, process_index=rank)
+        monkeypatch.setattr(module, "PartialState", lambda state=state: state)
+        indices = epoch_indices(40, 4, 7)
+        halves.append([indices(step) for step in range(12)])
+    assert all(np.array_equal(np.concatenate(pair), whole) for *pair, whole in zip(*halves, alone, strict=True))

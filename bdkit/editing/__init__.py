@@ -1,0 +1,1 @@
+"""Ways to steer a picture beyond its prompt."""

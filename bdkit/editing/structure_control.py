@@ -1,0 +1,220 @@
+"""ControlNets: the structure of one picture, the subject of another (Sec. 3.3, 4.2)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionModel
+from huggingface_hub import hf_hub_download
+from PIL import Image
+from torch import Tensor, nn
+
+from bdkit.diffusion import Control
+from bdkit.errors import InputError
+from bdkit.models.layouts.hub import is_hub_id
+
+# Off-the-shelf ControlNets for Stable Diffusion v1-5, used without training.
+CONTROLNETS = {
+    "canny": "lllyasviel/sd-controlnet-canny",
+    "depth": "lllyasviel/sd-controlnet-depth",
+    "hed": "lllyasviel/sd-controlnet-hed",
+    "scribble": "lllyasviel/sd-controlnet-scribble",
+}
+Pictures = Image.Image | Sequence[Image.Image]
+
+
+class StructureControl:
+    """One or more ControlNets, and the structure maps that they keep; given to a model's call as ``control``.
+
+    The residuals are added to the U-Net's from outside: the model itself is not changed, so the next call without
+    control is that of a fresh process. Guidance may be on or off.
+
+    Args:
+        controlnets: one or several; their residuals are added up.
+        structures: the structure map of each ControlNet (see `structure_map`), resized to the picture that is drawn
+            as the reference does. For one ControlNet a single map, or a list of one map a picture; for several a list
+            of such.
+        strength: factor of each ControlNet's residuals, at least 0; one for all, or one each.
+        start: share of the steps, 0 to 1, at which it begins; one for all, or one each.
+        end: share of the steps at which it ends.
+
+    Raises:
+        InputError: numbers that do not fit or lie outside their range.
+    """
+
+    def __init__(
+        self,
+        controlnets: ControlNetModel | Sequence[ControlNetModel],
+        structures: Pictures | Sequence[Pictures],
+        *,
+        strength: float | Sequence[float] = 1.0,
+        start: float | Sequence[float] = 0.0,
+        end: float | Sequence[float] = 1.0,
+    ) -> None:
+        single = not isinstance(controlnets, Sequence)
+        nets: list[Any] = [controlnets] if single else list(controlnets)
+        given: list[Any] = [structures] if single or isinstance(structures, Image.Image) else list(structures)
+        if not nets or len(given) != len(nets):
+            raise InputError(f"{len(nets)} ControlNets but {len(given)} structure maps; give one map a ControlNet")
+        self.structures = [[maps] if isinstance(maps, Image.Image) else list(maps) for maps in given]
+        if not all(self.structures):
+            raise InputError("a ControlNet has no structure map; give at least one")
+        self.nets = MultiControlNetModel(nets).eval()
+        self.strength = _one_each("strength", strength, len(nets))
+        self.start, self.end = _one_each("start", start, len(nets)), _one_each("end", end, len(nets))
+        if any(value < 0 for value in self.strength):
+            raise InputError(f"the strength of a ControlNet is {min(self.strength)}; use at least 0")
+        for begin, stop in zip(self.start, self.end, strict=True):
+            if not 0 <= begin < stop <= 1:
+                raise InputError(
+                    f"a ControlNet runs from {begin} to {stop}; use shares of the steps, 0 <= start < end <= 1"
+                )
+
+    @classmethod
+    def from_pretrained(
+        cls, paths: str | Path | Sequence[str | Path], structures: Pictures | Sequence[Pictures], **settings: Any
+    ) -> StructureControl:
+        """Reads the ControlNets; see the class for the other arguments.
+
+        Args:
+            paths: folders or ids, or keys of `CONTROLNETS`: a ControlNet itself, or a model that holds one in its
+                folder controlnet/, such as salesforce/blipdiffusion-controlnet.
+
+        Raises:
+            InputError: no such ControlNet.
+        """
+        if isinstance(paths, (str, Path)):
+            return cls(load_controlnet(paths), structures, **settings)
+        return cls([load_controlnet(path) for path in paths], structures, **settings)
+
+    def residuals(self, unet: UNet2DConditionModel, count: int, height: int, width: int, factor: int) -> Control:
+        """What `bdkit.diffusion.sample` takes as ``control``.
+
+        Args:
+            unet: the U-Net that is controlled, to check that the ControlNets belong to it.
+            count: number of pictures that are drawn together.
+            height, width: their pixels.
+            factor: pixels per latent.
+
+        Raises:
+            InputError: a ControlNet of another U-Net, or as many maps as neither one nor the pictures.
+        """
+        for net in self.nets.nets:
+            _check_fits(net, unet, factor)
+        for maps in self.structures:
+            if len(maps) not in (1, count):
+                raise InputError(f"{len(maps)} structure maps for {count} pictures; give 1 or as many")
+        pixels = [structure_pixels(maps, height, width) for maps in self.structures]
+        pixels = [values.expand(count, -1, -1, -1) for values in pixels]
+
+        def at_step(index: int, steps: int, latents: Tensor, timestep: Tensor, context: Tensor) -> dict[str, Any]:
+            scales = [
+                strength if start <= index / steps and (index + 1) / steps <= end else 0.0
+                for strength, start, end in zip(self.strength, self.start, self.end, strict=True)
+            ]
+            if not any(scales):
+                return {}
+            nn.Module.to(self.nets, context.device, context.dtype)  # diffusers' own logs a warning each time
+            repeats = len(latents) // count  # 2 with guidance, else 1
+            shown = [values.to(context).repeat(repeats, 1, 1, 1) for values in pixels]
+            down, middle = self.nets(latents, timestep, context, shown, scales, return_dict=False)
+            return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+        return at_step
+
+
+def load_controlnet(path: str | Path) -> ControlNetModel:
+    """A ControlNet in float32: a folder, an id or a key of `CONTROLNETS`; a model's own is found in controlnet/.
+
+    Raises InputError when there is none, or its weights do not fit its config.
+    """
+    place = CONTROLNETS.get(str(path), str(path))
+    if not Path(place).is_dir() and not is_hub_id(place):
+        raise InputError(f"no ControlNet at {place!r}; give a folder, an id or one of {', '.join(CONTROLNETS)}")
+    try:
+        with _quiet():
+            subfolder = _subfolder(place)
+            net, info = ControlNetModel.from_pretrained(
+                place, subfolder=subfolder, torch_dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise InputError(f"no ControlNet at {place!r}: {line}; give a folder or an id") from None
+    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
+    if wrong:
+        raise InputError(f"the ControlNet at {place!r} lacks or has too many weights: {', '.join(sorted(wrong)[:5])}")
+    return net
+
+
+def has_own_controlnet(model: str | Path) -> bool:
+    """Whether a model names a ControlNet among its parts; a folder that its index does not name is left alone."""
+    index = Path(model) / "model_index.json"
+    try:
+        if not Path(model).is_dir():
+            index = Path(hf_hub_download(str(model), "model_index.json"))
+        return "controlnet" in json.loads(index.read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _subfolder(place: str) -> str | None:
+    """ "controlnet" for a model that holds a ControlNet, None for a ControlNet itself."""
+    folder = Path(place)
+    if folder.is_dir():
+        inside = folder / "controlnet" / "config.json"
+        return "controlnet" if inside.exists() and not (folder / "config.json").exists() else None
+    try:
+        config = ControlNetModel.load_config(place)
+    except OSError:
+        return "controlnet"
+    return None if config.get("_class_name", "ControlNetModel") == "ControlNetModel" else "controlnet"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """diffusers logs the files it does not find as errors, and warns of its own calls; what matters is raised."""
+    verbosity = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        diffusers.utils.logging.set_verbosity(verbosity)
+
+
+def structure_pixels(maps: Sequence[Image.Image], height: int, width: int) -> Tensor:
+    """Structure maps to (N, 3, height, width) in 0..1, resized without keeping the aspect, as the reference does."""
+    resized = [m.convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for m in maps]
+    return torch.from_numpy(np.stack([np.asarray(m) for m in resized])).permute(0, 3, 1, 2).float() / 255
+
+
+def _one_each(name: str, value: float | Sequence[float], count: int) -> list[float]:
+    if isinstance(value, (int, float)):
+        return [float(value)] * count
+    values = [float(v) for v in value]
+    if len(values) not in (1, count):
+        raise InputError(f"{len(values)} values of {name} for {count} ControlNets; give 1 or as many")
+    return values * count if len(values) == 1 else values
+
+
+def _check_fits(net: ControlNetModel, unet: UNet2DConditionModel, factor: int) -> None:
+    for name in ("cross_attention_dim", "block_out_channels", "in_channels", "layers_per_block"):
+        ours, theirs = unet.config[name], net.config[name]
+        ours, theirs = (tuple(v) if isinstance(v, (list, tuple)) else v for v in (ours, theirs))
+        if ours != theirs:
+            raise InputError(
+                f"the ControlNet belongs to another U-Net: its {name} is {theirs}, the model's {ours}; "
+                "use one for the model's Stable Diffusion"
+            )
+    shrinks = 2 ** (len(net.config.conditioning_embedding_out_channels) - 1)
+    if shrinks != factor:
+        raise InputError(f"the ControlNet makes maps {shrinks} times smaller, the model's autoencoder {factor} times")

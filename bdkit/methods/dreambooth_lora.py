@@ -1,0 +1,115 @@
+"""DreamBooth-LoRA: DreamBooth that trains low-rank additions to the U-Net's attention (arXiv 2106.09685) alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from torch import nn
+
+from bdkit.errors import InputError
+from bdkit.finetuning import Snapshot, frozen
+from bdkit.methods.base import save_adapter
+from bdkit.methods.dreambooth import DreamBooth, DreamBoothConfig
+from bdkit.models.blip_diffusion import BlipDiffusion
+
+ADAPTER = "default"
+INITIAL = "gaussian"  # that of the public recipe: A from a normal distribution, B nought
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothLoraConfig(DreamBoothConfig):
+    """DreamBooth-LoRA.
+
+    rank: of the added matrices
+    alpha: the addition is scaled by alpha / rank; none: the rank
+    target_modules: ends of the names of the linear layers that get an addition
+    """
+
+    rank: int = 4
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1:
+            raise InputError(f"rank is {self.rank}; use at least 1")
+        if self.train_text_encoder:
+            raise InputError("dreambooth-lora trains the U-Net alone; leave train_text_encoder out, or use dreambooth")
+
+
+class DreamBoothLora(DreamBooth):
+    """A few megabytes a subject: the U-Net's own weights are shared with the model and stay as they are."""
+
+    name: ClassVar[str] = "dreambooth-lora"
+
+    def __init__(self, model: BlipDiffusion, config: DreamBoothLoraConfig) -> None:
+        self.lora = config
+        super().__init__(model, config)
+
+    def _trained_unet(self) -> UNet2DConditionModel:
+        """The model's own weights in modules of their own, which get the additions."""
+        lora, own = self.lora, self.model.unet
+        weights = [*own.parameters(), *own.buffers()]
+        flags = [weight.requires_grad for weight in weights]
+        unet = copy.deepcopy(own, {id(weight): weight for weight in weights})
+        with torch.random.fork_rng():
+            unet.add_adapter(
+                LoraConfig(
+                    r=lora.rank,
+                    lora_alpha=lora.alpha or lora.rank,
+                    target_modules=list(lora.target_modules),
+                    init_lora_weights=INITIAL,
+                ),
+                adapter_name=ADAPTER,
+            )
+        for weight, flag in zip(weights, flags, strict=True):
+            weight.requires_grad_(flag)
+        for parameter in _added(unet):
+            parameter.data = parameter.data.float()
+        return unet
+
+    def _restart(self, seed: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for layer in self._unet.modules():
+                if isinstance(layer, LoraLayer):
+                    layer.reset_lora_parameters(ADAPTER, INITIAL)
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        with frozen(self.model.unet):
+            for parameter in _added(self._unet):
+                parameter.requires_grad_(True)
+            try:
+                yield
+            finally:
+                self._unet.eval()
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        parameters = dict(self._unet.named_parameters())
+        with torch.no_grad():
+            for name, value in snapshot.items():
+                parameters[name.removeprefix("unet.")].copy_(value)
+
+    def save(self, folder: str | Path) -> Path:
+        """The additions as diffusers' ``load_lora_weights`` reads them, and how they were made."""
+        settings = self.fitted_settings
+        self.selected()
+        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self._unet, adapter_name=ADAPTER))
+        return save_adapter(folder, WEIGHTS, {f"unet.{name}": value for name, value in state.items()}, settings)
+
+
+def _added(unet: UNet2DConditionModel) -> list[nn.Parameter]:
+    return [parameter for name, parameter in unet.named_parameters() if ".lora_" in name]

@@ -1,0 +1,1 @@
+"""Layouts of checkpoints that others wrote: the public diffusers folder and LAVIS's, in and out."""

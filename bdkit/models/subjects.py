@@ -1,0 +1,93 @@
+"""Reference pictures and their words: which belong to which subject, and their mean (Sec. 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bdkit.errors import InputError
+from bdkit.models.images import Picture
+
+if TYPE_CHECKING:
+    from bdkit.models.blip_diffusion import BlipDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One subject: its pictures, its category word, and how much each picture counts (sum 1)."""
+
+    pictures: list[Picture]
+    noun: str
+    weights: list[float]
+
+
+def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[Any] | None = None) -> list[Subject]:
+    """The subjects that reference pictures show.
+
+    With one word, a flat list of pictures is one subject. With n words, entry k (a picture or a list of them) is
+    subject k; a single picture, or a list of one, serves all n. With a list of lists, one word serves all.
+
+    Args:
+        weights: one number a picture, in the same nesting as ``images``; by default all count alike.
+
+    Raises:
+        InputError: no picture, or numbers of pictures, words and weights that do not fit.
+    """
+    entries = _entries(images)
+    if not entries:
+        raise InputError("no subject picture was given; give at least one")
+    words = [nouns] if isinstance(nouns, str) else list(nouns)
+    several = isinstance(entries[0], list) or len(words) > 1
+    groups = [e if isinstance(e, list) else [e] for e in entries] if several else [entries]
+    shares: list[Any] = [None] * len(groups)
+    if weights is not None:
+        shares = [w if isinstance(w, Sequence) else [w] for w in weights] if several else [list(weights)]
+    count = max(len(groups), len(words))
+    groups = groups * count if len(groups) == 1 else groups
+    words = words * count if len(words) == 1 else words
+    shares = shares * count if len(shares) == 1 else shares
+    if not len(groups) == len(words) == len(shares) == count:
+        raise InputError(
+            f"{len(groups)} pictures but {len(words)} category words (and {len(shares)} weights); give one word, or "
+            "one a picture or list of pictures"
+        )
+    return [
+        Subject(pictures=group, noun=word, weights=_normalised(share, len(group)))
+        for group, word, share in zip(groups, words, shares, strict=True)
+    ]
+
+
+def _entries(images: Any) -> list[Any]:
+    """Pictures, or lists of pictures, as a list; a batch of arrays or tensors is taken apart."""
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 3):
+        return [images]
+    return [list(e) if isinstance(e, list | tuple) or getattr(e, "ndim", 3) == 4 else e for e in images]
+
+
+def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
+    if count == 0:
+        raise InputError("no subject picture was given; give at least one")
+    values = [1.0] * count if weights is None else [float(w) for w in weights]
+    if len(values) != count:
+        raise InputError(f"{count} reference pictures but {len(values)} weights; give one a picture")
+    if min(values) < 0 or not 0 < sum(values) < float("inf"):
+        raise InputError(f"the weights {values} of the reference pictures must be at least 0, and not all 0")
+    return [value / sum(values) for value in values]
+
+
+def mean_subjects(model: BlipDiffusion, subjects: Sequence[Subject]) -> Tensor:
+    """The (weighted) mean of each subject's vectors, (S, Q, D)."""
+    means = []
+    for subject in subjects:
+        vectors = model.encode_subject(subject.pictures, subject.noun)
+        if len(set(subject.weights)) == 1:
+            means.append(vectors.mean(dim=0))
+        else:
+            means.append((vectors * torch.tensor(subject.weights).to(vectors).view(-1, 1, 1)).sum(dim=0))
+    return torch.stack(means)

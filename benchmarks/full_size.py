@@ -1,0 +1,225 @@
+"""Seconds and memory at full size, against the limit that the counted FLOPs set; random weights, one call.
+
+python benchmarks/full_size.py             full size on the GPU, where there is one
+python benchmarks/full_size.py --tiny      the same code at tiny shapes, to see that it works
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from bdkit.diffusion import latent_factor
+from bdkit.editing.structure_control import StructureControl
+from bdkit.measuring import measured
+from bdkit.methods import build_method
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.full_size import FULL_SIZE, TINY, random_controlnet, random_model
+from bdkit.training_loop import write_atomically
+from eval.system import commit, device_name, library_versions, pick_device
+
+BATCH = 3  # of fine-tuning (Sec. 3.3)
+PASSES = 3  # a training step costs a forward pass and, backwards, twice as much
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    seconds: median over the repeats
+    gib: most memory in use at a time (on a CPU: of the process so far)
+    tflop: counted, without the optimiser
+    limit_seconds: tflop at the speed of the device's matrix product
+    of_limit: limit_seconds / seconds
+    """
+
+    task: str
+    seconds: float
+    gib: float
+    tflop: float
+    limit_seconds: float
+    of_limit: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures all tasks and writes full_size.csv and full_size.md."""
+    args = parse(argv)
+    device = torch.device(pick_device())
+    sizes = TINY if args.tiny else FULL_SIZE
+    steps = (4, 8, 4) if args.tiny else (50, 100, 80)
+    counted = count(sizes)
+    speed = args.tflops or matrix_speed(device, args.tiny)
+    model = random_model(sizes, device).eval()
+    picture = noise_picture(model.resolution)
+    cuda = device.type == "cuda"
+    drawing, precision = (torch.bfloat16, "bf16") if cuda else (torch.float32, "no")
+    tasks: list[tuple[str, partial[None], float]] = [
+        (f"zero-shot, {number} steps", partial(draw, model, picture, number), zero_shot_flop(counted, number))
+        for number in steps[:2]
+    ]
+    control = StructureControl(random_controlnet(sizes, device), picture)
+    flop = zero_shot_flop(counted, steps[0], control=True)
+    run = partial(draw, model, picture, steps[0], control)
+    tasks.append((f"zero-shot with a ControlNet, {steps[0]} steps", run, flop))
+    flop = steps[2] * BATCH * PASSES * counted["unet"]
+    run = partial(fine_tune, model, steps[2], precision)
+    tasks.append((f"{steps[2]} fine-tuning steps at batch {BATCH}", run, flop))
+    rows = []
+    for task, run, flop in tqdm(tasks, desc="measuring", disable=args.quiet):
+        if run.func is fine_tune:
+            control.nets.to("cpu")
+        model.to(torch.float32 if run.func is fine_tune else drawing)
+        rows.append(measure(task, run, flop, speed, args.repeats))
+    source = "given" if args.tflops else "measured"
+    about = {
+        "device": device_name(),
+        "matrix product": f"{speed:.3g} TFLOP/s, {source}",
+        "pixels": f"{model.resolution} x {model.resolution}",
+        "sizes": "tiny" if args.tiny else "full",
+        "precision": f"drawing {drawing}, fine-tuning float32 with {precision} autocast".replace("torch.", ""),
+        "repeats": str(args.repeats),
+        "commit": commit() or "unknown",
+        **library_versions(),
+    }
+    write(args.out, rows, about)
+    print((args.out / "full_size.md").read_text())
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/full-size"), help="folder for the table")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes: shows that it works, measures nothing")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each task, after one to warm up")
+    parser.add_argument("--tflops", type=float, help="the device's TFLOP/s, instead of measuring a matrix product")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(argv)
+
+
+def count(sizes: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """FLOPs of one forward pass of each part for one picture, counted on the meta device."""
+    model, net = random_model(sizes, "meta"), random_controlnet(sizes, "meta")
+    side = model.resolution // latent_factor(model.vae)
+    vision = sizes["vision"]["image_size"]
+    length, width = model.text_encoder.max_length, sizes["text_encoder"]["hidden_size"]
+    meta = {"device": "meta"}
+    latents, states = torch.empty(1, 4, side, side, **meta), torch.empty(1, length, width, **meta)
+    time_step = torch.empty(1, dtype=torch.long, **meta)
+    encoder, words = model.multimodal_encoder, torch.zeros(1, 4, dtype=torch.long, **meta)
+    subject, queries = torch.empty(1, 3, vision, vision, **meta), encoder.config.num_query_tokens
+    both = queries + words.shape[1]
+    mask = torch.ones(1, 1, both, both, dtype=torch.bool, **meta)
+    pixels = torch.empty(1, 3, model.resolution, model.resolution, **meta)
+    passes: dict[str, Callable[[], Any]] = {
+        "unet": lambda: model.unet(latents, time_step, states),
+        "controlnet": lambda: net(latents, time_step, states, pixels),
+        "decode": lambda: model.vae.decode(latents),
+        "encode": lambda: model.vae.encode(pixels),
+        "multimodal_encoder": lambda: encoder.projection(
+            encoder.query(encoder.encode_image(subject), words, mask)[:, :queries]
+        ),
+        "text_encoder": lambda: model.text_encoder(torch.zeros(1, length, dtype=torch.long, **meta)),
+    }
+    counted = {}
+    for name, run in passes.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            run()
+        counted[name] = float(counter.get_total_flops())
+    return counted
+
+
+def zero_shot_flop(counted: dict[str, float], steps: int, *, control: bool = False) -> float:
+    """One picture with guidance by PNDM, which evaluates the U-Net once more than it has steps."""
+    a_step = 2 * (counted["unet"] + (counted["controlnet"] if control else 0))
+    return counted["multimodal_encoder"] + 2 * counted["text_encoder"] + (steps + 1) * a_step + counted["decode"]
+
+
+def matrix_speed(device: torch.device, tiny: bool) -> float:
+    """TFLOP/s of the device's own matrix product, in the precision that the drawing uses."""
+    cuda = device.type == "cuda"
+    side = 256 if tiny else 8192 if cuda else 2048
+    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16 if cuda else None) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        with measured() as once:
+            left @ right
+        best = min(best, once.seconds)
+    return 2 * side**3 / best / 1e12
+
+
+def draw(model: BlipDiffusion, picture: Image.Image, steps: int, control: StructureControl | None = None) -> None:
+    """One picture, zero-shot."""
+    model("a {} in the jungle", picture, "dog", num_inference_steps=steps, guidance_scale=7.5, control=control)
+
+
+def fine_tune(model: BlipDiffusion, steps: int, precision: str) -> None:
+    """Few-step fine-tuning as in the preset "paper", the encoding of the pictures included."""
+    method = build_method(
+        "blip-diffusion", model, preset="paper", steps=steps, snapshots=(), mixed_precision=precision, batch_size=BATCH
+    )
+    method.fit([noise_picture(model.resolution, seed) for seed in range(4)], "dog", 0)
+
+
+def noise_picture(side: int, seed: int = 0) -> Image.Image:
+    """A picture of noise; what a picture shows does not change how long it takes."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def measure(task: str, run: Callable[[], Any], flop: float, speed: float, repeats: int) -> Row:
+    """Times a task: once to warm up, then ``repeats`` times."""
+    run()
+    times = []
+    for _ in range(repeats):
+        with measured() as once:
+            run()
+        times.append(once)
+    median = float(np.median([once.seconds for once in times]))
+    limit = flop / 1e12 / speed
+    return Row(
+        task=task,
+        seconds=median,
+        gib=max(once.gib for once in times),
+        tflop=flop / 1e12,
+        limit_seconds=limit,
+        of_limit=limit / median,
+    )
+
+
+def write(folder: Path, rows: list[Row], about: dict[str, str]) -> None:
+    """full_size.csv, with the device in every row, and full_size.md."""
+
+    def as_csv(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)] + list(about))
+            writer.writeheader()
+            writer.writerows({**asdict(row), **about} for row in rows)
+
+    lines = [
+        "| task | seconds | GiB | TFLOP | limit, seconds | share of the limit |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {r.task} | {r.seconds:.3g} | {r.gib:.2f} | {r.tflop:.3g} | {r.limit_seconds:.3g} | {r.of_limit:.0%} |"
+            for r in rows
+        ),
+        "",
+        "Random weights. The limit is the counted FLOPs at the speed of the device's matrix product.",
+        "",
+        *(f"- {name}: {value}" for name, value in about.items()),
+    ]
+    write_atomically(folder / "full_size.csv", as_csv)
+    write_atomically(folder / "full_size.md", lambda path: path.write_text("\n".join(lines) + "\n") and None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

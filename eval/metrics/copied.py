@@ -1,0 +1,31 @@
+"""Copied: is it nearer to a reference than real pictures of one subject are to each other? Not in the paper."""
+
+import numpy as np
+
+from eval.metrics.base import Batch, EncoderName, FloatArray, Metric, nearest_cosine
+
+# the share of the suite's own references that may be flagged
+FALSE_ALARMS = 0.01
+
+
+def threshold(oracle_nearest: FloatArray) -> float:
+    """The similarity above which a picture counts as copied: the (1 - FALSE_ALARMS) quantile (linear between values) of
+    the (m,) similarities of real pictures with their nearest other real picture of the subject.
+    """
+    return float(np.quantile(oracle_nearest.astype(np.float64), 1 - FALSE_ALARMS))
+
+
+def flags(batch: Batch, encoder: EncoderName) -> FloatArray:
+    """(n,) 1 where a picture's nearest reference is nearer than the threshold, else 0. The batch must have the oracle's
+    similarities of that encoder, from a suite with at least two references of some subject.
+    """
+    limit = threshold(batch.oracle_nearest[encoder])
+    return np.asarray(nearest_cosine(batch, encoder) > limit, dtype=np.float64)
+
+
+def score(batch: Batch) -> FloatArray:
+    """(n,) 1 for a picture that is copied as whole picture, background included, as DINO sees it; else 0."""
+    return flags(batch, "dino")
+
+
+METRIC = Metric(name="copied", title="Copied", encoder="dino", score=score, optional=True, higher_is_better=False)

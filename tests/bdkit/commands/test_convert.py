@@ -1,0 +1,116 @@
+"""`bdkit convert`: the same model in each layout, and the stock libraries read what was written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
+
+from bdkit import cli
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.layouts.lavis import BLIP, save_lavis
+from bdkit.models.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("convert") / "public")
+
+
+def convert(*arguments: object) -> int:
+    return cli.main(["convert", *map(str, arguments)])
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}/{name}": value
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+
+
+def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+def test_round_trip_through_every_layout(public: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(public, tmp_path / "ours") == 0
+    assert convert(tmp_path / "ours", tmp_path / "lavis", "--to", "lavis") == 0
+    assert "not square" in capsys.readouterr().out  # LAVIS crops where diffusers squashes
+    assert convert(tmp_path / "lavis", tmp_path / "again", "--to", "diffusers") == 0
+    assert_equal(tensors(tmp_path / "again"), tensors(public))
+    assert convert(tmp_path / "ours", tmp_path / "back") == 0
+    assert_equal(tensors(tmp_path / "back"), tensors(public))
+    ours, direct = BlipDiffusion.from_pretrained(tmp_path / "ours"), BlipDiffusion.from_pretrained(public)
+    assert ours.conventions == direct.conventions
+    assert ours.defaults == direct.defaults
+    assert ours.record["method_preset"] == "public"
+
+
+def test_the_stock_libraries_read_each_part(public: Path, tmp_path: Path) -> None:
+    assert convert(public, tmp_path / "ours") == 0
+    folder, model = tmp_path / "ours", public_tiny_model()
+    parts = {
+        "vae": (AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True), model.vae),
+        "unet": (UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True), model.unet),
+        "text": (CLIPTextModel.from_pretrained(folder / "text_encoder"), model.text_encoder.model),
+        "public text": (CLIPTextModel.from_pretrained(public / "text_encoder"), model.text_encoder.model),
+    }
+    for name, (loaded, built) in parts.items():
+        state = loaded.state_dict()
+        assert state.keys() == built.state_dict().keys(), name
+        assert all(torch.equal(state[key], value) for key, value in built.state_dict().items()), name
+    assert PNDMScheduler.from_pretrained(folder / "scheduler").config.skip_prk_steps
+    for place in (folder, public):
+        tokenizer = CLIPTokenizer.from_pretrained(place / "tokenizer", local_files_only=True)
+        assert tokenizer("a Dog underwater").input_ids == model.tokenizer("a dog underwater").input_ids
+        assert tokenizer.pad_token_id == model.tokenizer.pad_token_id
+        words = BertTokenizer.from_pretrained(place / "qformer_tokenizer", local_files_only=True)
+        assert words("a dog").input_ids == model.qformer_tokenizer("a dog").input_ids
+
+
+def test_half_precision_and_a_subject_without_a_word(public: Path, tmp_path: Path) -> None:
+    model = BlipDiffusion.from_pretrained(public)
+    model.subject_embeddings = torch.randn(1, 16, 128, generator=torch.Generator().manual_seed(0))
+    lavis = save_lavis(model, tmp_path / "lavis")
+    assert convert(lavis, tmp_path / "ours", "--subject", "dog", "--dtype", "float16") == 0
+    assert {v.dtype for k, v in tensors(tmp_path / "ours").items() if "subject" not in k} == {torch.float16}
+    loaded = BlipDiffusion.from_pretrained(tmp_path / "ours")
+    assert loaded.subject_class == "dog"
+    assert torch.equal(loaded.subject_embeddings, model.subject_embeddings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mini", "{out}", "--to", "diffusers"], "projection that the public layouts cannot hold"),
+        (["{public}", "{public}", "--overwrite"], "is the checkpoint itself"),
+        (["{public}", "{public}"], "already holds something"),
+        (["{public}", "{out}", "--to", "onnx"], "'onnx' is not one of bdkit, diffusers, lavis"),
+        (["{public}", "{out}", "--subject", "dog"], "holds no fine-tuned subject"),
+        (["{out}/nothing", "{out}"], "no model at"),
+        (["{public}"], "OUT"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line(
+    arguments: list[str], words: str, public: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [text.format(public=public, out=tmp_path / "out") for text in arguments]
+    assert convert(*filled) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lavis_folder_names_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "lavis", "lavis")
+    (folder / BLIP).with_name("other.pt").write_bytes(b"")
+    (folder / "unet" / "config.json").unlink()
+    assert convert(folder, tmp_path / "out") == 2
+    assert (
+        "holds no unet/config.json; name a Stable Diffusion 1.5 folder with base= or --base" in capsys.readouterr().err
+    )

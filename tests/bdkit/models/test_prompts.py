@@ -1,0 +1,116 @@
+"""Prompts of a public checkpoint: templates, repetition, truncation."""
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bdkit.errors import InputError
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.prompts import PROMPT_TEMPLATES
+from bdkit.models.tiny_checkpoints import public_tiny_model
+
+# numpy's remark on what diffusers does with tensors
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
+PROMPTS = Path(__file__).parents[3] / "dreambench" / "prompts.csv"
+SMALL: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
+
+
+@pytest.fixture(scope="module")
+def model() -> BlipDiffusion:
+    return public_tiny_model()
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
+
+
+def latents(model: BlipDiffusion, *args: Any, **extra: Any) -> Tensor:
+    result: Tensor = model(*args, **(SMALL | extra))
+    return result
+
+
+def ids(model: BlipDiffusion, prompt: str, **extra: Any) -> tuple[list[int], list[int]]:
+    row, mask = model.tokenize([prompt], ["dog"], with_subject=True, **extra)
+    return row[0].tolist(), mask[0].nonzero().flatten().tolist()
+
+
+def text(model: BlipDiffusion, prompt: str, **extra: Any) -> str:
+    row, places = ids(model, prompt, **extra)
+    kept = [k for place, k in enumerate(row) if place not in places]
+    decoded: str = model.tokenizer.decode(kept, skip_special_tokens=True)
+    return decoded.strip()
+
+
+def test_the_templates(model: BlipDiffusion) -> None:
+    assert set(PROMPT_TEMPLATES) == {"place", "public", "paper"}
+    assert text(model, "in the snow") == text(model, "a {} in the snow") == "a dog in the snow"
+    assert ids(model, "a red {} in the snow")[1] == list(range(2, 18))
+    assert text(model, "a red {} in the snow") == "a red dog in the snow"
+    assert ids(model, "a red {} in the snow", template="place")[1] == list(range(3, 19))
+    paper, places = ids(model, "a red {} in the snow", template="paper")
+    assert text(model, "a red {} in the snow", template="paper") == "a red dog in the snow , the dog is"
+    assert places == list(range(11, 27))
+    assert paper[27] == model.tokenizer.eos_token_id
+    with pytest.raises(InputError, match="unknown prompt template 'other'; use place, public, paper"):
+        latents(model, "in the snow", picture(), "dog", template="other")
+
+
+def test_a_template_brings_its_own_number_of_repetitions(model: BlipDiffusion) -> None:
+    paper = latents(model, "in the snow", picture(), "dog", template="paper")
+    assert torch.equal(paper, latents(model, "in the snow", picture(), "dog", template="paper", prompt_reps=1))
+    assert not torch.equal(paper, latents(model, "in the snow", picture(), "dog"))
+    assert torch.equal(
+        latents(model, "in the snow", picture(), "dog"),
+        latents(model, "a {} in the snow", picture(), "dog", template="public", prompt_reps=20),
+    )
+
+
+def test_all_prompts_of_the_benchmark_work(model: BlipDiffusion) -> None:
+    with PROMPTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = {value.replace("{} {}", "{}") for row in rows for value in row.values() if value and "{}" in value}
+    assert len(texts) >= 25
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for prompt in texts:
+            for template in PROMPT_TEMPLATES:
+                assert len(ids(model, prompt, template=template, prompt_reps=20)[1]) == 16
+
+
+def test_long_prompts_are_cut_with_one_warning_that_says_what(model: BlipDiffusion) -> None:
+    long = "in the snow " * 40 + "vase"
+    call = {"num_inference_steps": 1, "negative_prompt": "low quality " * 50 + "city"}
+    with pytest.warns(UserWarning, match="the prompt is longer than 59 tokens") as caught:
+        latents(model, long, picture(), "dog", **call)
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert "the negative prompt is longer than 75 tokens" in message
+    assert message.count("this is cut off") == 2
+    assert "snow vase" in message
+    assert "quality city" in message
+
+
+def test_a_paper_prompt_is_cut_before_its_tail(model: BlipDiffusion) -> None:
+    with pytest.warns(UserWarning, match="this is cut off"):
+        row, places = ids(model, "in the snow " * 40, template="paper")
+    assert places == list(range(60, 76))
+    (dog,) = model.tokenizer("dog", add_special_tokens=False).input_ids
+    assert row[58] == dog  # ", the dog is", then the vectors
+    assert row[76] == model.tokenizer.eos_token_id
+
+
+def test_lists_of_negative_prompts(model: BlipDiffusion) -> None:
+    both = latents(model, "in the snow", picture(), "dog", seeds=[1, 2], negative_prompt=["low quality", "a red vase"])
+    alone = latents(model, "in the snow", picture(), "dog", seeds=[2], negative_prompt="a red vase")
+    assert torch.allclose(both[1:], alone, atol=1e-4)
+    with pytest.raises(InputError, match="2 negative prompts for 3 pictures"):
+        latents(model, "in the snow", picture(), "dog", seeds=[1, 2, 3], negative_prompt=["a", "b"])

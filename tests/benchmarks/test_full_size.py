@@ -1,0 +1,77 @@
+"""The full-size benchmark: its counts against the published ones, and a whole run at tiny shapes."""
+
+import csv
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bdkit.models.full_size import FULL_SIZE, random_controlnet, random_model
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_size.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("full_size_benchmark", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_parts_have_the_published_numbers_of_parameters() -> None:
+    from bdkit.finetuning import SubjectFinetuning
+
+    model = random_model(FULL_SIZE, "meta")
+    counts = {
+        "unet": 859_520_964,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+    }
+    for name, expected in counts.items():
+        assert sum(p.numel() for p in getattr(model, name).parameters()) == expected, name
+    assert sum(p.numel() for p in random_controlnet(FULL_SIZE, "meta").parameters()) == 361_279_120
+    embedding = model.multimodal_encoder.query_tokens.detach()
+    assert embedding.shape == (1, 16, 768)
+    model.text_encoder.requires_grad_(False)
+    module = SubjectFinetuning(model, model.unet, embedding, "dog", train_embedding=True)
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == 859_520_964 + 16 * 768
+
+
+@pytest.mark.slow
+def test_counted_operations_are_the_published_ones(script: ModuleType) -> None:
+    counted = script.count(FULL_SIZE)
+    published = {"unet": 0.803e12, "controlnet": 0.283e12, "decode": 2.5e12, "encode": 1.1e12, "text_encoder": 0.013e12}
+    for name, expected in published.items():
+        assert counted[name] == pytest.approx(expected, rel=0.04), name
+    assert counted["multimodal_encoder"] == pytest.approx(0.155e12 + 0.0135e12, rel=0.1)
+    assert script.zero_shot_flop(counted, 100) == pytest.approx(164.8e12, rel=0.01)
+    assert 80 * script.BATCH * script.PASSES * counted["unet"] == pytest.approx(578e12, rel=0.01)
+
+
+def test_one_call_makes_the_table(script: ModuleType, tmp_path: Path) -> None:
+    assert script.main(["--tiny", "--repeats", "1", "--quiet", "--out", str(tmp_path)]) == 0
+    with (tmp_path / "full_size.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["task"] for row in rows] == [
+        "zero-shot, 4 steps",
+        "zero-shot, 8 steps",
+        "zero-shot with a ControlNet, 4 steps",
+        "4 fine-tuning steps at batch 3",
+    ]
+    for row in rows:
+        assert float(row["seconds"]) > 0
+        assert 0.01 < float(row["gib"]) < 64
+        assert float(row["limit_seconds"]) < float(row["seconds"])
+        assert float(row["tflop"]) > 0
+        for name in ("device", "commit", "torch", "diffusers", "transformers"):
+            assert row[name]
+    unet = script.count(script.TINY)["unet"] / 1e12
+    assert float(rows[1]["tflop"]) - float(rows[0]["tflop"]) == pytest.approx(4 * 2 * unet)
+    assert float(rows[3]["tflop"]) == pytest.approx(4 * 3 * 3 * unet)
+    assert float(rows[2]["tflop"]) > float(rows[0]["tflop"])
+    assert "share of the limit" in (tmp_path / "full_size.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full_size.csv", "full_size.md"]

@@ -1,0 +1,77 @@
+"""DreamBench++ from its published folder through generation, scoring and tables, and the layout of its own code."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny_bench import METHODS, ROWS, evaluators
+
+from dreambench.dreambench_plus import FOLDERS, KINDS, PUBLISHED_COUNTS
+from dreambench.suites import load_suite
+from eval.bench import BenchConfig, run_bench
+from eval.layout import load_saved_suite, save_suite
+from eval.manifest import read_pictures
+from eval.score import score_pictures
+from eval.sections import markdown
+from eval.tables import make_tables, summarise
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plus")
+    rng = np.random.default_rng(0)
+    for category, (below, _) in FOLDERS.items():
+        (root / "images" / below).mkdir(parents=True)
+        (root / "captions" / below).mkdir(parents=True)
+        for number in range(PUBLISHED_COUNTS[category]):
+            noise = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(root / "images" / below / f"{number:02d}.jpg")
+            lines = [f"{category} thing", *(f"a {category} thing at place {place}" for place in range(len(KINDS)))]
+            (root / "captions" / below / f"{number:02d}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_bench_runs_on_it(photos: Path, tmp_path: Path) -> None:
+    config = BenchConfig(
+        suite="dreambench-plus", photos=photos, out=tmp_path, rows=ROWS[2:], subjects=4, prompts=3, protocol="mini"
+    )
+    run_bench(config, builders=METHODS, evaluators=evaluators(classifier=False), show_progress=False)
+    suite = load_saved_suite(tmp_path)
+    assert [subject.category for subject in suite.subjects] == ["animal", "animal", "object", "object"]
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    made = scores[(scores["method"] == "plain") & (scores["metric"] == "dino")]
+    assert len(made) == 4 * 3
+    # one reference each: nothing real is left to compare it with but itself
+    assert "real-images" not in set(scores["method"])
+    own = scores[(scores["method"] == "real-images-with-self-pairs") & (scores["metric"] == "dino")]["value"]
+    assert own.to_numpy() == pytest.approx(1.0, abs=1e-6)
+    text = markdown(summarise(tmp_path), split="category")
+    assert "## Split: animals" in text
+    assert "## Split: objects" in text
+    kinds = pd.read_csv(tmp_path / "by_split.csv").query("split == 'type'")["part"]
+    assert set(kinds) == {"photorealistic", "style_transfer"}  # of 9 prompts the limit takes 0, 3 and 6
+
+
+def test_pictures_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> None:
+    """samples/METHOD/tgt_image/SUBJECT/PROMPT_SAMPLE.jpg, with the prompts in text/."""
+    suite = load_suite("dreambench-plus", photos).limited(subjects=2)
+    rng = np.random.default_rng(1)
+    for subject in suite.subjects:
+        for prompt in suite.prompts(subject):
+            target = tmp_path / "samples" / "emu2" / "tgt_image" / subject.name / f"{prompt.index}_0.jpg"
+            words = tmp_path / "samples" / "emu2" / "text" / subject.name / f"{prompt.index}_0.txt"
+            for path in (target, words):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(target)
+            words.write_text(prompt.text(subject.class_noun))
+    found = read_pictures(tmp_path / "samples", suite)
+    assert len(found.pictures) == 18
+    assert not found.unknown
+    out = tmp_path / "scores"
+    save_suite(suite, out)
+    score_pictures(found, suite, evaluators(classifier=False), out, photos=photos, show_progress=False)
+    results = make_tables(out)
+    assert results.coverage["emu2"].n_pictures == 18
+    assert results.estimates["emu2", "clip_t"].n_subjects == 2

@@ -1,0 +1,327 @@
+"""Faults as they happen: killed processes, damaged files, two processes at once, a full disk. All real ones."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fault_bench
+import numpy as np
+import pytest
+from fault_bench import Slow, VerySlow, job, pictures, run, start
+from PIL import Image
+from tiny_bench import ROWS
+
+from bdkit.cli import main, one_line
+from dreambench.errors import InputError
+from dreambench.suites import load_suite
+from eval.merge import merge_shards
+from eval.rows import Row
+from eval.runner import generate
+from eval.stamps import picture_state, read_stamp, write_stamped
+
+N_KILLS = 20
+RESULTS = ("manifest.csv", "scores.csv")
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in RESULTS}
+
+
+def n_pictures(out: Path) -> int:
+    return sum(1 for path in (out / "pictures").rglob("*.png") if not path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    run(out, score=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def durations(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
+    """Seconds that a child takes until the pictures are there, and for the whole."""
+    out = tmp_path_factory.mktemp("timed")
+    start(out=out / "first").join()  # imports
+    started = time.monotonic()
+    child = start(out=out / "second", tiny=Slow, score=True)
+    while not (out / "second/manifest.csv").exists():
+        time.sleep(0.002)
+    generated = time.monotonic()
+    child.join()
+    assert child.exitcode == 0
+    return generated - started, time.monotonic() - started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path, whole: Path, durations: tuple[float, float], n_shards: int
+) -> None:
+    rng = random.Random(n_shards)
+    generating, everything = durations
+    killed = {"generate": 0, "score": 0}
+    shards = [{"out": tmp_path, "tiny": Slow, "shard": (number, n_shards)} for number in range(1, n_shards + 1)]
+    total = n_pictures(whole)
+    # the first half of the kills while pictures are made: each run goes on where the last was, a little further
+    while killed["generate"] < N_KILLS // 2:
+        children = [start(**shard) for shard in shards]
+        waits = sorted((rng.uniform(0, 4 * generating / N_KILLS), number) for number in range(n_shards))
+        begun = time.monotonic()
+        for moment, number in waits:
+            time.sleep(max(0.0, begun + moment - time.monotonic()))
+            children[number].kill()
+        for child in children:
+            child.join()
+            killed["generate"] += child.exitcode == -signal.SIGKILL
+        if n_pictures(tmp_path) == total:
+            for path in (tmp_path / "pictures").rglob("*.png"):
+                if rng.random() < 0.5:
+                    path.unlink()
+    children = [start(**shard) for shard in shards]
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert pictures(tmp_path) == pictures(whole)
+    # the other half while they are scored
+    attempts = 0
+    while killed["score"] < N_KILLS // 2 and attempts < 4 * N_KILLS:
+        attempts += 1
+        child = start(out=tmp_path, tiny=Slow, score=True)
+        child.join(rng.uniform(0, everything - generating))
+        child.kill()
+        child.join()
+        killed["score"] += child.exitcode == -signal.SIGKILL
+        if child.exitcode == 0:
+            (tmp_path / "scores.csv").unlink()
+    assert min(killed.values()) >= N_KILLS // 2
+    last = start(out=tmp_path, tiny=Slow, score=True)
+    last.join()
+    assert last.exitcode == 0
+    assert results(tmp_path) == results(whole)
+    assert pictures(tmp_path) == pictures(whole)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.slow
+def test_shards_in_folders_of_their_own_are_killed_and_merged(
+    tmp_path: Path, whole: Path, durations: tuple[float, float]
+) -> None:
+    rng = random.Random(7)
+    shards = [tmp_path / f"shard-{number}" for number in (1, 2, 3)]
+    for number, shard in enumerate(shards, start=1):
+        for _ in range(2):
+            child = start(out=shard, tiny=Slow, shard=(number, 3))
+            child.join(rng.uniform(0, durations[0] / 3))
+            child.kill()
+            child.join()
+        last = start(out=shard, tiny=Slow, shard=(number, 3))
+        last.join()
+        assert last.exitcode == 0
+    out = tmp_path / "out"
+    merge_shards(shards, out, show_progress=False)
+    run(out, score=True)
+    assert results(out) == results(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_shard_share_its_work(tmp_path: Path, whole: Path) -> None:
+    children = [start(out=tmp_path, tiny=Slow, score=True) for _ in range(2)]
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert results(tmp_path) == results(whole)
+    record = json.loads((tmp_path / "run.json").read_text())
+    # nothing was fitted twice: 2 subjects with 2 seed sets
+    assert {name: len(seconds) for name, seconds in record["fit_seconds"].items()} == {"tiny": 4, "plain": 4}
+    assert not {".locks", "fits"} & {path.name for path in tmp_path.iterdir()}
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    middle = len(data) // 2
+    changed = {
+        "truncated": data[:middle],
+        "without its end": data[:-12],
+        "empty": b"",
+        "zeros": bytes(len(data)),
+        "one bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "text": b"not a picture\n",
+        "something behind it": data + b"\0",
+    }
+    path.write_bytes(changed[how])
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "without its end", "empty", "zeros", "one bit", "text", "something behind it"]
+)
+def test_a_damaged_picture_is_noticed_and_made_again(tmp_path: Path, whole: Path, how: str) -> None:
+    run(tmp_path)
+    pictures_before = pictures(tmp_path)
+    files = [tmp_path / "pictures/seed0/tiny/dog/00-1.png", tmp_path / "references/vase/01.png"]
+    before = [path.read_bytes() for path in files]
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    for path in files:
+        damage(path, how)
+    with pytest.warns(UserWarning, match=f"1 damaged pictures in {tmp_path} are made again"):
+        run(tmp_path)
+    assert [path.read_bytes() for path in files] == before
+    assert pictures(tmp_path) == pictures_before == pictures(whole)
+    assert {path for path, written in times.items() if path.stat().st_mtime_ns != written} == set(files)
+    assert (tmp_path / "manifest.csv").read_bytes() == (whole / "manifest.csv").read_bytes()
+
+
+def test_pictures_of_others_are_refused_or_made_again_never_mixed(tmp_path: Path, whole: Path) -> None:
+    run(tmp_path)
+    path = tmp_path / "pictures/seed2/plain/vase/12-0.png"
+    for stranger in (
+        (tmp_path / "pictures/seed2/plain/vase/12-1.png").read_bytes(),
+        Path(__file__).parent.parent.parent.joinpath("results/mini/grid.png").read_bytes(),
+    ):
+        path.write_bytes(stranger)
+        with pytest.raises(InputError, match="holds pictures of 'plain' made with other weights or settings") as caught:
+            run(tmp_path)
+        assert "\n" not in (one_line(caught.value) or "\n")
+        assert path.read_bytes() == stranger
+    run(tmp_path, remake=True)
+    assert pictures(tmp_path) == pictures(whole)
+
+
+def test_seed_sets_that_are_left_out_must_fit_the_record(tmp_path: Path) -> None:
+    run(tmp_path, seed_sets=(0, 2))
+    with pytest.raises(InputError, match="seed2/tiny-2 holds pictures of 'tiny-2' made with other weights"):
+        generate(job(tmp_path, seed_sets=(0,), rows=(Row(name="tiny-2", method="tiny"), *ROWS[1:]), remake=True))
+
+
+def test_stamps_tell_whole_pictures_from_damaged_ones(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    path = tmp_path / "x.png"
+    assert picture_state(path, "a" * 32) == "missing"
+    write_stamped(Image.fromarray(noise), path, "a" * 32)
+    assert [picture_state(path, key) for key in ("a" * 32, "b" * 32)] == ["done", "other"]
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), noise)
+    data = path.read_bytes()
+    for length in range(len(data)):
+        assert read_stamp(data[:length]) is None
+    for place in range(len(data)):
+        assert read_stamp(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]) is None
+    Image.fromarray(noise).save(path)
+    assert read_stamp(path.read_bytes()) == ""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine lets nobody mount a small disk")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place: Path, leave: int) -> Path:
+    """Fills a disk but for some bytes."""
+    free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+    ballast = place / "ballast"
+    ballast.write_bytes(bytes(free - leave))
+    return ballast
+
+
+@pytest.mark.parametrize("leave", [0, 40_000, 120_000])
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on(
+    small_disk: Path, tmp_path: Path, whole: Path, leave: int
+) -> None:
+    out = small_disk / "out"
+    ballast = fill(small_disk, leave)
+    named = {"seed_sets": (0,), "rows": ROWS[:2]}
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"cannot write .*No space left on device; free some space") as caught:
+            run(out, **named)
+        assert "\n" not in (one_line(caught.value) or "\n")
+        assert not list(small_disk.rglob(".writing-*"))
+    made = pictures(out)
+    ballast.unlink()
+    run(out, **named)
+    assert made.items() <= pictures(out).items() <= pictures(whole).items()
+    assert len(pictures(out)) == 3 * fault_bench.SUITE.n_pictures
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_command_with_2(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ballast = fill(small_disk, 4096)
+    command = ["bench", "mini-quick", "--methods", "base", "--subjects", "1", "--prompts", "1", "--samples", "1"]
+    command += ["--workers", "1", "--out", str(small_disk / "out")]
+    assert main(command) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("bdkit: error: cannot write")
+    assert "No space left on device" in lines[0]
+    ballast.unlink()
+
+
+def bad_photo(path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    if kind.startswith("truncated"):
+        Image.fromarray(noise).save(path, kind.split()[1])
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif kind == "strip":
+        Image.new("RGB", (900, 100)).save(path, "PNG")
+    elif kind == "huge":
+        Image.new("1", (8001, 8000)).save(path, "PNG")
+    else:
+        path.write_bytes({"empty": b"", "text": b"hello\n", "header only": b"\x89PNG\r\n\x1a\n" + bytes(40)}[kind])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty",
+        "text",
+        "header only",
+        "truncated PNG",
+        "truncated JPEG",
+        "truncated WEBP",
+        "truncated TIFF",
+        "strip",
+        "huge",
+    ],
+)
+def test_bad_photos_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
+    suite = load_suite("dreambench").limited(subjects=1, prompts=1, samples=1)
+    photos = tmp_path / "photos"
+    for subject in suite.subjects:
+        (photos / subject.name).mkdir(parents=True)
+        for number in range(subject.n_references):
+            Image.new("RGB", (30, 20), (200, 40 * number, 0)).save(photos / subject.name / f"0{number}.png")
+    bad = photos / suite.subjects[0].name / "02.png"
+    bad_photo(bad, kind)
+    with pytest.raises(InputError, match=str(bad)) as caught:
+        run(tmp_path / "out", suite=suite, photos=photos)
+    line = one_line(caught.value) or "\n"
+    assert "\n" not in line
+    assert ";" in line  # what is wrong; what to do
+    assert not list((tmp_path / "out").rglob(".writing-*"))
+
+
+@pytest.mark.slow
+def test_a_process_waits_for_what_another_is_doing_and_takes_it_over(tmp_path: Path, whole: Path) -> None:
+    first = start(out=tmp_path, tiny=VerySlow)
+    while not list((tmp_path / ".locks").glob("????????????????")):
+        time.sleep(0.01)
+    second = start(out=tmp_path, score=True)
+    second.join(3)
+    first.kill()
+    second.join()
+    assert second.exitcode == 0
+    assert results(tmp_path) == results(whole)

@@ -1,0 +1,76 @@
+"""The readers of layouts and manifests."""
+
+from pathlib import Path
+
+import pytest
+from drawn_pictures import SUITE, draw, keys_of, places, tree, write_manifest
+
+from dreambench.errors import InputError
+from eval.manifest import read_manifest, read_pictures
+
+
+@pytest.mark.parametrize("folders", ["", "mine", "seed3/mine", "pictures/seed3/mine"])
+def test_the_tree_is_read_at_any_depth(tmp_path: Path, folders: str) -> None:
+    tree(tmp_path / "in" / folders)
+    found = read_pictures(tmp_path / "in", SUITE)
+    assert keys_of(found) == set(places())
+    assert {picture.method for picture in found.pictures} == {"mine" if folders else "in"}
+    assert {picture.seed_set for picture in found.pictures} == {3 if "seed" in folders else 0}
+    assert found.unknown == ()
+
+
+def test_prompt_folders_are_read_with_and_without_token(tmp_path: Path) -> None:
+    for seed, (name, index, sample) in enumerate(places()):
+        subject = next(subject for subject in SUITE.subjects if subject.name == name)
+        prompt = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == index)
+        text = prompt.template.format("sks" if index % 2 else "", subject.class_noun)
+        text = " ".join(text.split()) if sample else "_".join(text.split()).upper()
+        draw(tmp_path / "theirs" / name / " ".join(text.split()) / f"{sample + 9}.png", seed)
+    (tmp_path / "theirs" / SUITE.subjects[0].name / "a dog that flies").mkdir()
+    draw(tmp_path / "theirs" / SUITE.subjects[0].name / "a dog that flies" / "1.png", 5)
+    found = read_pictures(tmp_path, SUITE)
+    assert {(subject, prompt) for subject, prompt, _ in keys_of(found)} == {place[:2] for place in places()}
+    assert {picture.method for picture in found.pictures} == {"theirs"}
+    assert [reason for _, reason in found.unknown] == [f"'a dog that flies' is no prompt of {SUITE.subjects[0].name}"]
+
+
+def test_samples_of_prompt_folders_count_in_natural_order(tmp_path: Path) -> None:
+    subject = SUITE.subjects[0]
+    folder = tmp_path / subject.name / SUITE.prompts(subject)[0].text(subject.class_noun)
+    for name in ("10.png", "2.png"):
+        draw(folder / name, int(name[:-4]))
+    found = read_pictures(tmp_path, SUITE, layout="prompt-folders")
+    assert {picture.path.name: picture.sample for picture in found.pictures} == {"2.png": 0, "10.png": 1}
+
+
+def test_the_layout_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) -> None:
+    root = tmp_path / "blip_gs7_5"
+    for seed, (name, index, sample) in enumerate(places()):
+        subject = next(subject for subject in SUITE.subjects if subject.name == name)
+        text = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == index).text(subject.class_noun)
+        for kind in ("src_image", "tgt_image"):
+            draw(root / kind / name / f"{index}_{sample}.jpg", seed)
+        path = root / "text" / name / f"{index}_{sample}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a bird" if seed == 0 else text)
+    for given in (tmp_path, root):
+        found = read_pictures(given, SUITE)
+        assert keys_of(found) == set(places()[1:])
+        assert {picture.method for picture in found.pictures} == {"blip_gs7_5"}
+        assert [reason for _, reason in found.unknown] == ["made for 'a bird', not for the suite's prompt 0"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([{"path": "a", "method": "m"}], "has no column 'subject'"),
+        ([{"path": "a", "method": "m", "subject": "s", "sample": "0"}], "has no column 'prompt_index'"),
+        ([{"path": "a", "method": "m", "subject": "s", "prompt_index": "x", "sample": "0"}], r"bad lines: line 2"),
+        ([{"path": "", "method": "m", "subject": "s", "prompt_index": "1", "sample": "0"}], r"line 2 \(no path\)"),
+    ],
+)
+def test_bad_manifests_are_one_line(tmp_path: Path, lines: list[dict[str, object]], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_manifest(write_manifest(tmp_path / "m.csv", lines), tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path / "no.csv", tmp_path)

@@ -1,0 +1,96 @@
+import re
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import create_transform
+from torchvision import transforms
+
+from bdkit.cli import main
+from dreambench.errors import InputError
+from dreambench.suites import load_suite
+from eval.preprocessing import to_batch
+from eval.protocols import PROTOCOLS, Protocol, check_one_protocol, differences, find_protocol, rewritten, settings
+
+
+def picture(width: int, height: int) -> Image.Image:
+    coarse = np.random.default_rng(width).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 431), (224, 224), (100, 37), (512, 512)])
+def test_squashed_and_timms_own_pixels_are_the_published_ones(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    squash = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), normalise])
+    assert (to_batch([image], PROTOCOLS["dino-squash"].dino)[0] == squash(image)).all()
+    timms = create_transform(224, interpolation="bicubic", crop_pct=0.9)
+    assert (to_batch([image], PROTOCOLS["dino-248"].dino)[0] == timms(image)).all()
+
+
+def test_names_are_keys_and_each_variant_differs_as_it_says() -> None:
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+    assert all(set(settings(p)) == {f.name for f in fields(Protocol)} - {"name", "summary"} for p in PROTOCOLS.values())
+    changed = {name: set(differences(protocol)) for name, protocol in PROTOCOLS.items() if name != "mini"}
+    assert changed == {
+        "dreambench": set(),
+        "dino-s8": {"dino_model"},
+        "dino-squash": {"dino"},
+        "dino-248": {"dino"},
+        "one-reference": {"references"},
+        "random-reference": {"references"},
+        "text-with-token": {"clip_t_text"},
+        "text-background": {"clip_t_text"},
+        "text-rewritten": {"clip_t_text"},
+        "clip-t-x100": {"clip_t_scale"},
+        "clip-score": {"clip_t_scale", "clip_t_clamped"},
+        "six-samples": {"samples_per_prompt"},
+        "no-background": {"background"},
+        "dreambench++": {"dino_model", "references"},
+    }
+
+
+def test_texts_of_every_prompt() -> None:
+    suite = load_suite("dreambench")
+    dog = next(subject for subject in suite.subjects if subject.name == "dog")
+    jungle, hat, red = (suite.prompts(dog)[index] for index in (0, 10, 20))
+    texts = {
+        "dreambench": ("a dog in the jungle", "a dog wearing a red hat", "a red dog"),
+        "text-with-token": ("a sks dog in the jungle", "a sks dog wearing a red hat", "a red sks dog"),
+        "text-background": ("in the jungle", "wearing a red hat", "red"),
+        "text-rewritten": ("a dog in the jungle", "a dog wearing a red hat", "a dog, red"),
+    }
+    for name, expected in texts.items():
+        assert tuple(PROTOCOLS[name].text(prompt, "dog") for prompt in (jungle, hat, red)) == expected
+    assert rewritten("a cube shaped {} {}") == "a {} {}, cube shaped"
+    for protocol in PROTOCOLS.values():
+        for subject in suite.subjects:
+            for prompt in suite.prompts(subject):
+                text = protocol.text(prompt, subject.class_noun)
+                assert re.fullmatch(r"\w.*\S", text)
+                assert "{" not in text
+
+
+def test_only_six_samples_changes_the_suite() -> None:
+    suite = load_suite("dreambench")
+    assert find_protocol("dreambench").apply_to(suite) == suite
+    assert find_protocol("six-samples").apply_to(suite).n_pictures == 30 * 25 * 6
+    with pytest.raises(InputError, match=r"unknown protocol 'x'; known: dreambench, .*mini"):
+        find_protocol("x")
+
+
+def test_a_table_is_of_one_protocol() -> None:
+    check_one_protocol({"one": ["dreambench", "dreambench"], "two": ["dreambench"]})
+    with pytest.raises(InputError, match=r"never mixes protocols.*'dino-s8' in two, 'dreambench' in one"):
+        check_one_protocol({"one": ["dreambench"], "two": ["dino-s8"]})
+
+
+def test_the_command_prints_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["protocols"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n{name}: " in f"\n{text}" for name in PROTOCOLS)
+    assert "dino: squashed to 224 x 224, bilinear (not short side to 256, bicubic, centre crop 224)" in text
+    assert main(["protocols", "clip-score"]) == 0
+    assert "clip t scale: 2.5" in capsys.readouterr().out
+    assert main(["protocols", "clipscore"]) == 2

@@ -1,0 +1,295 @@
+"""Pictures of any program: layouts, manifests, everything that can be wrong with them, and the protocols' rules."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from drawn_pictures import SUITE, draw, manifest, places, tree
+from PIL import Image
+from tiny_bench import TinyEncoder
+
+from dreambench.errors import InputError
+from dreambench.pictures import read_picture
+from eval.embedding import Embeddings
+from eval.encoders import Encoder
+from eval.evaluators import Evaluators
+from eval.layout import REAL, REAL_WITH_SELF
+from eval.manifest import Found, read_manifest, read_pictures
+from eval.protocols import Preprocessing, find_protocol
+from eval.score import ScoreOptions, score_pictures
+
+HOW = Preprocessing(short_side=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def network(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 8, stride=8), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(128, 24)
+    )
+
+
+class Clip(Encoder):
+    """Pictures by a network, texts as the tiny encoder has them."""
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        return TinyEncoder(2, size=24).embed_texts(texts)
+
+
+def evaluators(protocol: str = "dreambench", seed: int = 1) -> Evaluators:
+    dino = Encoder(network(seed), HOW, "dino", {"file": "a", "sha256": str(seed)}, batch_size=5)
+    clip = Clip(network(seed + 1), HOW, "clip", {"file": "b", "sha256": str(seed)}, batch_size=5)
+    return Evaluators(protocol=protocol, encoders={"dino": dino, "clip": clip})
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number, subject in enumerate(SUITE.subjects):
+        for index in range(subject.n_references):
+            draw(tmp_path / "photos" / subject.name / f"{index:02d}.jpg", 1000 + 10 * number + index, (50, 60))
+    return tmp_path / "photos"
+
+
+def score(found: Found, photos: Path, out: Path, protocol: str = "dreambench", **options: object) -> pd.DataFrame:
+    return score_pictures(
+        found,
+        SUITE,
+        evaluators(protocol),
+        out,
+        photos=photos,
+        options=ScoreOptions(**options),
+        show_progress=False,  # type: ignore[arg-type]
+    )
+
+
+def values(frame: pd.DataFrame, method: str, metric: str) -> pd.Series:
+    part = frame[(frame["method"] == method) & (frame["metric"] == metric)]
+    return part.set_index(["subject", "prompt", "sample"])["value"]
+
+
+def test_a_manifest_scores_as_the_tree_does(tmp_path: Path, photos: Path) -> None:
+    found = read_manifest(manifest(tmp_path), tmp_path / "flat")
+    one = score(found, photos, tmp_path / "one")
+    other = score(read_pictures(tree(tmp_path / "any"), SUITE), photos, tmp_path / "other")
+    pd.testing.assert_frame_equal(one, other)
+    assert (tmp_path / "one/scores.csv").read_bytes() == (tmp_path / "other/scores.csv").read_bytes()
+
+
+def test_everything_that_is_wrong_is_listed_before_scoring(tmp_path: Path, photos: Path) -> None:
+    root = tree(tmp_path / "mine")
+    first, second = SUITE.subjects[0].name, SUITE.subjects[1].name
+    a, b, c = (f"{SUITE.prompts(SUITE.subjects[0])[n].index:02d}" for n in range(3))
+    (root / first / f"{a}-0.png").unlink()
+    (root / first / f"{b}-0.png").write_bytes((root / first / f"{b}-0.png").read_bytes()[:200])
+    draw(root / first / f"{a}-7.png", 70)
+    draw(root / first / "notes.png", 71)
+    draw(root / "unicorn" / "00-0.png", 72)
+    draw(root / first / f"{c}-0.jpg", 73)
+    (root / second / f"{a}-1.png").write_bytes((root / second / f"{a}-0.png").read_bytes())
+    (root / first / f"{c}-1.png").write_bytes((photos / first / "00.jpg").read_bytes())
+    found = read_pictures(root, SUITE)
+    with pytest.raises(InputError) as caught:
+        score(found, photos, tmp_path / "out")
+    text = str(caught.value)
+    assert "\n" not in text
+    for words in (
+        "1 pictures are missing",
+        "3 pictures have no place",
+        "1 pictures have a place that",
+        "1 pictures cannot be read",
+    ):
+        assert words in text
+    assert not (tmp_path / "out/scores.csv").exists()
+    problems = pd.read_csv(tmp_path / "out/problems.csv").groupby("kind")["path"].apply(sorted)
+    assert problems["missing"] == [f"seed0/mine/{first}/{a}-0.png"]
+    assert problems["surplus"] == [f"{first}/{a}-7.png", f"{first}/notes.png", "unicorn/00-0.png"]
+    assert problems["duplicate"] == [f"{first}/{c}-0.png"]
+    assert problems["unreadable"] == [f"{first}/{b}-0.png"]
+    assert problems["same content"] == sorted([f"{second}/{a}-1.png", f"{first}/{c}-1.png"])
+
+
+def test_fewer_pictures_only_when_they_are_allowed(tmp_path: Path, photos: Path) -> None:
+    root = tree(tmp_path / "mine")
+    whole = values(score(read_pictures(root, SUITE), photos, tmp_path / "whole"), "mine", "dino")
+    name = SUITE.subjects[0].name
+    (root / name / "00-0.png").unlink()
+    (root / name / "00-1.png").write_bytes(b"broken")
+    draw(root / "extra.png", 5)
+    found = read_pictures(root, SUITE)
+    with pytest.raises(InputError, match="1 pictures are missing"):
+        score(found, photos, tmp_path / "out")
+    with pytest.raises(InputError, match=r"have no place in the suite .*--ignore-surplus"):
+        score(found, photos, tmp_path / "out", allow_missing=True)
+    with pytest.warns(UserWarning, match="1 pictures are missing, 1 pictures have no place"):
+        frame = score(found, photos, tmp_path / "out", allow_missing=True, ignore_surplus=True)
+    part = values(frame, "mine", "dino")
+    pd.testing.assert_series_equal(part, whole.drop([(name, 0, 0), (name, 0, 1)]))
+    scoring = json.loads((tmp_path / "out/run.json").read_text())["scoring"]
+    assert scoring["pictures"] == {"mine": {"scored": len(whole) - 2, "expected": len(whole)}}
+    assert scoring["allow_missing"] is True
+
+
+BAD = {
+    "truncated": (lambda path, data: path.write_bytes(data[: len(data) // 2]), "is not a readable picture"),
+    "junk": (lambda path, data: path.write_bytes(b"\x89PNG junk"), "is not a readable picture"),
+    "strip": (lambda path, data: Image.new("RGB", (10, 1)).save(path), "is a strip of 10 x 1"),
+    "huge": (lambda path, data: Image.new("1", (9000, 9000)).save(path), "more than 64 million pixels"),
+}
+GOOD = {
+    "rgba": lambda image: image.convert("RGBA"),
+    "grey": lambda image: image.convert("L"),
+    "16-bit": lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257),
+    "palette": lambda image: image.convert("P"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_pictures_that_cannot_be_scored_are_named(tmp_path: Path, photos: Path, kind: str) -> None:
+    root = tree(tmp_path / "mine")
+    path = root / SUITE.subjects[0].name / "00-0.png"
+    spoil, words = BAD[kind]
+    spoil(path, path.read_bytes())
+    with pytest.raises(InputError, match=words):
+        score(read_pictures(root, SUITE), photos, tmp_path / "out")
+    assert "00-0.png" in (tmp_path / "out/problems.csv").read_text()
+
+
+@pytest.mark.parametrize("kind", [*GOOD, "cmyk", "rotated"])
+def test_unusual_pictures_score_as_what_they_show(tmp_path: Path, photos: Path, kind: str) -> None:
+    name = SUITE.subjects[0].name
+    scored = []
+    for folder in ("as it is", "converted"):
+        root = tree(tmp_path / folder / "mine")
+        path = root / name / "00-0.png"
+        if kind == "cmyk":
+            read_picture(path).convert("CMYK").save(path, "JPEG", quality=100)
+        elif kind == "rotated":
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            read_picture(path).save(path, exif=exif)
+        else:
+            GOOD[kind](read_picture(path)).save(path)
+        if folder == "converted":
+            shown = read_picture(path)
+            shown.save(path, "PNG")
+        scored.append(values(score(read_pictures(root, SUITE), photos, tmp_path / folder / "out"), "mine", "dino"))
+    pd.testing.assert_series_equal(*scored)
+
+
+def test_an_unreadable_reference_is_never_allowed(tmp_path: Path, photos: Path) -> None:
+    (photos / SUITE.subjects[0].name / "01.jpg").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"01\.jpg is not a readable picture"):
+        score(read_pictures(tree(tmp_path / "mine"), SUITE), photos, tmp_path / "out", allow_missing=True)
+
+
+def test_one_reference_is_the_manifests_or_the_first(tmp_path: Path, photos: Path) -> None:
+    everything = read_manifest(manifest(tmp_path), tmp_path / "flat")
+    networks = evaluators()
+    subject = SUITE.subjects[0]
+    paths = sorted((photos / subject.name).iterdir())
+    vectors = networks.encoders["dino"].embed_images([read_picture(path) for path in paths]).astype(np.float64)
+    picture = next(picture for picture in everything.pictures if picture.subject == subject.name)
+    own = networks.encoders["dino"].embed_images([read_picture(picture.path)])[0].astype(np.float64)
+    for reference, index in ((None, 0), ("2", 2), ("03", 3), ("01.jpg", 1)):
+        pictures = tuple(replace(one, reference=reference) for one in everything.pictures)
+        frame = score(Found(everything.root, pictures), photos, tmp_path / "out", "one-reference")
+        found = values(frame, "any", "dino")[subject.name, picture.prompt, picture.sample]
+        assert found == pytest.approx(float(own @ vectors[index]), abs=1e-6)
+    # the first photo has nothing but itself to be compared with
+    assert set(values(frame, REAL, "dino").loc[subject.name].index.get_level_values("sample")) == {1, 2, 3, 4, 5}
+    assert values(frame, REAL_WITH_SELF, "dino")[subject.name, -1, 0] == pytest.approx(1, abs=1e-6)
+    wrong = tuple(replace(one, reference="nine") for one in everything.pictures)
+    with pytest.raises(InputError, match="names the reference 'nine'"):
+        score(Found(everything.root, wrong), photos, tmp_path / "out", "one-reference")
+
+
+def test_a_random_reference_is_one_of_them_and_always_the_same(tmp_path: Path, photos: Path) -> None:
+    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    frame = score(found, photos, tmp_path / "out", "random-reference")
+    pd.testing.assert_frame_equal(frame, score(found, photos, tmp_path / "again", "random-reference"))
+    encoder = evaluators().encoders["dino"]
+    chosen = set()
+    for picture in found.pictures:
+        paths = sorted((photos / picture.subject).iterdir())
+        cosines = (
+            encoder.embed_images([read_picture(picture.path)])
+            @ encoder.embed_images([read_picture(p) for p in paths]).T
+        )
+        value = values(frame, "mine", "dino")[picture.subject, picture.prompt, picture.sample]
+        assert np.abs(cosines[0] - value).min() < 1e-6
+        chosen.add(int(np.abs(cosines[0] - value).argmin()))
+    assert len(chosen) > 1
+
+
+def test_texts_and_factors_of_clip_t(tmp_path: Path, photos: Path) -> None:
+    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    cosines = values(score(found, photos, tmp_path / "plain"), "mine", "clip_t")
+    assert (cosines < 0).any()
+    assert (cosines > 0).any()
+    hundred = values(score(found, photos, tmp_path / "hundred", "clip-t-x100"), "mine", "clip_t")
+    np.testing.assert_allclose(hundred, 100 * cosines, atol=6e-5)
+    clamped = values(score(found, photos, tmp_path / "clamped", "clip-score"), "mine", "clip_t")
+    np.testing.assert_allclose(clamped, np.maximum(2.5 * cosines, 0), atol=2e-6)
+    other = values(score(found, photos, tmp_path / "token", "text-with-token", token="zwx"), "mine", "clip_t")
+    encoder = evaluators().encoders["clip"]
+    picture = found.pictures[0]
+    subject = next(subject for subject in SUITE.subjects if subject.name == picture.subject)
+    prompt = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == picture.prompt)
+    text = encoder.embed_texts([prompt.template.format("zwx", subject.class_noun)])[0]
+    expected = float(encoder.embed_images([read_picture(picture.path)])[0] @ text)
+    assert other[picture.subject, picture.prompt, picture.sample] == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_background_wants_cut_out_pictures(tmp_path: Path, photos: Path) -> None:
+    root = tree(tmp_path / "mine")
+    with pytest.raises(InputError, match="has no transparent background"):
+        score(read_pictures(root, SUITE), photos, tmp_path / "out", "no-background")
+    for path in [*root.rglob("*.png"), *photos.rglob("*.jpg")]:
+        image = read_picture(path).convert("RGBA")
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        path.unlink()
+        image.save(path.with_suffix(".png"))
+    frame = score(read_pictures(root, SUITE), photos, tmp_path / "out", "no-background")
+    assert set(frame["protocol"]) == {"no-background"}
+
+
+def test_six_samples_are_expected_where_the_protocol_says_so(tmp_path: Path, photos: Path) -> None:
+    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    with pytest.raises(InputError, match=f"{len(places()) * 2} pictures are missing"):
+        score(found, photos, tmp_path / "out", "six-samples")
+    six = find_protocol("six-samples").apply_to(SUITE)
+    frame = score(read_pictures(tree(tmp_path / "mine", six), six), photos, tmp_path / "out", "six-samples")
+    assert len(values(frame, "mine", "dino")) == 3 * len(places())
+
+
+def test_workers_and_order_change_no_byte(tmp_path: Path, photos: Path) -> None:
+    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    for workers in (0, 1, 2):
+        score(found, photos, tmp_path / f"{workers}", workers=workers)
+    backwards = Found(found.root, found.pictures[::-1])
+    score(backwards, photos, tmp_path / "backwards")
+    files = {(tmp_path / name / "scores.csv").read_bytes() for name in ("0", "1", "2", "backwards")}
+    assert len(files) == 1
+    with pytest.raises(InputError, match="-1 workers"):
+        score(found, photos, tmp_path / "none", workers=-1)
+
+
+def test_a_second_run_and_a_second_protocol_embed_nothing_new(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    embedded: list[int] = []
+    embed = Embeddings.embed
+    monkeypatch.setattr(Embeddings, "embed", lambda *a: embedded.append(embed(*a)) or embedded[-1])  # type: ignore[func-returns-value]
+    cache = tmp_path / "cache"
+    first = score(found, photos, tmp_path / "one", cache=cache)
+    score(found, photos, tmp_path / "two", "clip-t-x100", cache=cache)
+    again = score(found, photos, tmp_path / "one", cache=cache)
+    draw(found.pictures[0].path, 99)
+    score(found, photos, tmp_path / "one", cache=cache)
+    n_references = sum(subject.n_references for subject in SUITE.subjects)
+    assert embedded == [len(places()) + n_references, 0, 0, 1]
+    pd.testing.assert_frame_equal(first, again)

@@ -1,0 +1,200 @@
+"""Tables of one folder and of several: what stands in them, and what is refused."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scored_folder import METRICS, SUITE, make_folder, make_scores
+
+from bdkit.cli import main
+from dreambench.errors import InputError
+from dreambench.suites import load_suite
+from eval.literature import read_paper, read_published
+from eval.sections import markdown, sections
+from eval.statistics import differences, subject_means
+from eval.tables import make_tables, summarise
+
+N = 2 * SUITE.n_pictures
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("tables") / "ours")
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("tables") / "theirs", make_scores(("dreambooth", "magic"), seed=5))
+
+
+def lines_of(text: str, heading: str) -> list[list[str]]:
+    """The cells of the table below a heading."""
+    part = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"][2:]
+
+
+def test_every_table_is_written(out: Path) -> None:
+    make_tables(out)
+    by_subject = pd.read_csv(out / "by_subject.csv")
+    by_prompt = pd.read_csv(out / "by_prompt.csv")
+    by_split = pd.read_csv(out / "by_split.csv")
+    assert len(by_subject) == 4 * len(SUITE.subjects)
+    assert len(by_prompt) == 2 * SUITE.n_pictures
+    assert set(by_split["part"]) == {"live", "object", "context", "outfit", "property"}
+    table = pd.read_csv(out / "table.csv").set_index("row")
+    assert table.loc["base", "n_pictures"] == table.loc["base", "n_expected"] == N
+    assert table.loc["base", "dino"] == pytest.approx(
+        by_subject[by_subject["method"] == "base"]["dino"].mean(), abs=2e-6
+    )
+
+
+def test_the_oracle_stands_twice_and_its_headline_is_named(out: Path) -> None:
+    text = markdown(summarise(out))
+    titles = [line[0] for line in lines_of(text, "Results")]
+    assert titles[:2] == ["Real images (no self-pairs), headline", "Real images (with self-pairs)"]
+    assert "without self-pairs, which is the headline" in text
+
+
+def test_split_tables_have_the_parts_figures(out: Path) -> None:
+    results = summarise(out)
+    text = markdown(results, split="live")
+    assert "/" not in lines_of(text, "Split: live subjects")[2][1]
+    live = results.scores[results.scores["subject"] == "dog"]
+    values = live[(live["method"] == "base") & (live["metric"] == "dino")].groupby("seed_set")["value"].mean()
+    line = next(line for line in lines_of(text, "Split: live subjects") if line[0].startswith("Base"))
+    assert line[1] == f"{values.mean():.3f} ±{values.std():.3f}"  # one live subject: no interval
+    kinds = [section.heading for section in sections(results, split="type")]
+    assert {"Split: prompts for a context", "Split: prompts for an outfit", "Split: prompts for a property"} < set(
+        kinds
+    )
+    with pytest.raises(InputError, match="no categories"):
+        markdown(results, split="category")
+
+
+def test_differences_from_a_chosen_row(out: Path) -> None:
+    results = summarise(out)
+    lines = lines_of(markdown(results, against="base"), "Differences from Base model, not personalised, paired")
+    assert [line[0] for line in lines] == ["DreamBooth − Base model, not personalised"]
+    table = differences(subject_means(results.scores)).set_index(["method", "minus", "metric"])
+    row = table.loc[("dreambooth", "base", "dino")]
+    assert lines[0][1] == f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    assert lines[0][-1] == str(len(SUITE.subjects))
+    assert markdown(results, against="Base model, not personalised") == markdown(results, against="base")
+    with pytest.raises(InputError, match="no row 'magic' to compare with; there are real-images"):
+        markdown(results, against="magic")
+
+
+def test_several_folders_make_one_table(out: Path, theirs: Path) -> None:
+    results = summarise(out, theirs)
+    assert results.rows[:2] == ["real-images", "real-images-with-self-pairs"]
+    assert set(results.rows[2:]) == {"base", "ours/dreambooth", "theirs/dreambooth", "magic"}
+    alone = summarise(theirs)
+    assert results.estimates["magic", "clip_i"] == alone.estimates["magic", "clip_i"]
+    assert results.estimates["theirs/dreambooth", "dino"] == alone.estimates["dreambooth", "dino"]
+    lines = lines_of(markdown(results, against="base"), "Differences from Base model, not personalised, paired")
+    assert [line[0].split(" − ")[0] for line in lines] == [
+        "ours/DreamBooth", "theirs/DreamBooth", "magic",
+    ]  # fmt: skip
+
+
+def test_the_same_rows_twice_stand_once(out: Path, tmp_path: Path) -> None:
+    again = make_folder(tmp_path / "copy")
+    assert summarise(out, again).rows == summarise(out).rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "dino-s8"}, "a table never mixes protocols"),
+        ({"suite": load_suite("mini-quick")}, "one table is of one suite"),
+        ({"oracle": 0.1}, "the real images score differently"),
+    ],
+)
+def test_folders_that_do_not_compare_are_refused(out: Path, tmp_path: Path, change: dict, message: str) -> None:
+    suite = change.pop("suite", SUITE)
+    scores = make_scores(("magic",), suite=suite)
+    if shift := change.pop("oracle", None):
+        scores.loc[scores["method"] == "real-images", "value"] += shift
+    other = make_folder(tmp_path / "other", scores, suite, **change)
+    with pytest.raises(InputError, match=message):
+        summarise(out, other)
+
+
+def test_folders_of_one_name_are_refused(out: Path, tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "ours", make_scores(("dreambooth",), seed=9))
+    with pytest.raises(InputError, match="two folders have the same name and both a row 'dreambooth'"):
+        summarise(out, other)
+
+
+def test_missing_pictures_are_told_everywhere(tmp_path: Path) -> None:
+    scores = make_scores()
+    there = scores[~((scores["method"] == "base") & (scores["subject"] == "vase"))]
+    with pytest.raises(InputError, match=rf"the scores of base hold {N - 8} of {N} pictures"):
+        summarise(make_folder(tmp_path / "strict", there))
+    out = make_folder(tmp_path / "ours", there, allow_missing=True)
+    results = make_tables(out)
+    text = (out / "table.md").read_text()
+    mark = f"{N - 8}/{N}"
+    for heading in ("Results", "Made with"):
+        base, other = (
+            next(line for line in lines_of(text, heading) if line[0].startswith(name)) for name in ("Base", "Dream")
+        )
+        assert sum(mark in cell for cell in base) == (1 + len(METRICS) if heading == "Results" else 1)
+        assert not any(mark in cell for cell in other)
+    assert f"({mark} pictures, 2/3 subjects)" in text
+    split = markdown(results, split="live", published=True)
+    assert mark in next(line for line in lines_of(split, "Published results") if line[0].startswith("Base"))[1]
+    table = pd.read_csv(out / "table.csv").set_index("row")
+    assert (table.loc["base", "n_pictures"], table.loc["base", "n_expected"]) == (N - 8, N)
+    by_prompt = pd.read_csv(out / "by_prompt.csv")
+    assert len(by_prompt[by_prompt["method"] == "base"]) == SUITE.n_pictures - 4
+    pair = pd.read_csv(out / "differences.csv").set_index(["method", "minus", "metric"])
+    assert pair.loc[("dreambooth", "base", "dino"), "n_subjects"] == 2
+
+
+def test_published_results_stand_beside_ours_with_their_protocols(out: Path) -> None:
+    results = summarise(out)
+    lines = lines_of(markdown(results, published=True), "Published results")
+    assert lines[0][-2] == "ours: mini, suite mini-quick"
+    by_title = {line[0]: line for line in lines}
+    assert by_title["UNO"][1:4] == ["0.760", "0.835", "0.304"]
+    assert by_title["UNO"][4] == "copied, protocol unknown"
+    assert "The paper's table" not in markdown(results, published=True)
+
+
+def test_published_files_are_whole() -> None:
+    rows = read_published()
+    assert rows[:8] == read_paper()
+    assert len({row["row"] for row in rows}) == len(rows) >= 25
+    for row in rows:
+        assert row["suite"] == "dreambench"
+        assert row["protocol"]
+        assert row["source"]
+        for metric, low, high in (("dino", 0.3, 0.8), ("clip_i", 0.6, 0.9), ("clip_t", 0.2, 0.4)):
+            assert row[metric] == "" or (re.fullmatch(r"0\.\d{3}", row[metric]) and low < float(row[metric]) < high)
+    assert {row["row"]: row["dino"] for row in rows}["uso"] == "0.777"
+
+
+def test_command_prints_and_saves(out: Path, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "saved"
+    arguments = ["table", str(out), str(theirs), "--against", "base", "--split", "live", "--published"]
+    assert main([*arguments, "--save", str(saved)]) == 0
+    text = capsys.readouterr().out
+    for words in ("Differences from Base model", "Split: live subjects", "Published results", "theirs/DreamBooth"):
+        assert words in text
+    assert (saved / "table.md").read_text() + "\n" == text
+    assert {"table.csv", "by_subject.csv", "plots"} <= {path.name for path in saved.iterdir()}
+    assert main(["table", str(out), "--against", "nobody"]) == 2
+    assert "no row 'nobody'" in capsys.readouterr().err
+
+
+def test_rounding_in_the_file_does_not_move_a_figure(out: Path) -> None:
+    results = summarise(out)
+    fresh = make_scores()
+    base = fresh[(fresh["method"] == "base") & (fresh["metric"] == "clip_t")]
+    figure = results.estimates["base", "clip_t"]
+    by_subject = base.groupby(["seed_set", "subject"])["value"].mean().groupby("seed_set").mean()
+    assert figure.mean == pytest.approx(by_subject.mean(), abs=1e-6)
+    assert figure.spread == pytest.approx(np.std(by_subject, ddof=1), abs=1e-6)
