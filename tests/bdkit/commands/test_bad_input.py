@@ -27,7 +27,7 @@ def everything_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "maxi"], "unknown suite 'maxi'; known are dreambench, mini"),
+        (["bench", "maxi"], "unknown suite 'maxi'; known are dreambench, dreambench-plus, mini"),
         (["bench", "mini@-1"], "unknown suite"),
         (["bench", "mini-quick", "--methods", "lora"], "unknown method 'lora'; known are base"),
         (["bench", "mini-quick", "--subjects", "0"], "leaves nothing to measure"),
