@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from bdkit import __version__
@@ -53,7 +54,7 @@ def build_parser(command: str | None = None) -> Parser:
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
         )
         if name == command:
-            importlib.import_module(f"bdkit.commands.{name.replace('-', '_')}").add_arguments(subparser)
+            _module(name).add_arguments(subparser)
     return parser
 
 
@@ -68,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(arguments)
-        module = importlib.import_module(f"bdkit.commands.{args.command.replace('-', '_')}")
-        return int(module.run(args))
+        return int(_module(args.command).run(args))
     except KeyboardInterrupt:
         _close_bars()
         print("bdkit: stopped; run the same command again to go on", file=sys.stderr)
@@ -84,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_bars()
         print(f"bdkit: error: {line}", file=sys.stderr)
         return EXIT_INPUT
+
+
+def _module(command: str) -> ModuleType:
+    """Where a command's flags and work are."""
+    return importlib.import_module(f"bdkit.commands.{command.replace('-', '_')}")
 
 
 def quiet_libraries() -> None:

@@ -19,9 +19,9 @@ from bdkit.errors import InputError
 from bdkit.finetuning import FewStepConfig, Snapshot
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.checkpoints import checkpoint_hash, new_folder
+from bdkit.models.stable_diffusion import RECORD
 from bdkit.training_loop import write_json
 
-ADAPTER_RECORD = "finetuned.json"
 TOKEN_AND_NOUN = "{} {}"
 """The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
 
@@ -294,5 +294,5 @@ def save_adapter(folder: str | Path, name: str, weights: Snapshot, settings: dic
     with new_folder(place) as temporary:
         tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
         save_file(tensors, temporary / name, metadata={"format": "pt"})
-        write_json(temporary / ADAPTER_RECORD, settings)
+        write_json(temporary / RECORD, settings)
     return place

@@ -131,7 +131,7 @@ class BlipDiffusion(SubjectConditioning):
         """Keep every part on the CPU but the one at work: less GPU memory, a little slower. For generation only."""
         parts = [self.multimodal_encoder, self.text_encoder, self.unet, self.vae]
         self._offload_device = torch.device(device)
-        self._offload_hooks = offload_in_turn(parts, self._offload_device)
+        self._offload_hooks = offload_in_turn([part for part in parts if part is not None], self._offload_device)
 
     @torch.no_grad()
     def __call__(

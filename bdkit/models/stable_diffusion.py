@@ -28,7 +28,6 @@ from bdkit.models.layouts.public_diffusers import (
     write_text_encoder_config,
 )
 from bdkit.models.layouts.tokenizers import load_clip_tokenizer, save_clip_tokenizer
-from bdkit.models.offload import offload_in_turn
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
 from bdkit.training_loop import write_json
 
@@ -79,11 +78,6 @@ class StableDiffusion(BlipDiffusion):
         model = load_stable_diffusion(resolve(path, **options), dtype=dtype)
         model.source = str(path)
         return model
-
-    def enable_cpu_offload(self, device: str | torch.device = "cuda:0") -> None:
-        """Keep every part on the CPU but the one at work: less GPU memory, a little slower. For generation only."""
-        self._offload_device = torch.device(device)
-        self._offload_hooks = offload_in_turn([self.text_encoder, self.unet, self.vae], self._offload_device)
 
     def encode_subject(self, images: Any, subject: str | Sequence[str]) -> Tensor:
         """Raises InputError: there is nothing that could look at pictures."""

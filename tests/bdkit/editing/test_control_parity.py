@@ -1,9 +1,8 @@
 """Structure control against what the reference, BlipDiffusionControlNetPipeline of diffusers 0.32.2, recorded."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
+import cases
 import numpy as np
 import pytest
 
@@ -14,39 +13,29 @@ from bdkit.models.tiny_checkpoints import write_tiny_checkpoint
 REFERENCE = Path(__file__).parents[2] / "reference"
 
 
-def cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference_cases", REFERENCE / "cases.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The public layout with a controlnet/, as salesforce/blipdiffusion-controlnet has."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("public") / "control", "diffusers", controlnet=True)
 
 
-@pytest.mark.parametrize("name", sorted(cases().CONTROL_CASES))
+@pytest.mark.parametrize("name", sorted(cases.CONTROL_CASES))
 def test_the_references_latents_and_pictures(folder: Path, name: str) -> None:
-    script = cases()
-    case, golden = script.CONTROL_CASES[name], np.load(REFERENCE / "golden" / f"{name}.npz")
+    case, golden = cases.CONTROL_CASES[name], np.load(REFERENCE / "golden" / f"{name}.npz")
     model = BlipDiffusion.from_pretrained(folder)
     call = {
         "prompt": case["prompts"],
-        "reference_images": script.picture(case["picture"], script.SUBJECT),
-        "source_subject": script.SUBJECT,
+        "reference_images": cases.picture(case["picture"], cases.SUBJECT),
+        "source_subject": cases.SUBJECT,
         "target_subject": case["targets"],
-        "negative_prompt": script.NEGATIVE,
+        "negative_prompt": cases.NEGATIVE,
         "guidance_scale": case["guidance"],
         "num_inference_steps": case["steps"],
         "prompt_reps": case["reps"],
         "height": case["size"][0],
         "width": case["size"][1],
         "seeds": case["seeds"],
-        "control": StructureControl.from_pretrained(folder, script.condition(case["condition"])),
+        "control": StructureControl.from_pretrained(folder, cases.condition(case["condition"])),
     }
     latents = model(**call, output_type="latent").numpy()
     assert np.abs(latents - golden["latents"]).max() < 2e-4

@@ -1,10 +1,19 @@
-"""The tiny checkpoints in each layout, written once."""
+"""The tiny checkpoints, each made once; makes `small_calls` importable in the tests of models."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from bdkit.models.tiny_checkpoints import WRITERS, write_tiny_checkpoint
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.tiny_checkpoints import WRITERS, public_tiny_model, write_tiny_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def model() -> BlipDiffusion:
+    return public_tiny_model()
 
 
 @pytest.fixture(scope="session")

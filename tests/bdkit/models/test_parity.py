@@ -1,11 +1,10 @@
 """Against the reference (diffusers 0.32.2), stage by stage, in each layout; tests/reference recorded it."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import cases as REF
 import numpy as np
 import pytest
 import torch
@@ -22,18 +21,6 @@ REFERENCE = Path(__file__).parents[2] / "reference"
 GOLDEN = REFERENCE / "golden"
 LAYOUTS = ("diffusers", "lavis", "bdkit")
 TOLERANCE = {"pixels": 1e-5, "subject": 1e-5, "prompt": 1e-5, "latents": 2e-4, "images": 1e-5}
-
-
-def _cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference_cases", REFERENCE / "cases.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-REF = _cases()
 
 
 @pytest.fixture(scope="module")

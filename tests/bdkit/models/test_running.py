@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_calls import SMALL, latents, picture
 from torch import Tensor
 
 from bdkit.diffusion import initial_noise
@@ -22,24 +23,6 @@ from bdkit.models.tiny_checkpoints import public_tiny_model
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
-PROMPTS = Path(__file__).parents[3] / "dreambench" / "prompts.csv"
-SMALL: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
-
-
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return public_tiny_model()
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
-
-
-def latents(model: BlipDiffusion, *args: Any, **extra: Any) -> Tensor:
-    result: Tensor = model(*args, **(SMALL | extra))
-    return result
 
 
 # The faults of the ports, one by one
