@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: str = field(default="constant", metadata={"help": "constant, or linear (to zero at the last step)"})
+    restarts: tuple[int, ...] = field(default=(), metadata={"help": "steps at which the schedule begins anew (SGDR)"})
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 1
@@ -49,13 +50,20 @@ class TrainingConfig:
     checkpoint_seconds: float = 60.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if list(self.restarts) != sorted({r for r in self.restarts if 0 < r < self.steps}):
+            raise InputError(f"restarts must rise between 0 and {self.steps}, the number of steps: {self.restarts}")
+
     def factor(self, step: int) -> float:
-        """Learning-rate factor at 0-based ``step``."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        """Learning-rate factor at 0-based ``step``, in the round between two restarts that it belongs to."""
+        begin = max((r for r in self.restarts if r <= step), default=0)
+        end = min((r for r in self.restarts if r > step), default=self.steps)
+        done = step - begin
+        warm = min(1.0, (done + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.schedule == "constant":
             return warm
         if self.schedule == "linear":
-            return warm * (1.0 - step / self.steps)
+            return warm * (1.0 - done / (end - begin))
         raise InputError(f"schedule {self.schedule!r} is not known; use 'constant' or 'linear'")
 
 
@@ -102,7 +110,7 @@ class TrainingLoop:
         on_step: called with the number of finished steps after each step (for snapshots).
 
     A run killed at any moment goes on from its last checkpoint when it is started again with the same ``out`` and
-    config, and ends with the same weights as an undisturbed one.
+    config, and ends with the same weights as an undisturbed one. A config that only goes further goes on, too.
 
     Raises:
         TrainingDiverged: the loss was not finite.
@@ -162,6 +170,20 @@ class TrainingLoop:
     def _settings(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self.config).items() if k != "checkpoint_seconds"}
 
+    def _continues(self, saved: dict[str, Any], step: int) -> bool:
+        """Whether ``step`` steps with the settings ``saved`` are what these settings do, too.
+
+        So a finished run can be made longer: by more steps where the rate is constant, by a restart where it falls.
+        """
+        length = ("steps", "restarts")
+        fixed = [
+            {k: v for k, v in x.items() if k not in length} for x in (saved, json.loads(json.dumps(self._settings())))
+        ]
+        if fixed[0] != fixed[1] or step > self.config.steps:
+            return False
+        before = replace(self.config, steps=saved["steps"], restarts=tuple(saved.get("restarts", ())))
+        return all(before.factor(done) == self.config.factor(done) for done in range(step))
+
     def save_checkpoint(self) -> None:
         """Write the whole state atomically (nothing to do without ``out``)."""
         path = self.checkpoint_path
@@ -186,7 +208,7 @@ class TrainingLoop:
         if path is None or not path.exists():
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != json.dumps(self._settings()):
+        if not self._continues(json.loads(state["settings"]), state["step"]):
             raise InputError(f"{path} belongs to a run with other settings; choose another folder or remove it")
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, state["module"], strict=True):

@@ -237,6 +237,37 @@ def test_learning_rate_factor() -> None:
         replace(PLAIN, schedule="cosine").factor(0)
 
 
+def test_the_schedule_begins_anew_at_a_restart() -> None:
+    config = replace(PLAIN, steps=10, restarts=(4,), warmup_steps=0)
+    assert [config.factor(k) for k in range(10)] == pytest.approx(
+        [1, 3 / 4, 2 / 4, 1 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    )
+    warm = replace(config, warmup_steps=2)
+    assert (warm.factor(0), warm.factor(4), warm.factor(5)) == pytest.approx((0.5, 0.5, 5 / 6))
+    for wrong in ((0,), (10,), (5, 3), (3, 3)):
+        with pytest.raises(InputError, match=r"restarts must rise between 0 and 10, the number of steps"):
+            replace(config, restarts=wrong)
+
+
+@pytest.mark.parametrize(
+    "config", [replace(CONFIGS["ema"], restarts=(16,)), CONFIGS["both"]], ids=["restart", "constant"]
+)
+def test_a_finished_run_is_made_longer(tmp_path: Path, config: TrainingConfig) -> None:
+    loop(tmp_path, replace(config, steps=16, restarts=())).run()
+    longer, undisturbed = loop(tmp_path, config), loop(None, config)
+    longer.run()
+    undisturbed.run()
+    assert longer.seconds > 0
+    assert_same_run(longer, undisturbed)
+
+
+def test_a_run_is_not_continued_where_its_rates_would_have_been_others(tmp_path: Path) -> None:
+    loop(tmp_path, replace(PLAIN, steps=16)).run()
+    for other in (PLAIN, replace(PLAIN, restarts=(12,)), replace(PLAIN, steps=10)):
+        with pytest.raises(InputError, match="other settings"):
+            loop(tmp_path, other).run()
+
+
 def test_each_group_moves_at_its_own_rate_times_the_factor() -> None:
     module = nn.ParameterDict({"a": nn.Parameter(torch.zeros(3)), "b": nn.Parameter(torch.zeros(3))})
 
