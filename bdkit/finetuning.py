@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdkit.diffusion import encode_images, noise_prediction_loss, training_attention, training_scheduler
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.images import pixels_from_images
-from bdkit.training_loop import TrainingConfig, TrainingLoop
+from bdkit.training_loop import TrainingConfig, TrainingLoop, write_atomically
 
 CAPTION = "a {}"  # the whole caption of a subject's picture, in the paper and in its public configs
 ENCODE_BATCH = 4
@@ -68,6 +70,31 @@ class FewStepConfig:
     def kept_steps(self) -> tuple[int, ...]:
         """The snapshots and the last step, in order."""
         return tuple(sorted({*self.snapshots, self.steps}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Where a fit keeps what is unfinished; the same fit goes on with it and gives the same bits as an undisturbed one.
+
+    folder: of this fit alone; whoever names it sees to that, and removes it in the end
+    seconds: between two checkpoints
+    """
+
+    folder: Path
+    seconds: float = 60.0
+
+
+def remembered(work: Work | None, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` gives, or what it gave before the fit was stopped."""
+    if work is None:
+        return make()
+    path = work.folder / f"{name}.pt"
+    if path.exists():
+        kept: Tensor = torch.load(path, weights_only=True)
+        return kept
+    made = make()
+    write_atomically(path, lambda temporary: torch.save(made, temporary))
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +232,9 @@ def train_few_steps(
     device: torch.device,
     name: str,
     progress: bool = False,
+    work: Work | None = None,
 ) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
-    """Trains ``module`` in memory; returns its snapshots by step and the history of the loss.
+    """Trains ``module``; returns its snapshots by step and the history of the loss.
 
     The same seed gives the same bits on a CPU, and a snapshot is what a run of so many steps would have given.
     """
@@ -215,6 +243,10 @@ def train_few_steps(
     def keep(step: int) -> None:
         if step in config.kept_steps:
             kept[step] = trained_parameters(module)
+            if work is not None and step < config.steps:
+                write_atomically(_snapshot_path(work, step), lambda path: save_file(kept[step], path))
+        if step == config.steps:
+            loop.out = None  # the whole result is what is saved next
 
     keep(0)
     if config.steps == 0:
@@ -228,9 +260,19 @@ def train_few_steps(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         seed=seed,
+        checkpoint_seconds=60.0 if work is None else work.seconds,
     )
-    loop = TrainingLoop(module, batches, training, out=None, name=name, on_step=keep, progress=progress, device=device)
-    return kept, loop.run()
+    out = None if work is None else work.folder
+    loop = TrainingLoop(module, batches, training, out=out, name=name, on_step=keep, progress=progress, device=device)
+    history = loop.run()
+    if work is not None:
+        earlier = [step for step in config.kept_steps if step not in kept]
+        kept = {step: load_file(_snapshot_path(work, step)) for step in earlier} | kept
+    return kept, history
+
+
+def _snapshot_path(work: Work, step: int) -> Path:
+    return work.folder / f"step-{step}.safetensors"
 
 
 def mean_embedding(model: BlipDiffusion, images: Sequence[Image.Image], class_noun: str) -> Tensor:
@@ -247,12 +289,14 @@ def finetune_subject(
     seed: int,
     *,
     progress: bool = False,
+    work: Work | None = None,
 ) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
     """Few-step fine-tuning (Sec. 3.3): the multimodal encoder runs once, then ``unet`` and the embedding are trained.
 
     Args:
         model: gives embedding, latents and text; left as it was.
         unet: trained in place.
+        work: where to go on from, after a stop.
 
     Returns:
         Snapshots by step, with keys ``subject_embeddings`` and ``unet.*``, and the history of the loss.
@@ -271,8 +315,9 @@ def finetune_subject(
         return draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
 
     with frozen(model.text_encoder), training_settings(unet, config):
+        name = f"fine-tuning on a {class_noun}"
         kept, history = train_few_steps(
-            module, batches, config, seed, device=model.device, name=f"fine-tuning on a {class_noun}", progress=progress
+            module, batches, config, seed, device=model.device, name=name, progress=progress, work=work
         )
     constant = {} if config.train_embedding else {"subject_embeddings": embedding.detach().to("cpu", torch.float32)}
     return {step: {**snapshot, **constant} for step, snapshot in kept.items()}, history

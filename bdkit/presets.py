@@ -141,8 +141,15 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
         "multimodal_representation": TrainingConfig(
             steps=steps(700), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
+        # Two rounds: the second one, of 6,000 steps, goes on from the weights of the first.
         "subject_representation": TrainingConfig(
-            steps=steps(2600), batch_size=32, learning_rate=5e-4, warmup_steps=100, ema_decay=0.998, **shared
+            steps=steps(8600),
+            restarts=(steps(2600),),
+            batch_size=32,
+            learning_rate=5e-4,
+            warmup_steps=100,
+            ema_decay=0.998,
+            **shared,
         ),
     }
     return PretrainConfig(**(config | changes))

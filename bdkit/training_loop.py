@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from bdkit.errors import InputError
@@ -199,6 +199,7 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "ema": [p.detach() for p in self.ema.shadow_params] if self.ema else [],
             "ema_step": self.ema.optimization_step if self.ema else 0,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},  # fp16's
         }
         write_atomically(path, lambda p: torch.save(state, p))
 
@@ -221,6 +222,8 @@ class TrainingLoop:
             for shadow, saved in zip(self.ema.shadow_params, state["ema"], strict=True):
                 shadow.copy_(saved)
             self.ema.optimization_step = state["ema_step"]
+        if self.accelerator.scaler and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = json.loads(state["history"])
         return True
@@ -240,7 +243,8 @@ class TrainingLoop:
                     loss, logs = self.wrapped(batch, generator)
                 value = float(loss.detach())
                 if not math.isfinite(value):
-                    kept = f"; the checkpoint of an earlier step is kept in {self.out}" if self.out else ""
+                    there = self.checkpoint_path is not None and self.checkpoint_path.exists()
+                    kept = f"; the checkpoint of an earlier step is kept in {self.out}" if there else ""
                     raise TrainingDiverged(
                         f"{self.name}: the loss is {value} at step {self.step}, batch {index} (seed {config.seed})"
                         f"{kept}; "
@@ -317,9 +321,3 @@ class TrainingLoop:
                 writer.writerows(self.history)
 
         write_atomically(self.out / "loss.csv", write)
-
-
-def trainable(module: nn.Module, on: bool = True) -> list[Tensor]:
-    """Switch ``requires_grad`` of all parameters of ``module`` and return them."""
-    module.requires_grad_(on)
-    return list(module.parameters())

@@ -14,22 +14,28 @@ references once is not counted, because it is little in the whole job.
     per-pair loop    every pair opened, transformed and embedded, as in many public scripts
     embed-once loop  no pair twice, but one picture at a time: what a careful person writes
 
+Measurements are kept in --work: a stopped run goes on by the same command. Time grows linearly with the pictures, from
+what the references and texts take; the line fitted to the measurements and the largest deviation from it are printed.
+
 torchmetrics (`pip install 'bdkit[benchmarks]'`) is given our CLIP by an adapter, because its own loading of
 transformers' CLIP depends on their versions; without it the same loop is run without the package, and is so named.
 """
 
 import argparse
+import io
 import json
 import os
 import resource
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -37,20 +43,20 @@ import timm
 import torch
 from PIL import Image, ImageEnhance
 from safetensors.torch import save_file
-from torch.nn.functional import normalize
+from scoring_peers import MAX_PROMPTS, METHOD, Peers, has_torchmetrics
 
+from dreambench.files import write_bytes, write_json
 from dreambench.photos import photo_paths
 from dreambench.pictures import read_picture
 from dreambench.suites import Suite, load_suite
 from eval.checkpoints import WeightsSource
 from eval.evaluators import Evaluators, load_evaluators
 from eval.manifest import read_pictures
-from eval.preprocessing import to_batch
 from eval.score import ScoreOptions, score_pictures
 
 SIDE = 512
-MAX_PROMPTS, MAX_SAMPLES = 25, 6
-METHOD = "made"
+DRAWN = 12
+MAX_SAMPLES = 6
 
 
 def suite_of(pictures: int, subjects: int | None = None) -> Suite:
@@ -62,19 +68,41 @@ def suite_of(pictures: int, subjects: int | None = None) -> Suite:
 
 
 def make_pictures(suite: Suite, photos: Path, folder: Path) -> None:
-    """PNGs of 512 pixels from the photos, each different, where they are not there yet."""
+    """PNGs of 512 pixels from the photos, no two files alike, where they are not there yet.
+
+    Of a subject DRAWN are drawn; the others are these with a comment inside, which makes them files of their own to
+    everything that reads them: hashed, decoded and embedded each.
+    """
     for subject in suite.subjects:
+        places = [(prompt, sample) for prompt in suite.prompts(subject) for sample in range(suite.samples_per_prompt)]
+        paths = [folder / METHOD / subject.name / f"{prompt.index:02d}-{sample}.png" for prompt, sample in places]
+        if all(path.exists() for path in paths):
+            continue
         images = [read_picture(path) for path in photo_paths(photos, subject)]
         squares = [image.resize((SIDE + 64, SIDE + 64), Image.Resampling.LANCZOS) for image in images]
-        for number, (prompt, sample) in enumerate(
-            (prompt, sample) for prompt in suite.prompts(subject) for sample in range(suite.samples_per_prompt)
-        ):
-            path = folder / METHOD / subject.name / f"{prompt.index:02d}-{sample}.png"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+        drawn: list[bytes] = []
+        for number, path in enumerate(paths):
+            if path.exists():
+                data = path.read_bytes()
+            elif number < DRAWN:
                 left, top = (7 * number) % 64, (13 * number) % 64
                 square = squares[number % len(squares)].crop((left, top, left + SIDE, top + SIDE))
-                ImageEnhance.Color(square).enhance(0.5 + number / 100).save(path)
+                buffer = io.BytesIO()
+                ImageEnhance.Color(square).enhance(0.5 + number / 100).save(buffer, "PNG")
+                data = buffer.getvalue()
+            else:
+                data = drawn[number % DRAWN]
+            if number < DRAWN:
+                drawn.append(data)
+            if not path.exists():
+                write_bytes(with_comment(data, f"{subject.name} {path.stem}"), path)
+
+
+def with_comment(png: bytes, text: str) -> bytes:
+    """A PNG with a text chunk before its end."""
+    chunk = b"tEXtComment\0" + text.encode()
+    end = len(png) - 12
+    return png[:end] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[end:]
 
 
 def make_weights(folder: Path) -> None:
@@ -106,133 +134,9 @@ def ours(job: "Job") -> None:
     )
     options = ScoreOptions(workers=job.workers, cache=job.cache)
     score_pictures(
-        replace(found, pictures=wanted), job.suite, job.evaluators, job.out, photos=job.photos, options=options,
-        show_progress=False,
+        replace(found, pictures=wanted, unknown=()), job.suite, job.evaluators, job.out, photos=job.photos,
+        options=options, show_progress=False,
     )  # fmt: skip
-
-
-class Peers:
-    """What people write: one picture at a time."""
-
-    def __init__(self, job: "Job") -> None:
-        self.dino, self.clip = job.evaluators.encoders["dino"], job.evaluators.encoders["clip"]
-        self.pairs = [
-            (job.work / f"pictures/{METHOD}/{subject.name}/{prompt.index:02d}-{sample}.png",
-             photo_paths(job.photos, subject), prompt.text(subject.class_noun))
-            for sample in range(job.suite.samples_per_prompt)
-            for number in range(MAX_PROMPTS)
-            for subject in job.suite.subjects
-            for prompt in job.suite.prompts(subject)[number : number + 1]
-        ][: job.pictures]  # fmt: skip
-        self.reference_seconds = 0.0
-        self.known: dict[tuple[str, Path], torch.Tensor] = {}
-
-    def once(self, encoder: Any, path: Path) -> torch.Tensor:
-        """A reference's embedding, made the first time; the time is not the job's."""
-        started = time.perf_counter()
-        if (encoder.name, path) not in self.known:
-            self.known[encoder.name, path] = self.embed(encoder, path)
-        self.reference_seconds += time.perf_counter() - started
-        return self.known[encoder.name, path]
-
-    @torch.inference_mode()
-    def embed(self, encoder: Any, path: Path) -> torch.Tensor:
-        """One picture, from the file."""
-        return normalize(encoder.features(to_batch([read_picture(path)], encoder.how)), dim=1)[0]
-
-    @torch.inference_mode()
-    def embed_text(self, text: str) -> torch.Tensor:
-        """One text."""
-        return normalize(self.clip.network.encode_text(self.clip.tokenizer([text])), dim=1)[0]
-
-    def per_pair(self) -> None:
-        """Both pictures of every pair."""
-        for path, references, text in self.pairs:
-            for encoder in (self.dino, self.clip):
-                np.mean([float(self.embed(encoder, path) @ self.embed(encoder, other)) for other in references])
-            float(self.embed(self.clip, path) @ self.embed_text(text))
-
-    def embed_once(self) -> None:
-        """Every picture and text once."""
-        texts: dict[str, torch.Tensor] = {}
-        for path, references, text in self.pairs:
-            for encoder in (self.dino, self.clip):
-                own = self.embed(encoder, path)
-                np.mean([float(own @ self.once(encoder, other)) for other in references])
-            if text not in texts:
-                texts[text] = self.embed_text(text)
-            float(own @ texts[text])
-
-    def torchmetrics(self) -> None:
-        """CLIPScore for CLIP-T and CLIP-I, DINO once a picture."""
-        update = clip_score(self.clip)
-        for path, references, text in self.pairs:
-            image = torch.from_numpy(np.asarray(read_picture(path)).copy()).permute(2, 0, 1)
-            update(image, text)
-            others = [torch.from_numpy(np.asarray(read_picture(other)).copy()).permute(2, 0, 1) for other in references]
-            update([image] * len(others), others)
-            own = self.embed(self.dino, path)
-            np.mean([float(own @ self.once(self.dino, other)) for other in references])
-
-
-class _Model(torch.nn.Module):
-    """Our CLIP as torchmetrics calls transformers' one."""
-
-    def __init__(self, clip: Any) -> None:
-        super().__init__()
-        self.network = clip.network
-        self.config = argparse.Namespace(text_config=argparse.Namespace(max_position_embeddings=77))
-
-    def get_image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.network.encode_image(pixels)
-
-    def get_text_features(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.network.encode_text(tokens)
-
-
-class _Processor:
-    def __init__(self, clip: Any) -> None:
-        self.clip = clip
-
-    def __call__(self, text: Any = None, images: Any = None, **_: Any) -> dict[str, torch.Tensor]:
-        if images is not None:
-            pictures = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in images]
-            return {"pixel_values": to_batch(pictures, self.clip.how)}
-        tokens = self.clip.tokenizer(text)
-        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-
-
-def clip_score(clip: Any) -> Callable[[Any, Any], None]:
-    """torchmetrics' update, or the same without the package."""
-    try:
-        from torchmetrics.multimodal import CLIPScore
-    except ImportError:
-        model, processor = _Model(clip), _Processor(clip)
-
-        @torch.inference_mode()
-        def update(source: Any, target: Any) -> None:
-            features = []
-            for side in (source, target):
-                side = side if isinstance(side, list) else [side]
-                if isinstance(side[0], str):
-                    found = processor(text=side)
-                    features.append(model.get_text_features(found["input_ids"], found["attention_mask"]))
-                else:
-                    features.append(model.get_image_features(processor(images=side)["pixel_values"]))
-            (100 * (normalize(features[0], dim=1) * normalize(features[1], dim=1)).sum(dim=1)).sum()
-
-        return update
-    metric = CLIPScore(model_name_or_path=lambda: (_Model(clip), _Processor(clip)))
-    return torch.inference_mode()(metric.update)
-
-
-def has_torchmetrics() -> bool:
-    """Whether the package is there."""
-    try:
-        import torchmetrics  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 class Job:
@@ -243,6 +147,14 @@ class Job:
         self.suite = suite_of(args.of, args.subjects)
         self.evaluators = load(args.work, protocol)
         self.cache, self.out = args.work / f"cache-{args.of}", args.work / f"out-{args.of}"
+
+
+def peak_kilobytes() -> int:
+    """Of this process since its start; ru_maxrss would count its parent's memory too, which it had before exec."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -256,32 +168,58 @@ def measure(args: argparse.Namespace) -> None:
         "per-pair": peers.per_pair,
         "embed-once": peers.embed_once,
     }
+    if args.what == "ours":
+        # what a run before this one left there would make it "again"
+        for folder in (job.cache, job.out):
+            shutil.rmtree(folder, ignore_errors=True)
     started, processor = time.perf_counter(), time.process_time()
     run[args.what]()
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     seconds -= peers.reference_seconds
     processor += resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     count = job.suite.n_pictures if args.what in ("ours", "again") else len(peers.pairs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_kilobytes() / 1024
     print(json.dumps({"pictures": count, "seconds": seconds, "cpu_seconds": processor, "peak_mb": peak}))
 
 
 def child(args: argparse.Namespace, what: str, of: int, pictures: int) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """One measurement in a process of its own; one that --work has already is shown again."""
+    done_file = args.work / f"measured-{what}-{of}-{pictures}-{args.subjects}-{args.workers}.json"
+    if done_file.exists():
+        found = json.loads(done_file.read_text(encoding="utf-8"))
+        show(what, found, " (measured before)")
+        return dict(found)
     command = [sys.executable, __file__, "--what", what, "--of", str(of), "--pictures", str(pictures)]
     command += ["--photos", str(args.photos), "--work", str(args.work)]
     command += [] if args.workers is None else ["--workers", str(args.workers)]
     command += [] if args.subjects is None else ["--subjects", str(args.subjects)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
     found["per_second"] = found["pictures"] / found["seconds"]
+    write_json(found, done_file)
+    show(what, found)
+    return dict(found)
+
+
+def show(what: str, found: dict[str, float], more: str = "") -> None:
+    """A line of the table."""
     name = f"{what}, {int(found['pictures'])} pictures"
     print(
         f"{name:32} {found['seconds']:8.1f} s  {found['per_second']:7.2f} pictures/s  "
-        f"{found['cpu_seconds']:8.1f} CPU s  {found['peak_mb']:6.0f} MB",
+        f"{found['cpu_seconds']:8.1f} CPU s  {found['peak_mb']:6.0f} MB{more}",
         flush=True,
     )
-    return found
+
+
+def fit_line(lines: dict[int, dict[str, float]]) -> tuple[float, float, float]:
+    """Seconds before the first picture (references, texts), seconds a picture, and the largest relative deviation of a
+    measurement from that line, which is fitted to relative errors.
+    """
+    counts = np.array([line["pictures"] for line in lines.values()])
+    seconds = np.array([line["seconds"] for line in lines.values()])
+    sides = np.stack([np.ones_like(counts), counts], axis=1) / seconds[:, None]
+    (start, each), *_ = np.linalg.lstsq(sides, np.ones_like(seconds), rcond=None)
+    return float(start), float(each), float(np.abs((start + each * counts) / seconds - 1).max())
 
 
 def main() -> None:
@@ -319,10 +257,17 @@ def main() -> None:
         lines = {size: child(args, "ours", size, size) for size in sizes if size != args.pictures}
         lines[args.pictures] = found["ours"]
         each = {size: line["seconds"] / line["pictures"] for size, line in sorted(lines.items())}
+        line: dict[str, float] = {}
         if sizes:
             print("seconds a picture:", ", ".join(f"{size}: {value:.4f}" for size, value in each.items()))
+            line = dict(zip(("start_seconds", "seconds_a_picture", "largest_deviation"), fit_line(lines), strict=True))
+            print(
+                f"time = {line['start_seconds']:.1f} s + {line['seconds_a_picture']:.4f} s a picture; "
+                f"every measurement within {line['largest_deviation']:.1%}"
+            )
+            print("peak memory:", ", ".join(f"{size}: {lines[size]['peak_mb']:.0f} MB" for size in sorted(lines)))
         if args.json:
-            args.json.write_text(json.dumps({**found, "linearity": lines}, indent=2), encoding="utf-8")
+            write_json({**found, "linearity": lines, "line": line, "processors": os.cpu_count()}, args.json)
 
 
 if __name__ == "__main__":

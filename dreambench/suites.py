@@ -145,11 +145,12 @@ def load_suite(name: str, photos: Path | None = None) -> Suite:
 
     mini@SEED: 30 procedural subjects with DreamBench's names and classes, held out from all training.
     mini-dev: other held-out subjects, to tune on. mini-quick: a handful of mini@0's subjects and prompts.
+    dreambench-plus is also known as dreambench++.
     photos: DreamBench++'s published folder, which that suite is read from
 
     Raises InputError for an unknown name, and where DreamBench++'s folder is not what was published.
     """
-    if name == "dreambench-plus":
+    if name in ("dreambench-plus", "dreambench++"):
         from dreambench.dreambench_plus import read_suite
 
         return read_suite(photos)

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dreambench.errors import InputError
 from dreambench.files import write_text
 from dreambench.suites import Suite
-from eval.decoding import Workers, check_cut_out, check_file
+from eval.decoding import Checked, Workers, check_cut_out, check_file, hash_file
 from eval.layout import PICTURES, Job, slots
 from eval.manifest import Found, Picture
 
@@ -44,12 +44,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Audit:
-    """The good pictures by their places, the content hash of every good file, and all problems."""
+    """The good pictures by their places, the content hash of every good file, and all problems.
+
+    all_contents: the content hash of the file at every place, also where that is no picture; with None for references
+    """
 
     pictures: Mapping[Key, Picture]
     contents: Mapping[Path, bytes]
     problems: Sequence[Problem]
     root: Path
+    all_contents: Sequence[tuple[Key | None, bytes]] = ()
 
     def of(self, *kinds: Kind) -> list[Problem]:
         """The problems of some kinds."""
@@ -75,28 +79,33 @@ def audit(
     workers: Workers,
     *,
     cut_out: bool = False,
+    decoded: Callable[[Key], bool] = lambda _: True,
     show_progress: bool = True,
 ) -> Audit:
     """Looks at every file of `jobs` and every reference: each is read, hashed and decoded once.
 
     cut_out: the backgrounds must be transparent
+    decoded: which places' pictures are looked at; the others are only hashed, and pass for good ones
     """
     wanted = {key for job in jobs for key in expected_keys(suite, job)}
     of_jobs = {(job.method, job.seed_set) for job in jobs}
     pictures, problems = _places([p for p in found.pictures if (p.method, p.seed_set) in of_jobs], wanted, found.root)
     problems += [Problem("surplus", _name(path, found.root), reason) for path, reason in found.unknown]
     reference_paths = list(dict.fromkeys(references))
-    paths = list(dict.fromkeys([*reference_paths, *(picture.path for picture in pictures.values())]))
-    bar = tqdm(total=len(paths), desc="checking", unit=" pictures", disable=not show_progress, dynamic_ncols=True)
-    contents: dict[Path, bytes] = {}
-    unreadable: dict[Path, str] = {}
+    looked_at = [*reference_paths, *(picture.path for key, picture in pictures.items() if decoded(key))]
+    paths = list(dict.fromkeys(looked_at))
+    others = sorted({picture.path for picture in pictures.values()} - set(paths))
+    bar = tqdm(
+        total=len(paths) + len(others), desc="checking", unit=" pictures", disable=not show_progress, dynamic_ncols=True
+    )
+    files: dict[Path, Checked] = {}
     with bar:
-        for path, checked in zip(paths, workers.map(check_cut_out if cut_out else check_file, paths), strict=True):
-            bar.update()
-            if checked.problem is None:
-                contents[path] = checked.content
-            else:
-                unreadable[path] = checked.problem
+        for check, some in ((check_cut_out if cut_out else check_file, paths), (hash_file, others)):
+            for path, checked in zip(some, workers.map(check, some), strict=True):
+                bar.update()
+                files[path] = checked
+    contents = {path: checked.content for path, checked in files.items() if checked.problem is None}
+    unreadable = {path: checked.problem for path, checked in files.items() if checked.problem is not None}
     missing = [Problem("missing", _expected_path(key, found.root), "", key) for key in sorted(wanted - set(pictures))]
     problems = missing + problems
     problems += [Problem("unreadable", str(path), unreadable[path]) for path in reference_paths if path in unreadable]
@@ -104,7 +113,10 @@ def audit(
         if picture.path in unreadable:
             problems.append(Problem("unreadable", _name(picture.path, found.root), unreadable[picture.path], key))
     good = {key: picture for key, picture in pictures.items() if picture.path not in unreadable}
-    return Audit(good, contents, problems + _same_content(good, contents, reference_paths, found.root), found.root)
+    problems += _same_content(good, contents, reference_paths, found.root)
+    everything: list[tuple[Key | None, bytes]] = [(None, files[path].content) for path in reference_paths]
+    everything += [(key, files[picture.path].content) for key, picture in sorted(pictures.items())]
+    return Audit(good, contents, problems, found.root, everything)
 
 
 def expected_keys(suite: Suite, job: Job) -> list[Key]:
@@ -121,11 +133,9 @@ def report(found: Audit, out: Path, *, allow_missing: bool = False, ignore_surpl
 
     Raises InputError, one line, for those that are not.
     """
-    path = out / PROBLEMS_FILE
-    if not found.problems:
-        path.unlink(missing_ok=True)
+    path = write_problems(found.problems, out)
+    if path is None:
         return None
-    write_text(_table(found.problems), path)
     allowed: set[str] = set(WARNINGS)
     allowed |= {"missing"} if allow_missing else set()
     allowed |= {"surplus"} if ignore_surplus else set()
@@ -139,6 +149,16 @@ def report(found: Audit, out: Path, *, allow_missing: bool = False, ignore_surpl
         counts = Counter(problem.kind for problem in found.problems)
         return f"{', '.join(f'{counts[kind]} {PLURALS[kind]}' for kind in PLURALS if counts[kind])}; see {path}"
     raise InputError(f"{_summary(fatal, found.root)}; {path} lists all; {_advice(fatal)}")
+
+
+def write_problems(problems: Sequence[Problem], out: Path) -> Path | None:
+    """Writes OUT/problems.csv and returns its path, or removes it where there are none."""
+    path = out / PROBLEMS_FILE
+    if not problems:
+        path.unlink(missing_ok=True)
+        return None
+    write_text(_table(problems), path)
+    return path
 
 
 def _places(pictures: Sequence[Picture], wanted: set[Key], root: Path) -> tuple[dict[Key, Picture], list[Problem]]:

@@ -1,6 +1,7 @@
 """Where the public networks' weights come from: a file, a folder, the hub's cache, or the hub."""
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -58,6 +59,21 @@ class WeightsSource:
             f"the weights of {repository} are not here ({reason}): put {filename} in ${WEIGHTS_DIR_VARIABLE}/{where}/, "
             f"name the file (--{network}-weights), or run once with access to the Hugging Face hub"
         )
+
+
+def refuse_programs(path: Path, instead: str) -> None:
+    """Raises InputError for a TorchScript archive, as OpenAI published CLIP: it holds a program, which would be run.
+
+    instead: where the same weights are as plain tensors
+    """
+    if path.suffix in PICKLED and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            is_program = any(Path(name).name == "constants.pkl" for name in archive.namelist())
+        if is_program:
+            raise InputError(
+                f"{path} is a TorchScript archive, a program and not only weights, and is not run; use {instead}, the "
+                "same weights as plain tensors"
+            )
 
 
 def load_into(network: nn.Module, path: Path) -> None:

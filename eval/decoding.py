@@ -48,7 +48,7 @@ def default_workers(n_pictures: int) -> int:
 
 @dataclass(frozen=True)
 class Checked:
-    """A file's content hash, and what is wrong with it; `problem` is None for a good picture."""
+    """A file's content hash (empty where it cannot be read), and what is wrong with it, None for a good picture."""
 
     content: bytes
     problem: str | None
@@ -63,16 +63,23 @@ class ToDecode:
     wanted: tuple[Preprocessing | None, ...]
 
 
-def check_file(path: Path) -> Checked:
-    """Whether a file is a picture that can be scored: it is decoded whole."""
+def hash_file(path: Path) -> Checked:
+    """A file's content, whatever it is."""
     try:
-        content = content_hash(path.read_bytes())
-        read_picture(path)
-        return Checked(content, None)
-    except InputError as error:
-        return Checked(b"", str(error))
+        return Checked(content_hash(path.read_bytes()), None)
     except OSError as error:
         return Checked(b"", f"{path} cannot be read ({error.strerror or error}); replace it or take it out")
+
+
+def check_file(path: Path) -> Checked:
+    """Whether a file is a picture that can be scored: it is decoded whole."""
+    checked = hash_file(path)
+    if checked.problem is None:
+        try:
+            read_picture(path)
+        except InputError as error:
+            return Checked(checked.content, str(error))
+    return checked
 
 
 def check_cut_out(path: Path) -> Checked:

@@ -139,6 +139,9 @@ class Embeddings:
 
     def _run(self, network: Network) -> None:
         rows = network.run([pixels for _, pixels in network.waiting])
+        if not np.isfinite(rows).all():
+            name = next(name for name, other in self.networks.items() if other.key == network.key)
+            raise InputError(f"the weights of {name!r} give no numbers for a picture: damaged; fetch them again")
         self.caches[network.key].put([content for content, _ in network.waiting], rows)
         network.waiting.clear()
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dreambench.errors import InputError
-from eval.checkpoints import WeightsSource, load_into
+from eval.checkpoints import WeightsSource, load_into, refuse_programs
 from eval.mini_models import HEADS, WordTokenizer, load_network, sha256_of
 from eval.preprocessing import normalise, preprocess, to_batch
 from eval.protocols import PROTOCOLS, Preprocessing, Protocol, find_protocol
@@ -264,7 +264,9 @@ def _public_clip(rules: Protocol, device: str, source: WeightsSource) -> ClipEnc
     settings = open_clip.get_pretrained_cfg(rules.clip_model, rules.clip_pretrained)
     if not settings:
         raise InputError(f"open_clip knows no weights {rules.clip_pretrained!r} for {rules.clip_model!r}")
-    path = source.find("clip", settings["hf_hub"].strip("/"), "open_clip_model.safetensors")
+    repository, filename = settings["hf_hub"].strip("/"), "open_clip_model.safetensors"
+    path = source.find("clip", repository, filename)
+    refuse_programs(path, f"{filename} of {repository} on the Hugging Face hub")
     network = open_clip.create_model(rules.clip_model, pretrained=None)
     load_into(network, path)
     checkpoint = {"file": f"{rules.clip_model}/{rules.clip_pretrained}", "sha256": sha256_of(path)}

@@ -1,12 +1,11 @@
 """Where everything lies in a results folder: the one place where generation and scoring meet."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambench.errors import InputError
-from dreambench.files import read_json, write_json, write_text
+from dreambench.files import read_json, write_json
 from dreambench.photos import photo_paths, photos_folder
 from dreambench.pictures import list_pictures
 from dreambench.suites import Prompt, Suite, SuiteSubject, suite_from_json, suite_to_json
@@ -103,24 +102,6 @@ def find_jobs(out: Path) -> list[Job]:
     if not jobs:
         raise InputError(f"no pictures under {out / PICTURES}; they belong in seed0/METHOD/SUBJECT/00-0.png")
     return sorted(jobs, key=lambda job: (job.method, job.seed_set))
-
-
-def check_complete(out: Path, suite: Suite, jobs: Iterable[Job]) -> None:
-    """Raises InputError when a picture of `jobs` is missing; OUT/missing.txt then lists all that are."""
-    missing = [
-        path.relative_to(out).as_posix()
-        for job in jobs
-        for subject in suite.subjects
-        for slot in slots(suite, subject)
-        if not (path := picture_path(out, job, slot)).is_file()
-    ]
-    if missing:
-        write_text("\n".join(missing) + "\n", out / MISSING_FILE)
-        named = ", ".join(missing[:N_MISSING_NAMED])
-        more = len(missing) - N_MISSING_NAMED
-        rest = f" and {more} more, listed in {out / MISSING_FILE}" if more > 0 else ""
-        raise InputError(f"{len(missing)} pictures are missing in {out}: {named}{rest}; generate them, then score")
-    (out / MISSING_FILE).unlink(missing_ok=True)
 
 
 def read_run(out: Path) -> dict:

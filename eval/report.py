@@ -42,12 +42,14 @@ class ReportConfig:
 
     embed_at_most: so many generated pictures are embedded; where there are more, all are linked
     tile: longest side of an embedded picture in pixels; smaller ones keep their size
+    published: all published results beside ours, in place of the paper's table
     quality: of the embedded WebP pictures, which are for looking at only; scores come from the PNGs
     """
 
     embed_at_most: int = 1500
     tile: int = 128
     quality: int = 75
+    published: bool = False
 
 
 def make_report(
@@ -68,9 +70,9 @@ def make_report(
     if found is None and (out / PICTURES).is_dir():
         _draw_contact_sheet(out, results, photos)
         found = read_tree(out, results.suite, out.name)
-    plots = make_plots(results, out)
+    plots = make_plots(results, out, published=config.published)
     splits = [split for split in SPLITS_SHOWN if split in set(results.splits["split"])]
-    shown = sections(results)
+    shown = sections(results, published=config.published)
     for split in splits:
         known = {section.heading for section in shown}
         shown += [section for section in sections(results, split=split) if section.heading not in known]

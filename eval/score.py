@@ -4,9 +4,10 @@ The pictures may come from any program: what counts is where they lie (`eval.lay
 """
 
 import io
+import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import pandas as pd
 
 from dreambench.errors import InputError
-from dreambench.files import write_bytes, write_json, write_text
+from dreambench.files import remove_unfinished, write_bytes, write_json, write_text
 from dreambench.suites import Suite
-from eval.audit import Audit, audit, expected_keys, find_jobs, report
+from eval.audit import Audit, Key, audit, expected_keys, find_jobs, report, write_problems
 from eval.decoding import Workers, default_workers
 from eval.embedding import CLASSIFIER, Embeddings
 from eval.evaluators import WITHOUT_NETWORK, Embedder, Evaluators, Predictor, load_evaluators
@@ -32,10 +33,23 @@ from eval.layout import (
     load_saved_suite,
     read_run,
     reference_paths,
+    save_suite,
 )
+from eval.locks import at_work
 from eval.manifest import Found, read_pictures, read_tree
 from eval.metrics import METRICS, Metric
-from eval.protocols import DEFAULT_TOKEN, find_protocol
+from eval.protocols import DEFAULT_TOKEN, Protocol, find_protocol
+from eval.score_shards import (
+    FOLDER,
+    join_frames,
+    join_problems,
+    join_records,
+    read_parts,
+    run_key,
+    task_of,
+    tasks_of,
+    write_part,
+)
 from eval.scorer import COLUMNS, NO_PROMPT, PROTOCOL_COLUMN, Scorer
 from eval.system import device_name, library_versions
 
@@ -51,6 +65,7 @@ __all__ = [
     "Predictor",
     "ScoreOptions",
     "load_evaluators",
+    "merge_scores",
     "read_scores",
     "score_folder",
     "score_pictures",
@@ -67,6 +82,7 @@ class ScoreOptions:
     workers: processes that decode pictures, 0 for none; None: as many as suit the machine and the number of pictures
     cache: folder in which embeddings are kept for other runs; None: they are kept for this run alone
     token: the method's token, for a protocol whose texts have it
+    shard: score part number of count alone, (1, 1) for all: OUT/shards has its scores, for `merge_scores`
     extras: masks and sources, for the metrics that need them
     """
 
@@ -75,6 +91,7 @@ class ScoreOptions:
     workers: int | None = None
     cache: Path | None = None
     token: str = DEFAULT_TOKEN
+    shard: tuple[int, int] = (1, 1)
     extras: ExtraOptions = field(default_factory=ExtraOptions)
 
 
@@ -130,11 +147,26 @@ def score_pictures(
     a mean is never taken over fewer pictures unless `options` allow it.
     """
     options = options or ScoreOptions()
+    with at_work(out, lambda: remove_unfinished(out)):
+        return _score(found, suite, evaluators, out, photos, jobs, options, show_progress)
+
+
+def _score(
+    found: Found,
+    suite: Suite,
+    evaluators: Evaluators,
+    out: Path,
+    photos: Path | None,
+    jobs: Sequence[Job] | None,
+    options: ScoreOptions,
+    show_progress: bool,
+) -> pd.DataFrame:
     rules = find_protocol(evaluators.protocol)
     suite = rules.apply_to(suite)
     jobs = find_jobs(found) if jobs is None else list(jobs)
     if taken := sorted({job.method for job in jobs} & set(ORACLE_ROWS)):
         raise InputError(f"{taken[0]!r} is the name of the oracle's row; rename that folder of pictures")
+    tasks = tasks_of(jobs, suite, options.shard)
     try:
         references = [reference_paths(out, suite, subject, photos) for subject in suite.subjects]
     except InputError:
@@ -154,24 +186,66 @@ def score_pictures(
             [path for paths in references for path in paths],
             workers,
             cut_out=rules.background == "removed",
+            decoded=lambda key: task_of(key) in tasks,
             show_progress=show_progress,
         )
         warning = report(checked, out, allow_missing=options.allow_missing, ignore_surplus=options.ignore_surplus)
         if warning is not None:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, stacklevel=3)
         networks = dict(evaluators.encoders)
         if evaluators.classifier is not None:
             networks[CLASSIFIER] = evaluators.classifier
         embeddings = Embeddings(networks, folder)
-        embeddings.embed(_files(checked, references), workers, show_progress)
+        embeddings.embed(_files(checked, references, tasks), workers, show_progress)
         scorer = Scorer(suite, rules, metrics, checked, embeddings, references, options.token, extras)
         for job in jobs:
-            scorer.score_job(job)
-        scorer.score_oracle()
+            scorer.score_job(job, {subject for *of, subject in tasks if of == [job.method, job.seed_set]})
+        if options.shard[0] == 1:
+            scorer.score_oracle()
         frame = scorer.frame()
+    keys = [key for job in jobs for key in expected_keys(suite, job) if task_of(key) in tasks]
+    record = _record(suite, rules, metrics, evaluators, options, _counts(checked, keys))
+    if options.shard[1] > 1:
+        write_part(frame, out, options.shard, run_key(record, checked, jobs), record, checked)
+    else:
+        _write_all(frame, read_run(out), record, out)
+        shutil.rmtree(out / FOLDER, ignore_errors=True)
+    return frame
+
+
+def merge_scores(folders: Sequence[Path], out: Path) -> pd.DataFrame:
+    """Puts together what all shards of one run scored (`ScoreOptions.shard`), in one folder or several: writes into OUT
+    what one run would have written, byte for byte, and returns the scores. Neither pictures nor networks are needed.
+
+    Raises InputError when a shard is missing or damaged, and when they are of different runs.
+    """
+    parts = read_parts(folders)
+    folder = parts[0].path.parent.parent
+    suite = load_saved_suite(folder)
+    with at_work(out, lambda: remove_unfinished(out)):
+        save_suite(suite, out)
+        record = join_records(parts)
+        frame = join_frames(parts, find_protocol(record["protocol"]).apply_to(suite))
+        write_problems(join_problems(parts), out)
+        _write_all(frame, read_run(out) or read_run(folder), record, out)
+    return frame
+
+
+def _write_all(frame: pd.DataFrame, run: dict[str, Any], record: dict[str, Any], out: Path) -> None:
     write_scores(frame, out)
-    run = read_run(out)
-    run["scoring"] = {
+    write_json({**run, "scoring": record}, out / RUN_FILE)
+
+
+def _record(
+    suite: Suite,
+    rules: Protocol,
+    metrics: Sequence[Metric],
+    evaluators: Evaluators,
+    options: ScoreOptions,
+    counts: dict[str, Any],
+) -> dict[str, Any]:
+    """What run.json says of a scoring."""
+    return {
         "protocol": rules.name,
         "protocol_settings": asdict(rules),
         "suite": suite.name,
@@ -180,12 +254,10 @@ def score_pictures(
         "evaluators": evaluators.checkpoints,
         "token": options.token if rules.clip_t_text == "token" else None,
         "allow_missing": options.allow_missing,
-        "pictures": _counts(checked, suite, jobs),
+        "pictures": counts,
         "device": device_name(),
         "versions": library_versions(),
     }
-    write_json(run, out / RUN_FILE)
-    return frame
 
 
 def scored_metrics(evaluators: Evaluators, suite: Suite) -> list[Metric]:
@@ -196,6 +268,7 @@ def scored_metrics(evaluators: Evaluators, suite: Suite) -> list[Metric]:
         if evaluators.has(metric.encoder)
         and (name in evaluators.metrics or not metric.optional)
         and not (metric.of_mini_world and suite.source == "photos")
+        and not (metric.of_several and max(subject.n_references for subject in suite.subjects) < 2)
     ]
 
 
@@ -237,22 +310,23 @@ def _read_own(out: Path, suite: Suite, jobs: Sequence[Job] | None) -> Found:
     return Found(out, found.pictures, tuple(unknown))
 
 
-def _files(checked: Audit, references: Iterable[Sequence[Path]]) -> dict[bytes, Path]:
-    """Content hash -> a file that has it: the references, then the pictures in their order."""
+def _files(
+    checked: Audit, references: Iterable[Sequence[Path]], tasks: Collection[tuple[str, int, str]]
+) -> dict[bytes, Path]:
+    """Content hash -> a file that has it: the references, then the pictures of the tasks in their order."""
     paths = [path for paths in references for path in paths]
-    paths += [picture.path for _, picture in sorted(checked.pictures.items())]
+    paths += [picture.path for key, picture in sorted(checked.pictures.items()) if task_of(key) in tasks]
     files: dict[bytes, Path] = {}
     for path in paths:
         files.setdefault(checked.contents[path], path)
     return files
 
 
-def _counts(checked: Audit, suite: Suite, jobs: Sequence[Job]) -> dict[str, Any]:
+def _counts(checked: Audit, keys: Iterable[Key]) -> dict[str, Any]:
     """method -> how many pictures were scored, of how many."""
     counts: dict[str, dict[str, int]] = {}
-    for job in jobs:
-        keys = expected_keys(suite, job)
-        count = counts.setdefault(job.method, {"scored": 0, "expected": 0})
-        count["scored"] += sum(key in checked.pictures for key in keys)
-        count["expected"] += len(keys)
+    for key in keys:
+        count = counts.setdefault(key[0], {"scored": 0, "expected": 0})
+        count["scored"] += key in checked.pictures
+        count["expected"] += 1
     return counts

@@ -1,6 +1,6 @@
 """Embedded pictures -> one value for each picture and metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,14 @@ class Scorer:
         if "identity" in self.networks:
             self._gallery = tuple(embedded["identity"] for embedded in self._embedded)
 
-    def score_job(self, job: Job) -> None:
-        """The pictures of one method and seed set; those that are missing, and may be, are left out."""
+    def score_job(self, job: Job, subjects: Collection[str] | None = None) -> None:
+        """The pictures of one method and seed set, of all subjects or those named; those that are missing, and may be,
+        are left out.
+        """
         self._embed_texts()
         for number, subject in enumerate(self.suite.subjects):
+            if subjects is not None and subject.name not in subjects:
+                continue
             there: list[tuple[Slot, Picture]] = []
             for slot in slots(self.suite, subject):
                 key = (job.method, job.seed_set, subject.name, slot.prompt.index, slot.sample)
@@ -123,7 +127,7 @@ class Scorer:
         values = pd.DataFrame(sorted(self.rows), columns=list(COLUMNS))
         values["subject"] = values["subject"].map(lambda number: self.suite.subjects[number].name)
         values["metric"] = values["metric"].map(lambda number: self.metrics[number].name)
-        values["value"] = values["value"].round(6) + 0.0
+        values["value"] = values["value"].astype(float).round(6) + 0.0
         values[PROTOCOL_COLUMN] = self.rules.name
         return values
 

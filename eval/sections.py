@@ -27,6 +27,8 @@ CLAIMS = (
     ("dreambooth-300", "dreambooth-100"),
 )
 CLAIM_METRICS = ("dino", "clip_i", "clip_t", "identity")
+# Of honest pictures 1% are taken for copies (`eval.metrics.copied`); a row with this share or more is named
+COPIES_NAMED = 0.05
 PART_TITLES = {
     "live": "live subjects",
     "object": "objects",
@@ -119,6 +121,7 @@ def _main_section(results: Results) -> Section:
         note += " The oracle stands without self-pairs, which is the headline, and with them."
     if not all(there.complete for there in results.coverage.values()):
         note += " Pictures are missing: a figure marked n/N is the mean over n of N pictures, and compares with care."
+    note += _copies(results)
     lines = [
         [
             _row_title(results, row),
@@ -130,6 +133,25 @@ def _main_section(results: Results) -> Section:
         for row in results.rows
     ]
     return Section("Results", note, ["Method", *_metric_heads(results.metrics)], lines)
+
+
+def _copies(results: Results) -> str:
+    """What "Copied" is, and the rows whose fidelity is in doubt for it; empty where it was not measured."""
+    if "copied" not in results.metrics:
+        return ""
+    shares = {
+        title(row): figure.mean
+        for row in results.rows
+        if row not in (REAL, REAL_WITH_SELF) and (figure := results.estimates.get((row, "copied")))
+    }
+    named = [f"{name} ({share:.0%})" for name, share in shares.items() if share >= COPIES_NAMED]
+    text = (
+        " Copied: the share of pictures that are nearer to a reference, as DINO sees the whole picture, than 99% of "
+        "the references are to each other."
+    )
+    if named:
+        text += f" WARNING, copies of the input: {', '.join(named)}; their DINO and CLIP-I are no sign of fidelity."
+    return text
 
 
 def _metric_coverage(results: Results, row: str, metric: str) -> Coverage | None:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from bdkit.commands.outputs import check_free
 from bdkit.configs import add_dataclass_arguments, config_from_args
+from bdkit.editing.structure_control import has_own_controlnet, load_controlnet
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import RECORD, resolve
+from bdkit.models.checkpoints import RECORD, add_controlnet, resolve
 from bdkit.models.layouts.loading import DTYPES
 from bdkit.models.tiny_checkpoints import WRITERS
 
@@ -57,8 +58,14 @@ def run(args: argparse.Namespace) -> int:
         if model.subject_embeddings is None:
             raise InputError(f"{args.source} holds no fine-tuned subject; leave --subject out")
         model.subject_class = config.subject
+    controlled = has_own_controlnet(folder)
+    net = load_controlnet(folder if (folder / "controlnet").is_dir() else args.source) if controlled else None
     WRITERS[target](model, args.out, DTYPES[config.dtype])
+    if net is not None and target != "lavis":
+        add_controlnet(args.out, net, DTYPES[config.dtype])
     print(f"{args.out} holds {args.source} in {NAMES[target]}.")
+    if net is not None and target == "lavis":
+        print(f"It has no place for the ControlNet; give it with --controlnet {args.source}.")
     resize = model.conventions.pixels.resize
     if target in OWN_RESIZE and resize != OWN_RESIZE[target]:
         print(

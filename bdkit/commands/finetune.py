@@ -1,20 +1,32 @@
 """`bdkit finetune`: learns the subject of your own pictures (Sec. 3.3), or does as the methods it is compared with."""
 
 import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from bdkit.commands.loading import ModelFlags
 from bdkit.commands.outputs import check_free
 from bdkit.configs import add_dataclass_arguments, config_from_args, given_fields
 from bdkit.errors import InputError
-from bdkit.finetuning import FinetuneConfig
+from bdkit.finetuning import FinetuneConfig, Work
 from bdkit.methods import METHODS, build_method, method_config, save_finetuned
+from bdkit.methods.adapters import placeholder_words
 from bdkit.methods.base import TrainedMethod
-from dreambench.pictures import read_folder
+from bdkit.models.checkpoints import sha256
+from dreambench.files import read_json, write_json
+from dreambench.pictures import list_pictures, read_folder
+
+WORK = ".fit"  # in the folder that is written: what an unfinished fit goes on with
+FIT_FILE = "fit.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneCommand:
+class FinetuneCommand(ModelFlags):
     """What is learned from what.
 
     images: folder with one to six pictures of the subject
@@ -23,17 +35,20 @@ class FinetuneCommand:
     method: blip-diffusion (the embedding and the U-Net, few steps), dreambooth, dreambooth-lora or textual-inversion
     model: folder or id of a model, or the name of a shipped one; all but blip-diffusion can start from a plain Stable
         Diffusion v1
+    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint lacks
+    dtype: of the weights that are not trained: float32, float16 or bfloat16; those that are trained are float32
     preset: which settings to start from: mini, paper or public; none: the model's own
     seed: another seed, another run
+    checkpoint_seconds: how often a fit is written down, to go on from there by the same command after a stop
     """
 
     images: Path
     subject: str
     out: Path | None = None
     method: str = "blip-diffusion"
-    model: str = "mini"
     preset: str | None = None
     seed: int = 0
+    checkpoint_seconds: float = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +60,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fine-tunes, then writes the folder in one step."""
+    """Fine-tunes, or goes on with it, then writes the folder in one step."""
     config = config_from_args(FinetuneCommand, args)
     out = config.out or Path(f"my-{config.subject.replace(' ', '-')}")
     overrides = given_fields(FinetuneConfig, args)
     _check_method(config.method, overrides)
-    check_free(out, args.overwrite)
+    check_free(out, args.overwrite, besides=WORK)
     images = read_folder(config.images)
-    method = build_method(config.method, config.model, preset=config.preset, **overrides, snapshots=())
+    method = build_method(
+        config.method, config.model, preset=config.preset, options=config.options, **overrides, snapshots=()
+    )
     assert isinstance(method, TrainedMethod)
     method.progress = True
-    method.fit(images, config.subject, config.seed)
+    fit = {
+        "method": method.settings,
+        "subject": config.subject,
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "pictures": {path.name: sha256(path) for path in list_pictures(config.images)},
+    }
+    with _work(out, fit, args.overwrite) as folder:
+        method.work = Work(folder=folder, seconds=config.checkpoint_seconds)
+        method.fit(images, config.subject, config.seed)
     save_finetuned(method, out)
     print(_how_to_draw(config, out, method))
     return 0
@@ -72,16 +98,43 @@ def _check_method(name: str, overrides: dict[str, object]) -> None:
         raise InputError(f"{name} has no {', '.join(unknown)}; leave it out")
 
 
+@contextmanager
+def _work(out: Path, fit: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+    """The folder in `out` of what a fit keeps until it is finished; saving replaces all of `out`, and so removes it.
+
+    After an error that left nothing to go on with it is gone.
+
+    Raises InputError when it is another fit's, and `overwrite` is False.
+    """
+    folder, there, fit = out / WORK, out.exists(), json.loads(json.dumps(fit))
+    if folder.exists() and (not (folder / FIT_FILE).exists() or read_json(folder / FIT_FILE) != fit):
+        if not overwrite:
+            raise InputError(
+                f"{out} holds an unfinished fit with other pictures, settings or weights; choose another --out, or "
+                "--overwrite to drop it"
+            )
+        shutil.rmtree(folder)
+    write_json(fit, folder / FIT_FILE)
+    try:
+        yield folder
+    except BaseException:
+        if [path.name for path in folder.iterdir()] == [FIT_FILE]:
+            shutil.rmtree(folder if there else out)
+        raise
+
+
 def _how_to_draw(config: FinetuneCommand, out: Path, method: TrainedMethod) -> str:
     """The next line to type."""
     settings = method.settings
-    if config.method == "dreambooth-lora":
-        words = f"a {settings['token']} {config.subject} in the snow"
-        return f'{out} holds the LoRA; with diffusers: pipe.load_lora_weights("{out}"), then pipe("{words}")'
+    line = f'bdkit generate --model {out} --prompt "a {{}} in the snow" --seeds 0-3 --out pictures'
+    text = f"{out} draws this {config.subject} now, for example:\n{line}"
+    if config.method == "blip-diffusion":
+        return text
     if config.method == "textual-inversion":
-        words = f"a {settings['placeholder_token']} {config.subject if settings['with_class_noun'] else ''}".strip()
+        words = placeholder_words(settings["placeholder_token"], config.subject, settings["with_class_noun"])
         call = f'pipe.load_textual_inversion("{out}", weight_name="learned_embeds.safetensors")'
-        return f'{out} holds the new word; with diffusers: {call}, then pipe("{words} in the snow")'
-    place = "{}" if config.method == "blip-diffusion" else f"{settings['token']} {config.subject}"
-    line = f'bdkit generate --model {out} --prompt "a {place} in the snow" --seeds 0-3 --out pictures'
-    return f"{out} draws this {config.subject} now, for example:\n{line}"
+    else:
+        words = f"{settings['token']} {config.subject}"
+        call = f'pipe.load_lora_weights("{out}")'
+    text += f'\n{{}} stands for "{words}", so "a {words} in the snow" is the same.'
+    return text if config.method == "dreambooth" else f"{text}\nWith diffusers: {call}"

@@ -10,15 +10,15 @@ import torch
 from tqdm import tqdm
 
 from bdkit.commands.control import ControlFlags, control_record, make_control
+from bdkit.commands.loading import ModelFlags
 from bdkit.commands.outputs import check_free
 from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
 from bdkit.errors import InputError
+from bdkit.methods.adapters import is_adapter, learned_words, load_drawable
 from bdkit.methods.base import check_class_noun, make_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.checkpoints import checkpoint_hash, sha256
-from bdkit.models.layouts.loading import DTYPES
 from bdkit.models.prompts import split_prompt
-from bdkit.models.stable_diffusion import load_base
 from bdkit.models.subjects import group_subjects, mean_subjects
 from dreambench.files import read_json, write_json
 from dreambench.pictures import list_pictures, read_picture, write_png
@@ -29,12 +29,12 @@ RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(ControlFlags):
+class GenerateConfig(ControlFlags, ModelFlags):
     """What is drawn.
 
     prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
     out: folder for the pictures and their run.json
-    model: folder of a model, or the name of a shipped one
+    model: folder or id of a model, the name of a shipped one, or what `bdkit finetune` wrote
     images: folder with pictures of the subject, for zero-shot
     subject: class word of the subject, such as dog
     target_subject: class word in the prompt, when another than the subject's
@@ -48,15 +48,12 @@ class GenerateConfig(ControlFlags):
     height: in pixels; none: the model's own
     width: in pixels; none: the model's own
     reference_weights: how much each picture of --images counts, in the order of their names
-    qformer_tokenizer: folder of bert-base-uncased's tokenizer, which the public checkpoints lack
-    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint lacks
     dtype: of the computation: float32, float16 or bfloat16
     cpu_offload: keep on the GPU only the part that is at work
     """
 
     prompt: str
     out: Path
-    model: str = "mini"
     images: Path | None = None
     subject: str | None = None
     target_subject: str | None = None
@@ -70,9 +67,6 @@ class GenerateConfig(ControlFlags):
     height: int | None = None
     width: int | None = None
     reference_weights: tuple[float, ...] = ()
-    qformer_tokenizer: str | None = None
-    base: str | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -96,9 +90,7 @@ def run(args: argparse.Namespace) -> int:
     check_free(config.out, overwrite=True)
     references = list_pictures(config.images) if config.images else []
     pictures = [read_picture(path) for path in references]
-    model = load_base(
-        config.model, qformer_tokenizer=config.qformer_tokenizer, base=config.base, dtype=DTYPES[config.dtype]
-    )
+    model = load_drawable(config.model, config.options)
     class_noun = _class_noun(config, model)
     scheduler = make_scheduler(config.scheduler, model)
     split_prompt(config.prompt, config.target_subject or class_noun)
@@ -108,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         "references": {path.name: sha256(path) for path in references},
         "structures": control_record(config),
     }
+    if is_adapter(Path(config.model)):
+        record["base_checkpoint"] = model.record["finetuned"]["checkpoint"]
     todo = _open_chunks(config.out, seeds, record, args.overwrite)
     if not todo:
         print(f"All {len(seeds)} pictures are already in {config.out}.")
@@ -173,7 +167,14 @@ def _drawn_settings(config: GenerateConfig) -> dict[str, Any]:
 
 
 def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
-    """The subject's class word, after all that can be wrong about the subject was checked."""
+    """The subject's class word, after all that can be wrong about the subject was checked.
+
+    Of a subject that was learned as words, these, where the prompt has a place for them; else the prompt is literal.
+    """
+    words = learned_words(model)
+    if words is not None:
+        _check_learned(config, words, model.record["finetuned"]["class_noun"])
+        return words if "{}" in config.prompt else None
     known = model.record.get("class_nouns")
     for word in (config.subject, config.target_subject):
         if word is not None:
@@ -198,6 +199,18 @@ def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
     if cached is None and config.subject is None and "{}" in config.prompt:
         raise InputError("the prompt has a place for a subject; give --images and --subject, or a fine-tuned --model")
     return cached or config.subject
+
+
+def _check_learned(config: GenerateConfig, words: str, class_noun: str) -> None:
+    """Raises InputError for another subject than the one that `words` stand for."""
+    if config.images:
+        raise InputError(
+            f"{config.model} already holds a subject ({class_noun}); leave --images out, or use --model mini"
+        )
+    if config.subject not in (None, class_noun):
+        raise InputError(f"{config.model} holds a {class_noun}, not a {config.subject}; leave --subject out")
+    if config.target_subject is not None:
+        raise InputError(f"{config.model} draws its subject by the words {words!r}; leave --target-subject out")
 
 
 def _open_chunks(out: Path, seeds: list[int], record: dict[str, Any], overwrite: bool) -> list[list[int]]:

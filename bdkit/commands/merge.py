@@ -1,4 +1,4 @@
-"""`bdkit merge SHARDS --out OUT`: one set of results from the folders of a run's shards."""
+"""`bdkit merge SHARDS --out OUT`: one set of results from the shards of `bdkit bench` or of `bdkit score`."""
 
 import argparse
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 from bdkit.errors import InputError
 from eval.bench import BenchConfig, protocol_of, score_and_report
 from eval.cache import default_cache
-from eval.layout import read_run
+from eval.layout import SCORES_FILE, load_saved_suite, read_run
 from eval.merge import merge_shards
-from eval.score import load_evaluators
+from eval.runner import prepare
+from eval.score import load_evaluators, merge_scores
+from eval.score_shards import has_parts
 from eval.system import pick_device
 from eval.tables import TABLE_MD
 
@@ -22,10 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Copies the pictures together, scores them, and prints the table."""
+    """Of `bdkit bench`: copies the pictures together, scores them, and prints the table. Of `bdkit score`: joins the
+    scores, for which neither pictures nor weights are needed.
+    """
     for shard in args.shards:
         if not shard.is_dir():
             raise InputError(f"{shard} is not a folder; name the folders of the shards")
+    if any(has_parts(shard) for shard in args.shards):
+        frame = merge_scores(args.shards, args.out)
+        suite = load_saved_suite(args.out)
+        if suite.source == "procedural":
+            prepare(suite, args.out)
+        print(f"{len(frame)} scores are in {args.out / SCORES_FILE}; 'bdkit table {args.out}' makes the table.")
+        return 0
     job = merge_shards(args.shards, args.out, args.photos)
     protocol = args.protocol or read_run(args.out).get("config", {}).get("protocol")
     protocol = protocol or protocol_of(BenchConfig(model=job.model), job.suite)

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", default="auto", help=f"how they lie: auto, {', '.join(LAYOUTS)} (default: auto)")
     parser.add_argument("--manifest", type=Path, help="CSV with their places, in place of a layout")
     parser.add_argument("--photos", type=Path, help="folder of the references of a suite of photos")
+    parser.add_argument("--published", action="store_true", help="published results too, each with its protocol")
     parser.add_argument(
         "--embed",
         type=int,
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pictures is not None or args.manifest is not None:
         root = args.pictures or args.out
         found = read_pictures(root, results.suite, layout=args.layout, manifest=args.manifest)
-    path = make_report(args.out, results, args.photos, ReportConfig(embed_at_most=args.embed), found)
+    config = ReportConfig(embed_at_most=args.embed, published=args.published)
+    path = make_report(args.out, results, args.photos, config, found)
     print(f"{path} opens in any browser; tables and plots are beside it.")
     return 0

@@ -14,7 +14,9 @@ from eval.manifest import LAYOUTS, read_pictures
 from eval.protocols import DEFAULT, DEFAULT_TOKEN, PROTOCOLS, find_protocol
 from eval.runner import prepare
 from eval.score import SCORES_FILE, ScoreOptions, load_evaluators, score_folder, score_pictures
+from eval.score_shards import FOLDER
 from eval.system import pick_device
+from eval.units import parse_shard
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,15 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--token", default=DEFAULT_TOKEN, help="the method's token, for texts that have it (default: sks)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that decode pictures, 0 for none")
+    parser.add_argument("--shard", metavar="I/N", help="score part I of N alone; 'bdkit merge' joins the parts' scores")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of embeddings for other runs to use again")
     parser.add_argument("--no-cache", action="store_true", help="keep no embeddings for other runs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes scores.csv and scores.parquet, or problems.csv when there is something wrong with the pictures."""
+    """Writes scores.csv and scores.parquet, of a shard shards/, or problems.csv when there is something wrong with the
+    pictures.
+    """
     out = args.out or args.pictures
     suite = _suite(args)
     rules = find_protocol(args.protocol or _protocol(args.pictures, suite))
+    shard = parse_shard(args.shard)
     # before anything is written, and before hours of scoring
     found = (
         None
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         cache=None if args.no_cache else args.cache or default_cache(),
         token=args.token,
+        shard=shard,
         extras=ExtraOptions(masks=args.masks, sources=args.sources),
     )
     if found is None:
@@ -87,6 +94,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             save_suite(suite, out)
         frame = score_pictures(found, suite, evaluators, out, photos=args.photos, options=options)
+    if shard[1] > 1:
+        print(
+            f"{len(frame)} scores, those of shard {args.shard}, are in {out / FOLDER}. When all shards are done: "
+            "'bdkit merge FOLDERS --out OUT' with the folders that they are in, were it one."
+        )
+        return 0
     print(f"{len(frame)} scores are in {out / SCORES_FILE}; 'bdkit table {out}' makes the table.")
     return 0
 

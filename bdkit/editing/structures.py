@@ -54,8 +54,11 @@ def depth_map(image: Image.Image, *, model: str = DEPTH_MODEL) -> Image.Image:
     return depth.convert("L").resize(image.size, Image.Resampling.BICUBIC).convert("RGB")
 
 
-def hed_edges(image: Image.Image, *, scribble: bool = False) -> Image.Image:
+def hed_edges(image: Image.Image, *, scribble: bool = False, model: str = ANNOTATORS) -> Image.Image:
     """Soft edges by HED, or scribbles made of them, white on black, RGB, of the picture's own size.
+
+    Args:
+        model: id or folder with the weights, ControlNetHED.pth.
 
     Raises InputError when the optional library is not installed, or its weights are not there.
     """
@@ -65,20 +68,22 @@ def hed_edges(image: Image.Image, *, scribble: bool = False) -> Image.Image:
         kind = "scribble" if scribble else "hed"
         raise InputError(f"the structure {kind!r} needs controlnet_aux; install it with: {EXTRA}") from None
     try:
-        detector = HEDdetector.from_pretrained(ANNOTATORS)
-    except OSError as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"the weights of HED ({ANNOTATORS}) cannot be read: {line}") from None
-    side = min(image.size)
+        detector = HEDdetector.from_pretrained(model)
+    except Exception as error:  # a damaged pickle raises anything
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the weights of HED ({model}) cannot be read: {line}; fetch them once with a network, or give a folder"
+        ) from None
+    side = max(64, min(image.size))  # it works on multiples of 64
     edges: Image.Image = detector(
         image.convert("RGB"), detect_resolution=side, image_resolution=side, scribble=scribble
     )
     return edges.convert("RGB").resize(image.size, Image.Resampling.BICUBIC)
 
 
-def scribbles(image: Image.Image) -> Image.Image:
+def scribbles(image: Image.Image, *, model: str = ANNOTATORS) -> Image.Image:
     """Scribbles, as if drawn by hand, from HED's soft edges; see `hed_edges`."""
-    return hed_edges(image, scribble=True)
+    return hed_edges(image, scribble=True, model=model)
 
 
 STRUCTURES: dict[str, Callable[..., Image.Image]] = {

@@ -18,6 +18,7 @@ from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.options import LoadOptions
 from bdkit.models.stable_diffusion import load_base
 
 METHODS: dict[str, Any] = {
@@ -62,7 +63,13 @@ def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> 
 
 
 def build_method(
-    name: str, model: str | BlipDiffusion, *, preset: str | None = None, device: str | None = None, **overrides: Any
+    name: str,
+    model: str | BlipDiffusion,
+    *,
+    preset: str | None = None,
+    device: str | None = None,
+    options: LoadOptions | None = None,
+    **overrides: Any,
 ) -> Method:
     """A method on a model.
 
@@ -72,17 +79,18 @@ def build_method(
             hub id, or a model in memory. All but blip-diffusion can start from a plain Stable Diffusion v1.
         preset: a key of `METHOD_PRESETS`; None: the one that the model's record names, else "paper".
         device: None: the GPU where there is one; a model in memory stays where it is.
+        options: how a model that is not in memory is read.
         overrides: settings of the method in place of the preset's.
 
     Raises:
         InputError: unknown method, preset or setting, or no such model.
     """
     method_config(name)  # a wrong name is told before the weights are read
-    given = model if isinstance(model, BlipDiffusion) else load_base(model)
+    given = model if isinstance(model, BlipDiffusion) else load_base(model, options)
     config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
     start = given
     if config.start is not None:
-        start = load_base(start_folder(config.start, given.source))
+        start = load_base(start_folder(config.start, given.source), options)
     if device is None and not isinstance(model, BlipDiffusion):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     start.to(given.device if device is None else device)

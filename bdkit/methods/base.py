@@ -12,15 +12,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import diffusers
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bdkit.errors import InputError
-from bdkit.finetuning import FewStepConfig, Snapshot
+from bdkit.finetuning import FewStepConfig, Snapshot, Work, cast
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import checkpoint_hash, new_folder
-from bdkit.models.stable_diffusion import RECORD
-from bdkit.training_loop import write_json
+from bdkit.models.checkpoints import checkpoint_hash
 
 TOKEN_AND_NOUN = "{} {}"
 """The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
@@ -102,6 +99,8 @@ class ModelMethod:
         self.scheduler = make_scheduler(config.scheduler, model)
         self.snapshots: tuple[int, ...] = ()
         self.progress = False
+        self.work: Work | None = None
+        """Where `fit` keeps what is unfinished, so that the same call goes on with it; None: nowhere."""
         self._base_config = config
         self._checkpoint: str | None = None
 
@@ -220,6 +219,19 @@ class TrainedMethod(ModelMethod):
             self._applied = step
         return self._kept[step]
 
+    @contextmanager
+    def exact(self, parts: Sequence[nn.Module]) -> Iterator[None]:
+        """The selected weights of ``parts`` in float32, as they were trained, whatever the model's precision."""
+        snapshot, dtype = self.selected(), self.model.unet.dtype
+        try:
+            for part in parts:
+                cast(part, torch.float32)
+            self._apply(snapshot)
+            yield
+        finally:
+            for part in parts:
+                cast(part, dtype)
+
     def _apply(self, snapshot: Snapshot) -> None:
         raise NotImplementedError
 
@@ -286,13 +298,3 @@ def start_folder(start: str, given: str) -> str:
     """The model a method starts from: a folder of that name beside the given model's, else ``start`` itself."""
     sibling = Path(given).parent / start if given else None
     return str(sibling) if sibling is not None and Path(given).is_dir() and sibling.is_dir() else start
-
-
-def save_adapter(folder: str | Path, name: str, weights: Snapshot, settings: dict[str, Any]) -> Path:
-    """Writes a folder with the weights that go on top of a model (``name``) and what they were made with."""
-    place = Path(folder)
-    with new_folder(place) as temporary:
-        tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
-        save_file(tensors, temporary / name, metadata={"format": "pt"})
-        write_json(temporary / RECORD, settings)
-    return place

@@ -39,7 +39,7 @@ class BlipDiffusionMethod(TrainedMethod):
         self._keep({}, [])
         try:
             kept, history = finetune_subject(
-                self.model, self._unet, images, class_noun, self.config, seed, progress=self.progress
+                self.model, self._unet, images, class_noun, self.config, seed, progress=self.progress, work=self.work
             )
         finally:
             if self.config.steps:
@@ -59,12 +59,15 @@ class BlipDiffusionMethod(TrainedMethod):
         Raises InputError when nothing was fitted.
         """
         settings, snapshot = self.fitted_settings, self.selected()
-        with exchanged(
-            self.model,
-            unet=self._unet,
-            subject_embeddings=snapshot["subject_embeddings"],
-            subject_class=self.class_noun,
-            record={**self.model.record, "finetuned": settings},
+        with (
+            self.exact([self._unet] if self.config.steps else []),
+            exchanged(
+                self.model,
+                unet=self._unet,
+                subject_embeddings=snapshot["subject_embeddings"],
+                subject_class=self.class_noun,
+                record={**self.model.record, "finetuned": settings},
+            ),
         ):
             return self.model.save_pretrained(folder)
 

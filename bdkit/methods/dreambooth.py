@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from bdkit.finetuning import (
     cache_latents,
     cast,
     draw_latents,
+    remembered,
     subject_loss,
     train_few_steps,
     training_settings,
@@ -137,7 +139,7 @@ class DreamBooth(TrainedMethod):
         with self._training(), training_settings(self._unet, config):
             name = f"DreamBooth on a {class_noun}"
             kept, history = train_few_steps(
-                module, batches, config, seed, device=model.device, name=name, progress=self.progress
+                module, batches, config, seed, device=model.device, name=name, progress=self.progress, work=self.work
             )
         self.class_noun = class_noun
         self._keep(kept, history)
@@ -181,19 +183,19 @@ class DreamBooth(TrainedMethod):
             parts = []
             starts = range(0, len(seeds), CLASS_IMAGE_BATCH)
             for start in tqdm(starts, desc=f"pictures of any {class_noun}", disable=not self.progress):
-                parts.append(
-                    self.model(
-                        CAPTION,
-                        source_subject=class_noun,
-                        seeds=seeds[start : start + CLASS_IMAGE_BATCH],
-                        guidance_scale=self.config.guidance_scale,
-                        num_inference_steps=self.config.num_inference_steps,
-                        negative_prompt=self.config.negative_prompt,
-                        prompt_reps=1,
-                        scheduler=self.scheduler,
-                        output_type="latent",
-                    )
+                draw = partial(
+                    self.model,
+                    CAPTION,
+                    source_subject=class_noun,
+                    seeds=seeds[start : start + CLASS_IMAGE_BATCH],
+                    guidance_scale=self.config.guidance_scale,
+                    num_inference_steps=self.config.num_inference_steps,
+                    negative_prompt=self.config.negative_prompt,
+                    prompt_reps=1,
+                    scheduler=self.scheduler,
+                    output_type="latent",
                 )
+                parts.append(remembered(self.work, f"class-{start}", draw))
             self._class_latents[class_noun] = torch.cat(parts).float()
         return self._class_latents[class_noun]
 
@@ -206,8 +208,8 @@ class DreamBooth(TrainedMethod):
     def save(self, folder: str | Path) -> Path:
         """A whole model that draws the subject from its rare word, readable part by part by diffusers."""
         record = {**self.model.record, "finetuned": self.fitted_settings}
-        self.selected()
-        with exchanged(self.model, unet=self._unet, text_encoder=self._text_encoder, record=record):
+        parts = exchanged(self.model, unet=self._unet, text_encoder=self._text_encoder, record=record)
+        with self.exact(self._parts()), parts:
             return self.model.save_pretrained(folder)
 
     def _apply(self, snapshot: Snapshot) -> None:

@@ -11,21 +11,17 @@ from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from bdkit.errors import InputError
 from bdkit.finetuning import Snapshot, frozen
-from bdkit.methods.base import save_adapter
+from bdkit.methods.adapters import ADAPTER, LORA, LORA_B, lora_tensors, save_adapter
 from bdkit.methods.dreambooth import DreamBooth, DreamBoothConfig
 from bdkit.models.blip_diffusion import BlipDiffusion
 
-ADAPTER = "default"
 INITIAL = "gaussian"  # that of the public recipe: A from a normal distribution, B nought
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +103,10 @@ class DreamBoothLora(DreamBooth):
         """The additions as diffusers' ``load_lora_weights`` reads them, and how they were made."""
         settings = self.fitted_settings
         self.selected()
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self._unet, adapter_name=ADAPTER))
-        return save_adapter(folder, WEIGHTS, {f"unet.{name}": value for name, value in state.items()}, settings)
+        scale = (self.lora.alpha or self.lora.rank) / self.lora.rank  # multiplied in: readers take alpha for the rank
+        state = lora_tensors(self._unet)
+        state |= {name: value * scale for name, value in state.items() if name.endswith(LORA_B)}
+        return save_adapter(folder, LORA, state, settings, self.model)
 
 
 def _added(unet: UNet2DConditionModel) -> list[nn.Parameter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +22,8 @@ from bdkit.finetuning import (
     train_few_steps,
     training_settings,
 )
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, save_adapter
+from bdkit.methods.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.vocabulary import PLACEHOLDER_TOKEN
 
@@ -109,12 +109,8 @@ class TextualInversion(TrainedMethod):
         if not config.templates:
             raise InputError("textual-inversion needs captions; give at least one template")
         self.config = config
-        self._tokenizer = copy.deepcopy(model.tokenizer)
-        token = config.placeholder_token
-        if {token, f"{token}</w>"} & set(self._tokenizer.get_vocab()):
-            raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
-        self._tokenizer.add_tokens([token])
-        self._token_id: int = self._tokenizer.convert_tokens_to_ids(token)
+        self._tokenizer = with_token(model.tokenizer, config.placeholder_token)
+        self._token_id: int = self._tokenizer.convert_tokens_to_ids(config.placeholder_token)
         self._token_embedding: nn.Embedding | None = None
 
     def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
@@ -139,14 +135,13 @@ class TextualInversion(TrainedMethod):
         with frozen(model.unet, model.text_encoder), training_settings(model.unet, config):
             name = f"Textual Inversion on a {class_noun}"
             kept, history = train_few_steps(
-                module, batches, config, seed, device=model.device, name=name, progress=self.progress
+                module, batches, config, seed, device=model.device, name=name, progress=self.progress, work=self.work
             )
         self.class_noun = class_noun
         self._keep(kept, history)
 
     def _words(self, class_noun: str) -> str:
-        token = self.config.placeholder_token
-        return f"{token} {class_noun}" if self.config.with_class_noun else token
+        return placeholder_words(self.config.placeholder_token, class_noun, self.config.with_class_noun)
 
     def _class_embedding(self, class_noun: str) -> Tensor:
         """(D,), the mean over the tokens of the class noun."""
@@ -169,12 +164,11 @@ class TextualInversion(TrainedMethod):
         """The new word's vector, as diffusers' ``load_textual_inversion`` reads it, and how it was learned."""
         settings = self.fitted_settings
         vector = self.selected()["placeholder"].unsqueeze(0)
-        return save_adapter(folder, "learned_embeds.safetensors", {self.config.placeholder_token: vector}, settings)
+        return save_adapter(folder, WORD, {self.config.placeholder_token: vector}, settings, self.model)
 
     def _apply(self, snapshot: Snapshot) -> None:
-        weight = self.model.text_encoder.model.embeddings.token_embedding.weight.detach()
+        own = self.model.text_encoder.model.embeddings.token_embedding
         if self._token_embedding is None:
-            row = weight.new_zeros(max(0, self._token_id + 1 - len(weight)), weight.shape[1])
-            self._token_embedding = nn.Embedding.from_pretrained(torch.cat([weight, row]))
+            self._token_embedding = with_rows(own, self._token_id + 1)
         with torch.no_grad():
-            self._token_embedding.weight[self._token_id] = snapshot["placeholder"].to(weight)
+            self._token_embedding.weight[self._token_id] = snapshot["placeholder"].to(own.weight)

@@ -20,6 +20,7 @@ from bdkit.models.conventions import Conventions
 from bdkit.models.images import to_images, to_unit
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.offload import offload_in_turn
+from bdkit.models.options import LoadOptions
 from bdkit.models.prompts import warn_of_lost
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
 from bdkit.models.subjects import group_subjects, mean_subjects
@@ -76,6 +77,7 @@ class BlipDiffusion(SubjectConditioning):
         self.subject_embeddings: Tensor | None = None
         self.subject_class: str | None = None
         self.source: str = ""
+        self.options = LoadOptions()
         self._offload_device: torch.device | None = None
         self._offload_hooks: list[Any] = []
         self.eval()
@@ -109,7 +111,8 @@ class BlipDiffusion(SubjectConditioning):
         from bdkit.models.checkpoints import load_model
 
         return load_model(
-            path, qformer_tokenizer=qformer_tokenizer, base=base, local_files_only=local_files_only, dtype=dtype
+            path,
+            LoadOptions(qformer_tokenizer=qformer_tokenizer, base=base, local_files_only=local_files_only, dtype=dtype),
         )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
 from bdkit.models.conventions import Conventions
 from bdkit.models.multimodal_encoder import MultimodalEncoder
+from bdkit.models.options import LoadOptions
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
+from bdkit.training_loop import write_json
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "qformer", "qformer_tokenizer", "scheduler")
 RECORD = "bdkit.json"
+FINETUNED = "finetuned.json"
+"""What was learned from what, beside weights that are in no layout of bdkit's own."""
 
 
 def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
@@ -38,6 +43,8 @@ def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
     from bdkit.models.layouts.lavis import is_lavis
 
     folder = Path(path)
+    if not folder.exists() and folder.name and folder.parent.is_dir():
+        recover_folder(folder)
     if folder.is_dir() or is_lavis(folder):
         return folder
     shipped = SHIPPED / str(path)
@@ -76,6 +83,8 @@ def _foreign_hashes(folder: Path) -> dict[str, str]:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
+    if not path.exists() and (folder / FINETUNED).exists():
+        raise InputError(f"{folder} holds a LoRA or a learned word, no whole model; draw with it by bdkit generate")
     if not path.exists():
         raise InputError(f"{folder} is not a bdkit model: {RECORD} is missing; save models with save_pretrained")
     try:
@@ -110,34 +119,20 @@ def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
     return places
 
 
-def load_model(
-    path: str | Path,
-    *,
-    qformer_tokenizer: str | Path | None = None,
-    base: str | Path | None = None,
-    local_files_only: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> BlipDiffusion:
+def load_model(path: str | Path, options: LoadOptions) -> BlipDiffusion:
     """See `BlipDiffusion.from_pretrained`."""
     from bdkit.models.layouts.loading import compare_with_base, load_foreign, resolve_base
 
-    folder = resolve(path, local_files_only=local_files_only)
-    base_folder = resolve_base(base, local_files_only=local_files_only)
-    options: dict[str, Any] = {
-        "qformer_tokenizer": qformer_tokenizer,
-        "local_files_only": local_files_only,
-        "dtype": dtype,
-    }
-    model = load_foreign(folder, base_folder, **options) or _load_own(folder, **options)
-    model.source = str(path)
-    if base_folder is not None:
-        compare_with_base(model, base_folder)
+    folder = resolve(path, local_files_only=options.local_files_only)
+    base = resolve_base(options.base, local_files_only=options.local_files_only)
+    model = load_foreign(folder, replace(options, base=base)) or _load_own(folder, options)
+    model.source, model.options = str(path), options
+    if base is not None:
+        compare_with_base(model, base)
     return model
 
 
-def _load_own(
-    folder: Path, *, qformer_tokenizer: str | Path | None, local_files_only: bool, dtype: torch.dtype
-) -> BlipDiffusion:
+def _load_own(folder: Path, options: LoadOptions) -> BlipDiffusion:
     from bdkit.models.layouts.tokenizers import load_bert_tokenizer
 
     record = _read_record(folder)
@@ -148,14 +143,13 @@ def _load_own(
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{folder} cannot be read: {line}; fetch or save the model again") from error
-    if qformer_tokenizer is not None:
-        words = model.multimodal_encoder.qformer.config.vocab_size
-        model.qformer_tokenizer = load_bert_tokenizer(qformer_tokenizer, [], words, local_files_only=local_files_only)
+    if options.qformer_tokenizer is not None:
+        model.qformer_tokenizer = load_bert_tokenizer(options, [], model.multimodal_encoder.qformer.config.vocab_size)
     subject = folder / "subject.safetensors"
     if subject.exists():
         model.subject_embeddings = load_file(subject)["subject_embeddings"]
         model.subject_class = record.get("subject_class")
-    return model if dtype == torch.float32 else model.to(dtype)
+    return model if options.dtype == torch.float32 else model.to(options.dtype)
 
 
 def _load_parts(places: dict[str, Path], record: dict[str, Any]) -> BlipDiffusion:
@@ -200,9 +194,10 @@ def _class_name(folder: Path) -> str:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary sibling that becomes ``folder`` when the block ends well, and vanishes otherwise.
 
-    An existing ``folder`` is replaced.
+    An existing ``folder`` is replaced. What a killed process left beside it is put back or removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -221,6 +216,29 @@ def new_folder(folder: Path) -> Iterator[Path]:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Puts ``folder`` back where a process was killed while `new_folder` replaced it, and removes such leftovers."""
+    for kind in ("old", "tmp"):
+        for left in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.{kind}")):
+            number = left.name.split(".")[-2]
+            if not number.isdecimal() or _is_running(int(number)):
+                continue
+            if kind == "old" and not folder.exists():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def save_model(
@@ -289,6 +307,20 @@ def save_diffusers_config(part: Any, folder: Path) -> None:
     if isinstance(part, AutoencoderTiny):  # it stores a field that its own constructor refuses with a warning
         config.pop("block_out_channels", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def add_controlnet(folder: Path, net: Any, dtype: torch.dtype) -> None:
+    """Puts a ControlNet into a model's folder and names it in its index, as salesforce/blipdiffusion-controlnet does.
+
+    LAVIS's layout has no index, and so no place for one.
+    """
+    with new_folder(folder / "controlnet") as temporary:
+        save_diffusers_part(net, temporary, dtype)
+    path = folder / "model_index.json"
+    index = {**json.loads(path.read_text()), "controlnet": ["diffusers", "ControlNetModel"]}
+    if index["_class_name"] == "BlipDiffusionPipeline":
+        index["_class_name"] = "BlipDiffusionControlNetPipeline"
+    write_json(path, dict(sorted(index.items())))
 
 
 def save_tensors(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype) -> None:

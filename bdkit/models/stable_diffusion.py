@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 from bdkit.diffusion import Vae
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import new_folder, resolve, save_diffusers_part, save_tensors
+from bdkit.models.checkpoints import FINETUNED, load_model, new_folder, resolve, save_diffusers_part, save_tensors
 from bdkit.models.layouts.files import read_json
 from bdkit.models.layouts.keys import text_to_file
 from bdkit.models.layouts.public_diffusers import (
@@ -28,12 +28,12 @@ from bdkit.models.layouts.public_diffusers import (
     write_text_encoder_config,
 )
 from bdkit.models.layouts.tokenizers import load_clip_tokenizer, save_clip_tokenizer
+from bdkit.models.options import LoadOptions
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
 from bdkit.training_loop import write_json
 
 INDEX = "model_index.json"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
-RECORD = "finetuned.json"
 
 
 class StableDiffusion(BlipDiffusion):
@@ -99,7 +99,7 @@ class StableDiffusion(BlipDiffusion):
             self.scheduler.save_pretrained(temporary / "scheduler")
             write_json(temporary / INDEX, self._index())
             if self.record:
-                write_json(temporary / RECORD, self.record)
+                write_json(temporary / FINETUNED, self.record)
         return place
 
     def _index(self) -> dict[str, Any]:
@@ -125,30 +125,22 @@ def is_stable_diffusion(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in PARTS) and not (folder / "qformer").exists()
 
 
-def load_base(
-    path: str | Path,
-    *,
-    qformer_tokenizer: str | Path | None = None,
-    base: str | Path | None = None,
-    local_files_only: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> BlipDiffusion:
+def load_base(path: str | Path, options: LoadOptions | None = None) -> BlipDiffusion:
     """What a method can start from: a BLIP-Diffusion in any layout, or a plain Stable Diffusion v1.
 
     Args:
         path: a folder, the name of a shipped model, or a hub id.
-        qformer_tokenizer, base, dtype: see `BlipDiffusion.from_pretrained`.
+        options: see `BlipDiffusion.from_pretrained`; a Stable Diffusion needs no other part.
 
     Raises:
         InputError: no such model, or a folder that is neither.
     """
-    folder = resolve(path, local_files_only=local_files_only)
+    options = options or LoadOptions()
+    folder = resolve(path, local_files_only=options.local_files_only)
     if not is_stable_diffusion(folder):
-        return BlipDiffusion.from_pretrained(
-            path, qformer_tokenizer=qformer_tokenizer, base=base, local_files_only=local_files_only, dtype=dtype
-        )
-    model = load_stable_diffusion(folder, dtype=dtype)
-    model.source = str(path)
+        return load_model(path, options)
+    model = load_stable_diffusion(folder, dtype=options.dtype)
+    model.source, model.options = str(path), options
     return model
 
 
@@ -171,7 +163,7 @@ def load_stable_diffusion(folder: str | Path, *, dtype: torch.dtype = torch.floa
         text_encoder=load_text_encoder(place / "text_encoder", dtype),
         tokenizer=load_clip_tokenizer(place / "tokenizer"),
         scheduler=load_scheduler(place / "scheduler"),
-        record=read_json(place / RECORD) if (place / RECORD).exists() else None,
+        record=read_json(place / FINETUNED) if (place / FINETUNED).exists() else None,
     )
     model.source = str(folder)
     return model

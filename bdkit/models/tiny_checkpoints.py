@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import save_diffusers_part, save_model
+from bdkit.models.checkpoints import add_controlnet, save_model
 from bdkit.models.conventions import Conventions
 from bdkit.models.images import SubjectPixels
 from bdkit.models.layouts.keys import ours_to_public, public_to_ours, text_from_file, text_to_file
@@ -59,16 +59,18 @@ def write_tiny_checkpoint(
         controlnet: add a ``controlnet/``, as ``salesforce/blipdiffusion-controlnet`` has.
 
     Raises:
-        InputError: unknown layout.
+        InputError: unknown layout, or one that has no place for a ControlNet.
     """
     if layout not in WRITERS:
         raise InputError(f"unknown layout {layout!r}; use {', '.join(WRITERS)}")
+    if controlnet and layout == "lavis":
+        raise InputError("LAVIS's layout has no place for a ControlNet; write it in another one")
     folder = Path(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         WRITERS[layout](public_tiny_model(seed), folder, dtype)
     if controlnet:
-        save_diffusers_part(tiny_controlnet(seed), folder / "controlnet", dtype)
+        add_controlnet(folder, tiny_controlnet(seed), dtype)
     return folder
 
 

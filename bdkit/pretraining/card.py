@@ -22,7 +22,7 @@ def write_card(folder: Path, runs: Path, stages: Sequence[str], config: Any) -> 
         device = f"{run['device']} ({processes} x {run['threads']} threads)"
         finals = ", ".join(f"{k} {v:.3f}" for k, v in final.items() if k not in ("step", "seconds"))
         rows.append(
-            f"| {stage} | {settings['steps']} | {settings['batch_size'] * processes} | {settings['learning_rate']:g} | "
+            f"| {stage} | {_steps(settings)} | {settings['batch_size'] * processes} | {settings['learning_rate']:g} | "
             f"{settings['seed']} | {run['seconds'] / 60:.1f} | {device} | {finals} |"
         )
         curves[stage] = pd.read_csv(runs / stage / "loss.csv")
@@ -69,3 +69,9 @@ def _plot(curves: dict[str, pd.DataFrame], path: Path) -> None:
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
     figure.savefig(path, dpi=90)
+
+
+def _steps(settings: dict[str, Any]) -> str:
+    """The number of steps, and those at which the learning rate began anew."""
+    rounds = ", ".join(str(step) for step in settings.get("restarts", ()))
+    return f"{settings['steps']}{f' (rate anew at {rounds})' if rounds else ''}"

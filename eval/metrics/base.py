@@ -94,6 +94,7 @@ class Metric:
     of_prompt: it judges the prompt, so it is not defined for the oracle
     of_mini_world: it reads the mini world's ground truth, so it is not defined for photos
     of_edits: it compares a picture with the one it was made from
+    of_several: it compares a subject's references with each other, so it is not defined where every subject has one
     partial: NaN where it is not defined for a picture (that picture then has no score)
     optional: scored only where it is asked for by name
     higher_is_better: False where less is better
@@ -106,6 +107,7 @@ class Metric:
     of_prompt: bool = False
     of_mini_world: bool = False
     of_edits: bool = False
+    of_several: bool = False
     partial: bool = False
     optional: bool = False
     higher_is_better: bool = True

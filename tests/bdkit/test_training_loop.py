@@ -26,7 +26,6 @@ from bdkit.training_loop import (
     TrainingDiverged,
     TrainingLoop,
     step_generator,
-    trainable,
     write_atomically,
     write_json,
 )
@@ -355,13 +354,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(full_disk: Path) -> None:
         write_json(full_disk / "run.json", ["x" * 100] * 2000)
     assert json.loads((full_disk / "run.json").read_text())["config"]["steps"] == 2
     assert sorted(p.name for p in full_disk.iterdir()) == names
-
-
-def test_trainable_switches_gradients() -> None:
-    module = Regression()
-    assert len(trainable(module, False)) == len(list(module.parameters()))
-    assert not any(p.requires_grad for p in module.parameters())
-    assert all(p.requires_grad for p in trainable(module))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ def test_parts_have_the_published_numbers_of_parameters() -> None:
         "unet": 859_520_964,
         "vae": 83_653_863,
         "text_encoder": 123_060_480,
+        # ViT-L/14 of 23 layers, BERT-base with cross-attention and a second feed-forward, 16 queries, projection
+        "multimodal_encoder": 290_583_552 + 198_663_936 + 16 * 768 + 4_723_968,
     }
     for name, expected in counts.items():
         assert sum(p.numel() for p in getattr(model, name).parameters()) == expected, name

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from exact_evaluators import evaluators
 from PIL import Image
-from tiny_bench import METHODS, ROWS, TinyMethod, evaluators
+from tiny_bench import METHODS, ROWS, TinyMethod
 
 from dreambench.errors import InputError
 from dreambench.suites import load_suite
 from eval.rows import Generation
 from eval.runner import generate
-from eval.score import score_folder
+from eval.score import ScoreOptions, score_folder
 
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2)
 DELAY = 0.01
@@ -70,12 +71,20 @@ def job(out: Path, tiny: Any = TinyMethod, **named: Any) -> Generation:
     return Generation(**{**values, **named})
 
 
-def run(out: Path, tiny: Any = TinyMethod, score: bool = False, **named: Any) -> None:
-    """Generates and, when asked, scores, as `bdkit bench` does."""
+def run(
+    out: Path,
+    tiny: Any = TinyMethod,
+    score: bool = False,
+    cache: Path | None = None,
+    score_shard: tuple[int, int] = (1, 1),
+    **named: Any,
+) -> None:
+    """Generates and, when asked, scores, as `bdkit bench` and `bdkit score` do."""
     torch.set_num_threads(1)
     generate(job(out, tiny, **named))
     if score:
-        score_folder(out, evaluators(), show_progress=False)
+        options = ScoreOptions(cache=cache, shard=score_shard)
+        score_folder(out, evaluators("mini"), options=options, show_progress=False)
 
 
 # children are forked from a fresh process that has imported everything, so that a start takes no time

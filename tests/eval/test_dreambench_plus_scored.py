@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tiny_bench import METHODS, ROWS, evaluators
 
+from bdkit.cli import main
 from dreambench.dreambench_plus import FOLDERS, KINDS, PUBLISHED_COUNTS
 from dreambench.suites import load_suite
 from eval.bench import BenchConfig, run_bench
@@ -75,3 +76,39 @@ def test_pictures_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> No
     results = make_tables(out)
     assert results.coverage["emu2"].n_pictures == 18
     assert results.estimates["emu2", "clip_t"].n_subjects == 2
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_the_command_line_makes_a_table_of_it(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What its own code leaves, src_image/ and text/ among it, of one subject of each category."""
+    suite = load_suite("dreambench++", photos)
+    chosen = [next(subject for subject in suite.subjects if subject.category == category) for category in FOLDERS]
+    rng = np.random.default_rng(2)
+    samples = tmp_path / "samples" / "blip_diffusion_gs7_5_step100_seed42_torch_float16"
+    for subject in chosen:
+        for prompt in suite.prompts(subject):
+            for kind in ("src_image", "tgt_image"):
+                path = samples / kind / subject.name / f"{prompt.index}_0.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
+            words = samples / "text" / subject.name / f"{prompt.index}_0.txt"
+            words.parent.mkdir(parents=True, exist_ok=True)
+            words.write_text(prompt.text(subject.class_noun))
+    (samples / "negative_prompt.txt").write_text("")
+    out = tmp_path / "scores"
+    command = ["score", str(samples.parent), "--suite", "dreambench++", "--photos", str(photos), "--out", str(out)]
+    command += ["--layout", "dreambench++", "--protocol", "mini", "--workers", "0", "--no-cache"]
+    assert main(command) == 2
+    assert f"{150 * 9 - 36} pictures are missing" in capsys.readouterr().err
+    assert main([*command, "--allow-missing"]) == 0
+    scores = pd.read_csv(out / "scores.csv")
+    made = scores[scores["method"] == samples.name]
+    assert set(scores["metric"]) == set(made["metric"]) == {"dino", "clip_i", "clip_t"}
+    assert made.groupby("metric").size().eq(36).all()
+    capsys.readouterr()
+    assert main(["table", str(out), "--split", "category"]) == 0
+    text = capsys.readouterr().out
+    assert f"| {samples.name} (36/1350 pictures, 4/150 subjects) |" in text
+    for heading in ("animals", "humans", "objects", "styles"):
+        assert f"## Split: {heading}" in text

@@ -251,6 +251,16 @@ def test_weights_of_plain_tensors_are_read_and_pickles_are_not(tmp_path: Path) -
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_openais_torchscript_archive_is_refused_with_what_to_use(tmp_path: Path) -> None:
+    archive = tmp_path / "ViT-B-32.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), archive)
+    with pytest.raises(InputError, match=r"ViT-B-32\.pt is a TorchScript archive") as caught:
+        load_encoder("clip", "dreambench", source=WeightsSource(files=(("clip", archive),), offline=True))
+    assert "use open_clip_model.safetensors of timm/vit_base_patch32_clip_224.openai" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["dino", "clip"])
 def test_absent_public_weights_are_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))

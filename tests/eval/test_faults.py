@@ -3,25 +3,31 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fault_bench
 import numpy as np
 import pytest
+from exact_evaluators import evaluators
 from fault_bench import Slow, VerySlow, job, pictures, run, start
 from PIL import Image
 from tiny_bench import ROWS
 
 from bdkit.cli import main, one_line
 from dreambench.errors import InputError
-from dreambench.suites import load_suite
+from eval.layout import save_suite
+from eval.manifest import read_tree
 from eval.merge import merge_shards
 from eval.rows import Row
 from eval.runner import generate
+from eval.score import ScoreOptions, merge_scores, score_pictures
+from eval.score_shards import FOLDER
 from eval.stamps import picture_state, read_stamp, write_stamped
 
 N_KILLS = 20
@@ -66,7 +72,8 @@ def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(
     rng = random.Random(n_shards)
     generating, everything = durations
     killed = {"generate": 0, "score": 0}
-    shards = [{"out": tmp_path, "tiny": Slow, "shard": (number, n_shards)} for number in range(1, n_shards + 1)]
+    out = tmp_path / "out"
+    shards = [{"out": out, "tiny": Slow, "shard": (number, n_shards)} for number in range(1, n_shards + 1)]
     total = n_pictures(whole)
     # the first half of the kills while pictures are made: each run goes on where the last was, a little further
     while killed["generate"] < N_KILLS // 2:
@@ -79,33 +86,47 @@ def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(
         for child in children:
             child.join()
             killed["generate"] += child.exitcode == -signal.SIGKILL
-        if n_pictures(tmp_path) == total:
-            for path in (tmp_path / "pictures").rglob("*.png"):
+        if n_pictures(out) == total:
+            for path in (out / "pictures").rglob("*.png"):
                 if rng.random() < 0.5:
                     path.unlink()
     children = [start(**shard) for shard in shards]
     for child in children:
         child.join()
         assert child.exitcode == 0
-    assert pictures(tmp_path) == pictures(whole)
-    # the other half while they are scored
+    assert pictures(out) == pictures(whole)
+    # the other half while they are scored, by as many shards with one cache
+    scoring = [
+        {"out": out, "tiny": Slow, "score": True, "cache": tmp_path / "cache", "score_shard": (number, n_shards)}
+        for number in range(1, n_shards + 1)
+    ]
     attempts = 0
     while killed["score"] < N_KILLS // 2 and attempts < 4 * N_KILLS:
         attempts += 1
-        child = start(out=tmp_path, tiny=Slow, score=True)
-        child.join(rng.uniform(0, everything - generating))
-        child.kill()
-        child.join()
-        killed["score"] += child.exitcode == -signal.SIGKILL
-        if child.exitcode == 0:
-            (tmp_path / "scores.csv").unlink()
+        children = [start(**shard) for shard in scoring]
+        for child in children:
+            child.join(rng.uniform(0, everything - generating))
+            child.kill()
+            child.join()
+            killed["score"] += child.exitcode == -signal.SIGKILL
+        if all(child.exitcode == 0 for child in children):
+            shutil.rmtree(tmp_path / "cache")
     assert min(killed.values()) >= N_KILLS // 2
-    last = start(out=tmp_path, tiny=Slow, score=True)
-    last.join()
-    assert last.exitcode == 0
-    assert results(tmp_path) == results(whole)
-    assert pictures(tmp_path) == pictures(whole)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
+    score_whole(out, scoring)
+    assert results(out) == results(whole)
+    assert pictures(out) == pictures(whole)
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def score_whole(out: Path, scoring: list[dict[str, Any]]) -> None:
+    """Lets the shards finish, and puts their scores together."""
+    children = [start(**shard) for shard in scoring]
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    if len(scoring) > 1:
+        merge_scores([out], out)
+        shutil.rmtree(out / FOLDER)
 
 
 @pytest.mark.slow
@@ -127,6 +148,18 @@ def test_shards_in_folders_of_their_own_are_killed_and_merged(
     merge_shards(shards, out, show_progress=False)
     run(out, score=True)
     assert results(out) == results(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_on_each_shard_of_a_scoring_do_no_harm(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "out"
+    run(out)
+    scoring = [
+        {"out": out, "score": True, "cache": tmp_path / "cache", "score_shard": (number, 2)} for number in (1, 2, 1, 2)
+    ]
+    score_whole(out, scoring)
+    assert results(out) == results(whole)
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 @pytest.mark.slow
@@ -257,6 +290,32 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on(
     assert len(pictures(out)) == 3 * fault_bench.SUITE.n_pictures
 
 
+@pytest.mark.parametrize("leave", [0, 8_000])
+def test_scoring_on_a_full_disk_is_told_in_one_line_and_goes_on(
+    small_disk: Path, tmp_path: Path, whole: Path, leave: int
+) -> None:
+    run(tmp_path / "whole")
+    found = read_tree(tmp_path / "whole", fault_bench.SUITE, "whole")
+    shutil.copytree(tmp_path / "whole/references", small_disk / "out/references")
+    save_suite(fault_bench.SUITE, small_disk / "out")
+    ballast = fill(small_disk, leave)
+
+    def score() -> None:
+        options = ScoreOptions(cache=small_disk / "cache")
+        score_pictures(
+            found, fault_bench.SUITE, evaluators("mini"), small_disk / "out", options=options, show_progress=False
+        )
+
+    with pytest.raises(InputError, match=r"cannot write .*No space left on device; free some space") as caught:
+        score()
+    assert "\n" not in (one_line(caught.value) or "\n")
+    assert not list(small_disk.rglob(".writing-*"))
+    assert not (small_disk / "out/scores.csv").exists()
+    ballast.unlink()
+    score()
+    assert (small_disk / "out/scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+
+
 @pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_2(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ballast = fill(small_disk, 4096)
@@ -268,50 +327,6 @@ def test_a_full_disk_ends_the_command_with_2(small_disk: Path, capfd: pytest.Cap
     assert lines[0].startswith("bdkit: error: cannot write")
     assert "No space left on device" in lines[0]
     ballast.unlink()
-
-
-def bad_photo(path: Path, kind: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    if kind.startswith("truncated"):
-        Image.fromarray(noise).save(path, kind.split()[1])
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif kind == "strip":
-        Image.new("RGB", (900, 100)).save(path, "PNG")
-    elif kind == "huge":
-        Image.new("1", (8001, 8000)).save(path, "PNG")
-    else:
-        path.write_bytes({"empty": b"", "text": b"hello\n", "header only": b"\x89PNG\r\n\x1a\n" + bytes(40)}[kind])
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "empty",
-        "text",
-        "header only",
-        "truncated PNG",
-        "truncated JPEG",
-        "truncated WEBP",
-        "truncated TIFF",
-        "strip",
-        "huge",
-    ],
-)
-def test_bad_photos_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
-    suite = load_suite("dreambench").limited(subjects=1, prompts=1, samples=1)
-    photos = tmp_path / "photos"
-    for subject in suite.subjects:
-        (photos / subject.name).mkdir(parents=True)
-        for number in range(subject.n_references):
-            Image.new("RGB", (30, 20), (200, 40 * number, 0)).save(photos / subject.name / f"0{number}.png")
-    bad = photos / suite.subjects[0].name / "02.png"
-    bad_photo(bad, kind)
-    with pytest.raises(InputError, match=str(bad)) as caught:
-        run(tmp_path / "out", suite=suite, photos=photos)
-    line = one_line(caught.value) or "\n"
-    assert "\n" not in line
-    assert ";" in line  # what is wrong; what to do
-    assert not list((tmp_path / "out").rglob(".writing-*"))
 
 
 @pytest.mark.slow

@@ -85,8 +85,11 @@ def test_pictures_of_another_program_are_found(out: Path, tmp_path: Path) -> Non
 def test_command_makes_it_from_finished_scores(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_folder(tmp_path / "scores", make_scores(("base", "bold")))
     shutil.copytree(out / "references", folder / "references")
-    assert main(["report", str(folder), "--pictures", str(out), "--embed", "0"]) == 0
+    assert main(["report", str(folder), "--pictures", str(out), "--embed", "0", "--published"]) == 0
     assert "opens in any browser" in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert "<h2>Published results</h2>" in page
+    assert "copied, protocol unknown" in page
     sources = [picture[0] for picture in data_of(folder / "report.html")["pictures"]]
     assert len(sources) == N
     assert all((folder / source).resolve().is_relative_to(out.resolve()) for source in sources)

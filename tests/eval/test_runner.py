@@ -19,7 +19,10 @@ from tiny_bench import METHODS, ROWS, TinyMethod
 from bdkit.miniworld.subjects import sample_subject, split_of
 from dreambench.errors import InputError
 from dreambench.suites import Suite, load_suite
-from eval.layout import GROUND_TRUTH, REAL, Job, check_complete, slots
+from eval.audit import audit
+from eval.decoding import Workers
+from eval.layout import GROUND_TRUTH, REAL, Job, slots
+from eval.manifest import read_tree
 from eval.progress import Event, JobProgress
 from eval.rows import Generation, Row, derive_seed, picture_seed
 from eval.runner import draw_references, generate
@@ -57,7 +60,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_writes_every_picture_and_nothing_else(whole: Path) -> None:
     suite = small_suite()
     jobs = [Job(name, seed_set) for name in ("tiny", "tiny-2", "plain", GROUND_TRUTH) for seed_set in (0, 2)]
-    check_complete(whole, suite, jobs)
+    checked = audit(read_tree(whole, suite, whole.name), suite, jobs, (), Workers(0), show_progress=False)
+    assert [problem for problem in checked.problems if problem.kind != "same content"] == []
+    assert len(checked.pictures) == len(jobs) * suite.n_pictures
     n_references = sum(subject.n_references for subject in suite.subjects)
     assert len(tree(whole)) == len(jobs) * suite.n_pictures + n_references
     assert {path.name for path in whole.iterdir()} == {

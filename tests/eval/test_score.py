@@ -148,7 +148,7 @@ def test_photos_have_no_ground_truth_metrics(tmp_path: Path) -> None:
         Generation(suite=suite, rows=rows, model="m", out=out, photos=photos, methods=METHODS, show_progress=False)
     )
     frame = score(out, photos=photos)
-    assert set(frame["metric"]) == {"dino", "clip_i", "clip_t"}
+    assert set(frame["metric"]) == {"dino", "clip_i", "clip_t", "copied"}
 
 
 def test_empty_and_damaged_folders(tmp_path: Path, out: Path) -> None:

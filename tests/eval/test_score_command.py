@@ -70,6 +70,23 @@ def test_missing_pictures_stop_it_or_show_in_the_table(
         lost.write_bytes(data)
 
 
+def test_shards_are_merged_to_the_same_bytes(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(theirs, tmp_path / "whole") == 0
+    for number in (2, 1):
+        assert score(theirs, tmp_path / f"part-{number}", "--shard", f"{number}/2") == 0
+        assert f"those of shard {number}/2, are in" in capsys.readouterr().out
+    parts = [str(tmp_path / f"part-{number}") for number in (1, 2)]
+    assert main(["merge", parts[0], "--out", str(tmp_path / "out")]) == 2
+    assert "the scores of shard 2/2 are in none of these folders" in capsys.readouterr().err
+    assert main(["merge", *parts, "--out", str(tmp_path / "out")]) == 0
+    assert "'bdkit table" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    for name in ("scores.csv", "scores.parquet", "run.json", "suite.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert main(["report", str(tmp_path / "out"), "--pictures", str(theirs)]) == 0
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -79,6 +96,8 @@ def test_missing_pictures_stop_it_or_show_in_the_table(
         ),
         (["--protocol", "dreamy"], "unknown protocol 'dreamy'"),
         (["--layout", "heap"], "unknown layout 'heap'"),
+        (["--suite", "dreamy"], "unknown suite 'dreamy'; known are dreambench, dreambench-plus"),
+        (["--shard", "4/3"], "'4/3' is no shard"),
         (["--metrics", "dinov9"], "dinov9"),
         (["--dino-weights", "none.pth", "--protocol", "dreambench"], "none.pth of dino is not there"),
     ],

@@ -7,42 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from drawn_pictures import SUITE, draw, manifest, places, tree
+from exact_evaluators import evaluators
 from PIL import Image
-from tiny_bench import TinyEncoder
 
 from dreambench.errors import InputError
 from dreambench.pictures import read_picture
 from eval.embedding import Embeddings
-from eval.encoders import Encoder
-from eval.evaluators import Evaluators
-from eval.layout import REAL, REAL_WITH_SELF
+from eval.layout import REAL, REAL_WITH_SELF, save_suite
 from eval.manifest import Found, read_manifest, read_pictures
-from eval.protocols import Preprocessing, find_protocol
+from eval.protocols import find_protocol
 from eval.score import ScoreOptions, score_pictures
-
-HOW = Preprocessing(short_side=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-
-def network(seed: int) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 8, stride=8), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(128, 24)
-    )
-
-
-class Clip(Encoder):
-    """Pictures by a network, texts as the tiny encoder has them."""
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        return TinyEncoder(2, size=24).embed_texts(texts)
-
-
-def evaluators(protocol: str = "dreambench", seed: int = 1) -> Evaluators:
-    dino = Encoder(network(seed), HOW, "dino", {"file": "a", "sha256": str(seed)}, batch_size=5)
-    clip = Clip(network(seed + 1), HOW, "clip", {"file": "b", "sha256": str(seed)}, batch_size=5)
-    return Evaluators(protocol=protocol, encoders={"dino": dino, "clip": clip})
+from eval.sections import markdown
+from eval.tables import summarise
 
 
 @pytest.fixture
@@ -134,6 +111,8 @@ def test_fewer_pictures_only_when_they_are_allowed(tmp_path: Path, photos: Path)
 
 BAD = {
     "truncated": (lambda path, data: path.write_bytes(data[: len(data) // 2]), "is not a readable picture"),
+    "empty": (lambda path, data: path.write_bytes(b""), "is not a readable picture"),
+    "cut in its last row": (lambda path, data: path.write_bytes(data[:-30]), "is not a readable picture"),
     "junk": (lambda path, data: path.write_bytes(b"\x89PNG junk"), "is not a readable picture"),
     "strip": (lambda path, data: Image.new("RGB", (10, 1)).save(path), "is a strip of 10 x 1"),
     "huge": (lambda path, data: Image.new("1", (9000, 9000)).save(path), "more than 64 million pixels"),
@@ -143,6 +122,7 @@ GOOD = {
     "grey": lambda image: image.convert("L"),
     "16-bit": lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257),
     "palette": lambda image: image.convert("P"),
+    "grey with alpha": lambda image: image.convert("LA"),
 }
 
 
@@ -177,6 +157,38 @@ def test_unusual_pictures_score_as_what_they_show(tmp_path: Path, photos: Path, 
             shown.save(path, "PNG")
         scored.append(values(score(read_pictures(root, SUITE), photos, tmp_path / folder / "out"), "mine", "dino"))
     pd.testing.assert_series_equal(*scored)
+
+
+def test_copies_of_the_references_are_seen_without_being_asked_for(tmp_path: Path, photos: Path) -> None:
+    tree(tmp_path / "mine" / "honest")
+    for seed, (subject, prompt, sample) in enumerate(places()):
+        copy = read_picture(photos / subject / f"{seed % 3:02d}.jpg")
+        copy.putpixel((3, 3), (seed, 255, 0))  # other bytes, as good as the same picture
+        path = tmp_path / "mine" / "copier" / subject / f"{prompt:02d}-{sample}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy.save(path)
+    save_suite(SUITE, tmp_path / "out")
+    frame = score(read_pictures(tmp_path / "mine", SUITE), photos, tmp_path / "out")
+    assert values(frame, "copier", "copied").eq(1).all()
+    assert values(frame, "honest", "copied").mean() < 0.5
+    assert values(frame, REAL, "copied").eq(0).all()
+    assert values(frame, "copier", "dino").mean() > values(frame, "honest", "dino").mean()
+    text = markdown(summarise(tmp_path / "out"))
+    assert "WARNING, copies of the input: copier (100%)" in text
+
+
+def test_a_network_that_gives_no_numbers_is_named(tmp_path: Path, photos: Path) -> None:
+    networks = evaluators()
+    networks.encoders["dino"].network[-1].weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match="the weights of 'dino' give no numbers for a picture: damaged") as caught:
+        score_pictures(
+            read_pictures(tree(tmp_path / "mine"), SUITE), SUITE, networks, tmp_path / "out", photos=photos,
+            options=ScoreOptions(cache=tmp_path / "cache"), show_progress=False,
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/scores.csv").exists()
+    key = networks.encoders["dino"].key
+    assert not list((tmp_path / "cache" / key).glob("*.safetensors"))
 
 
 def test_an_unreadable_reference_is_never_allowed(tmp_path: Path, photos: Path) -> None:

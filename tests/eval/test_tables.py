@@ -154,6 +154,20 @@ def test_missing_pictures_are_told_everywhere(tmp_path: Path) -> None:
     assert pair.loc[("dreambooth", "base", "dino"), "n_subjects"] == 2
 
 
+def test_copies_of_the_input_are_named_and_cannot_pass_for_fidelity(tmp_path: Path) -> None:
+    def value(rng: np.random.Generator, method: str, metric: str) -> float:
+        return float(method == "copier" and rng.random() < 0.5) if metric == "copied" else 0.9
+
+    scores = make_scores(("copier", "honest"), metrics=(*METRICS, "copied"), value=value)
+    text = markdown(summarise(make_folder(tmp_path / "ours", scores)))
+    share = scores[(scores["method"] == "copier") & (scores["metric"] == "copied")]["value"].mean()
+    assert f"WARNING, copies of the input: copier ({share:.0%}); their DINO and CLIP-I are no sign" in text
+    honest = make_folder(tmp_path / "honest", scores[scores["method"] != "copier"])
+    text = markdown(summarise(honest))
+    assert "Copied: the share of pictures" in text
+    assert "WARNING" not in text
+
+
 def test_published_results_stand_beside_ours_with_their_protocols(out: Path) -> None:
     results = summarise(out)
     lines = lines_of(markdown(results, published=True), "Published results")

@@ -40,6 +40,7 @@ from bdkit.models.layouts.tokenizers import (
     save_bert_tokenizer,
     save_clip_tokenizer,
 )
+from bdkit.models.options import LoadOptions
 
 PROJECTION = "proj_layer/proj_weight.pt"
 BLIP = "blip_model/blip_weight.pt"
@@ -66,18 +67,12 @@ def _root(folder: Path) -> Path | None:
     return None
 
 
-def load_lavis(
-    path: Path,
-    *,
-    base: Path | None = None,
-    qformer_tokenizer: str | Path | None = None,
-    local_files_only: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> BlipDiffusion:
+def load_lavis(path: Path, options: LoadOptions) -> BlipDiffusion:
     """Reads a LAVIS folder or tar; a fine-tuned ``ctx_embeddings_cache`` becomes the cached subject.
 
     Args:
-        base: a Stable Diffusion 1.5 folder for tokenizer, scheduler and configs, and for a part that the weights lack.
+        options: ``base`` is a Stable Diffusion 1.5 folder for tokenizer, scheduler and configs, and for a part that the
+            weights lack.
 
     Raises:
         InputError: a file is missing or damaged, keys are missing or unexpected, or ``base`` is needed.
@@ -86,17 +81,11 @@ def load_lavis(
         root = _root(unpacked)
         if root is None:
             raise InputError(f"{path} holds no {BLIP}; it is not a checkpoint of LAVIS's BLIP-Diffusion")
-        return _load(root, path, base, qformer_tokenizer, local_files_only, dtype)
+        return _load(root, path, options)
 
 
-def _load(
-    root: Path,
-    path: Path,
-    base: Path | None,
-    qformer_tokenizer: str | Path | None,
-    local_files_only: bool,
-    dtype: torch.dtype,
-) -> BlipDiffusion:
+def _load(root: Path, path: Path, options: LoadOptions) -> BlipDiffusion:
+    base, dtype = None if options.base is None else Path(options.base), options.dtype
     public = lavis_to_public(read_tensors(_file(root, BLIP)), read_tensors(_file(root, PROJECTION)))
     places = {part: _find(root, base, part, "config.json") for part in WEIGHTS}
     weights = {part: _weights(root, base, part) for part in WEIGHTS}
@@ -113,9 +102,7 @@ def _load(
         text_encoder=load_text_encoder(weights["text_encoder"], dtype, places["text_encoder"]),
         multimodal_encoder=encoder,
         tokenizer=load_clip_tokenizer(_find(root, base, "tokenizer", "tokenizer.json", "vocab.json")),
-        qformer_tokenizer=load_bert_tokenizer(
-            qformer_tokenizer, folders, encoder.qformer.config.vocab_size, local_files_only=local_files_only
-        ),
+        qformer_tokenizer=load_bert_tokenizer(options, folders, encoder.qformer.config.vocab_size),
         scheduler=load_scheduler(scheduler, **({"steps_offset": 0} if pndm else {})),
         defaults=public_defaults(unet, vae),
         conventions=Conventions(template="public", pixels=SubjectPixels(resize="torchvision")),

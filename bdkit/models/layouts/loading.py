@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +16,13 @@ from bdkit.models.layouts.hub import fetch_configs, is_hub_id
 from bdkit.models.layouts.keys import FROM_FILE
 from bdkit.models.layouts.lavis import is_lavis, load_lavis
 from bdkit.models.layouts.public_diffusers import is_public_diffusers, load_public_diffusers
+from bdkit.models.options import LoadOptions
 
 RECORD = "bdkit.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_foreign(folder: Path, base: Path | None, **options: Any) -> BlipDiffusion | None:
+def load_foreign(folder: Path, options: LoadOptions) -> BlipDiffusion | None:
     """A model in a layout of others; None for a folder that can only be bdkit's own.
 
     Raises:
@@ -31,9 +31,9 @@ def load_foreign(folder: Path, base: Path | None, **options: Any) -> BlipDiffusi
     if (folder / RECORD).exists():
         return None
     if is_public_diffusers(folder):
-        return load_public_diffusers(folder, **options)
+        return load_public_diffusers(folder, options)
     if is_lavis(folder):
-        return load_lavis(folder, base=base, **options)
+        return load_lavis(folder, options)
     index = folder / "model_index.json"
     if index.exists() and str(read_json(index).get("_class_name")).startswith("StableDiffusion"):
         raise InputError(

@@ -32,6 +32,7 @@ from bdkit.models.layouts.tokenizers import (
     save_clip_tokenizer,
 )
 from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
+from bdkit.models.options import LoadOptions
 from bdkit.models.subject_text_encoder import SubjectTextEncoder
 
 LIBRARY = "blip_diffusion"
@@ -78,13 +79,7 @@ def is_public_diffusers(folder: Path) -> bool:
     return any(isinstance(entry, list) and entry[:1] == [LIBRARY] for entry in index.values())
 
 
-def load_public_diffusers(
-    folder: Path,
-    *,
-    qformer_tokenizer: str | Path | None = None,
-    local_files_only: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> BlipDiffusion:
+def load_public_diffusers(folder: Path, options: LoadOptions) -> BlipDiffusion:
     """Reads a folder of the public layout; ``controlnet/`` and ``vision_encoder/`` beside the parts are not used.
 
     Raises:
@@ -94,7 +89,7 @@ def load_public_diffusers(
     for part in ("qformer", "text_encoder", "unet", "vae", "scheduler", "tokenizer"):
         if not (folder / part).is_dir():
             raise InputError(f"{folder}: the part {part}/ is missing; fetch the checkpoint again")
-    config = read_json(folder / "qformer" / "config.json")
+    config, dtype = read_json(folder / "qformer" / "config.json"), options.dtype
     encoder = load_multimodal_encoder(config, read_weights(folder / "qformer", "qformer"), folder / "qformer", dtype)
     own = [folder / "qformer_tokenizer"]
     if config.get("tokenizer"):
@@ -107,9 +102,7 @@ def load_public_diffusers(
         text_encoder=load_text_encoder(folder / "text_encoder", dtype),
         multimodal_encoder=encoder,
         tokenizer=load_clip_tokenizer(folder / "tokenizer"),
-        qformer_tokenizer=load_bert_tokenizer(
-            qformer_tokenizer, own, encoder.qformer.config.vocab_size, local_files_only=local_files_only
-        ),
+        qformer_tokenizer=load_bert_tokenizer(options, own, encoder.qformer.config.vocab_size),
         scheduler=load_scheduler(folder / "scheduler"),
         defaults=public_defaults(unet, vae),
         conventions=Conventions(

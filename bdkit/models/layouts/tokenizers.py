@@ -10,7 +10,8 @@ from typing import Any
 from transformers import BertTokenizer, CLIPTokenizer
 
 from bdkit.errors import InputError
-from bdkit.models.layouts.hub import fetch_bert_tokenizer, is_hub_id
+from bdkit.models.layouts.hub import BERT_PATTERNS, fetch, fetch_bert_tokenizer, is_hub_id
+from bdkit.models.options import LoadOptions
 
 DECODER_TOKEN = "[DEC]"
 
@@ -24,22 +25,19 @@ def load_clip_tokenizer(folder: Path) -> CLIPTokenizer:
         raise _unreadable(folder, error) from None
 
 
-def load_bert_tokenizer(
-    choice: str | Path | None, own: list[Path], vocab_size: int, *, local_files_only: bool = False
-) -> BertTokenizer:
+def load_bert_tokenizer(options: LoadOptions, own: list[Path], vocab_size: int) -> BertTokenizer:
     """The Q-Former's tokenizer: bert-base-uncased with [DEC] as its begin-of-text token (30,523 tokens).
 
     Args:
-        choice: a folder (``vocab.txt`` is enough) or hub id; None: the first folder of ``own`` that is there, else
-            bert-base-uncased from the hub's cache or the hub.
+        options: ``qformer_tokenizer`` is a folder (``vocab.txt`` is enough) or hub id; None: the first folder of
+            ``own`` that is there, else bert-base-uncased from the hub's cache or the hub.
         vocab_size: of the Q-Former's word embeddings; another number of tokens is warned of.
     """
+    choice, local_files_only = options.qformer_tokenizer, options.local_files_only
     if choice is None:
         folder = next((place for place in own if place.is_dir()), None)
         folder = folder or fetch_bert_tokenizer(local_files_only=local_files_only)
     elif is_hub_id(str(choice)):
-        from bdkit.models.layouts.hub import BERT_PATTERNS, fetch
-
         folder = fetch(str(choice), BERT_PATTERNS, local_files_only=local_files_only)
     else:
         folder = Path(choice)

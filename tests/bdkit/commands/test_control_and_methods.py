@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from PIL import Image, ImageDraw
+from refusals import line_of
 
 from bdkit import cli
 from bdkit.models.blip_diffusion import BlipDiffusion
@@ -42,14 +43,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def generate(model: Path, out: Path, *more: str) -> list[str]:
     return ["generate", "--model", str(model), "--out", str(out), "--prompt", "a dog in the snow", *more]
-
-
-def line_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert cli.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
 
 
 def pixels(folder: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`bdkit convert`: the same model in each layout, and the stock libraries read what was written."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 from bdkit import cli
+from bdkit.editing.structure_control import has_own_controlnet
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.layouts.lavis import BLIP, save_lavis
 from bdkit.models.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
@@ -83,9 +85,24 @@ def test_half_precision_and_a_subject_without_a_word(public: Path, tmp_path: Pat
     assert torch.equal(loaded.subject_embeddings, model.subject_embeddings)
 
 
+def test_a_controlnet_comes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "public", controlnet=True)
+    assert convert(folder, tmp_path / "ours") == 0
+    assert has_own_controlnet(tmp_path / "ours")
+    assert convert(tmp_path / "ours", tmp_path / "back") == 0
+    assert_equal(tensors(tmp_path / "back"), tensors(folder))
+    indices = [(place / "model_index.json").read_text() for place in (tmp_path / "back", folder)]
+    assert indices[0] == indices[1]
+    capsys.readouterr()
+    assert convert(folder, tmp_path / "lavis", "--to", "lavis") == 0
+    assert f"no place for the ControlNet; give it with --controlnet {folder}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["mini", "{out}", "--to", "lavis"], "projection that the public layouts cannot hold"),
+        (["{plain}", "{out}"], "is a plain Stable Diffusion model: it has no subject encoder"),
         (["mini", "{out}", "--to", "diffusers"], "projection that the public layouts cannot hold"),
         (["{public}", "{public}", "--overwrite"], "is the checkpoint itself"),
         (["{public}", "{public}"], "already holds something"),
@@ -98,7 +115,9 @@ def test_half_precision_and_a_subject_without_a_word(public: Path, tmp_path: Pat
 def test_what_cannot_be_converted_is_one_line(
     arguments: list[str], words: str, public: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    filled = [text.format(public=public, out=tmp_path / "out") for text in arguments]
+    plain = shutil.copytree(public, tmp_path / "plain")
+    (plain / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    filled = [text.format(public=public, plain=plain, out=tmp_path / "out") for text in arguments]
     assert convert(*filled) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

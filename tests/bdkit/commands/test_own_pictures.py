@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import line_of
 
 from bdkit import cli
 from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
@@ -52,14 +53,6 @@ def finetune(model: Path, photos: Path, out: Path, *more: str) -> list[str]:
 
 def generate(model: Path, out: Path, *more: str) -> list[str]:
     return ["generate", "--model", str(model), "--out", str(out), "--prompt", "a {} in the snow", *more]
-
-
-def line_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert cli.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
 
 
 def test_a_fine_tuned_folder_holds_the_subject_and_draws_it(my_dog: Path, tmp_path: Path) -> None:

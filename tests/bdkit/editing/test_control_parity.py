@@ -1,12 +1,14 @@
 """Structure control against what the reference, BlipDiffusionControlNetPipeline of diffusers 0.32.2, recorded."""
 
+import json
 from pathlib import Path
 
 import cases
 import numpy as np
 import pytest
 
-from bdkit.editing.structure_control import StructureControl
+from bdkit.editing.structure_control import StructureControl, has_own_controlnet
+from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.tiny_checkpoints import write_tiny_checkpoint
 
@@ -17,6 +19,20 @@ REFERENCE = Path(__file__).parents[2] / "reference"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The public layout with a controlnet/, as salesforce/blipdiffusion-controlnet has."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("public") / "control", "diffusers", controlnet=True)
+
+
+def test_the_index_names_the_controlnet(tmp_path: Path) -> None:
+    """As that of salesforce/blipdiffusion-controlnet does; the base repository has one that its index does not name."""
+    folder = write_tiny_checkpoint(tmp_path / "control", controlnet=True)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["controlnet"] == ["diffusers", "ControlNetModel"]
+    assert index["_class_name"] == "BlipDiffusionControlNetPipeline"
+    assert has_own_controlnet(folder)
+    del index["controlnet"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert not has_own_controlnet(folder)
+    with pytest.raises(InputError, match="no place for a ControlNet"):
+        write_tiny_checkpoint(tmp_path / "lavis", "lavis", controlnet=True)
 
 
 @pytest.mark.parametrize("name", sorted(cases.CONTROL_CASES))

@@ -1,6 +1,6 @@
 """Structure maps: edges against a picture whose edges are known, depth by a tiny model, and what is missing."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,15 +81,35 @@ def test_a_missing_depth_model_is_told_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("controlnet_aux") is not None, reason="the optional library is there")
 @pytest.mark.parametrize("kind", ["hed", "scribble"])
-def test_a_missing_library_is_told_with_its_install_command(kind: str) -> None:
+def test_a_missing_library_is_told_with_its_install_command(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "controlnet_aux", None)  # as if it were not installed
     with pytest.raises(InputError) as error:
         structure_map(kind, square(), 64, 64)
     assert (
         str(error.value)
         == f"the structure '{kind}' needs controlnet_aux; install it with: pip install 'bdkit[structure]'"
     )
+
+
+@pytest.mark.filterwarnings("ignore")  # of the optional library's own imports
+def test_soft_edges_and_scribbles_by_the_optional_library(tmp_path: Path) -> None:
+    """With random weights: what is tested is the way there, not what HED has learned."""
+    hed = pytest.importorskip("controlnet_aux.hed")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(hed.ControlNetHED_Apache2().state_dict(), tmp_path / "ControlNetHED.pth")
+    soft, drawn = (
+        np.asarray(structure_map(kind, square(), 72, 48, model=str(tmp_path))) for kind in ("hed", "scribble")
+    )
+    assert soft.shape == drawn.shape == (72, 48, 3)
+    assert len(np.unique(soft)) > 2
+    assert not np.array_equal(soft, drawn)
+    for wrong in (tmp_path / "none", tmp_path):
+        (tmp_path / "ControlNetHED.pth").write_bytes(b"short")
+        with pytest.raises(InputError, match=r"the weights of HED .* cannot be read") as error:
+            structure_map("hed", square(), 64, 64, model=str(wrong))
+        assert "\n" not in str(error.value)
 
 
 def test_an_unknown_structure_is_refused() -> None:

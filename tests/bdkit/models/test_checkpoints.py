@@ -226,6 +226,38 @@ def test_a_killed_save_keeps_the_old_folder(copy: Path) -> None:
     BlipDiffusion.from_pretrained(copy)
 
 
+def _replace_and_die_between(folder: Path) -> None:
+    rename = Path.rename
+
+    def die_after_the_first(self: Path, target: Path) -> Path:
+        rename(self, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return target
+
+    Path.rename = die_after_the_first  # type: ignore[method-assign]
+    with new_folder(folder) as temporary:
+        (temporary / "new.json").write_text("{}")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("then", ["read", "write"])
+def test_a_save_killed_between_its_renames_is_recovered(copy: Path, then: str) -> None:
+    before = contents(copy)
+    process = multiprocessing.get_context("fork").Process(target=_replace_and_die_between, args=(copy,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not copy.exists()
+    assert sorted(path.suffix for path in copy.parent.iterdir()) == [".old", ".tmp"]
+    if then == "read":
+        BlipDiffusion.from_pretrained(copy)
+    else:
+        with pytest.raises(KeyError), new_folder(copy):
+            raise KeyError
+    assert contents(copy) == before
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
 def test_saving_over_an_old_folder_replaces_all_of_it(copy: Path) -> None:
     (copy / "left over.txt").write_text("old")
     model = tiny_model(4)
