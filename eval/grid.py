@@ -26,8 +26,8 @@ class GridConfig:
     gap, label: pixels between pictures, and height of a line of text
     """
 
-    subjects: int = 8
-    prompts: int = 4
+    subjects: int = 5
+    prompts: int = 3
     tile: int = 128
     gap: int = 6
     label: int = 18
