@@ -27,8 +27,8 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
     "mini": {
         "base": TextToImageConfig(start="mini-base"),
         "blip-diffusion": BlipDiffusionConfig(steps=76, learning_rate=3e-4),
-        "dreambooth": DreamBoothConfig(
-            start="mini", steps=500, learning_rate=2e-4, batch_size=3, snapshots=(100, 300), class_images=100
+        "dreambooth": DreamBoothConfig(  # from the model that is given: its stage-2 weights serve it better
+            steps=500, learning_rate=2e-4, batch_size=3, snapshots=(100, 300), class_images=100
         ),
         "dreambooth-lora": DreamBoothLoraConfig(start="mini-base", steps=500, learning_rate=1e-3, batch_size=3),
         "textual-inversion": TextualInversionConfig(
