@@ -22,8 +22,8 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
     # Tuned on mini-dev, never on the held-out suites: four subjects, four prompts, one seed, mean identity to the
     # references. BLIP-Diffusion after 40 / 78 / 120 steps: 0.84 / 0.88 / 0.90 at 2e-4, 0.87 / 0.88 / 0.90 at 3e-4,
     # 0.87 / 0.89 / 0.88 at 5e-4; 76 steps are the paper's mean. DreamBooth after 100 / 300 steps: 0.86 / 0.90 from the
-    # stage-2 weights, 0.85 / 0.90 with the text encoder trained, too, 0.87 / 0.87 at 5e-4, 0.78 / 0.87 at 1e-4. Textual
-    # Inversion: 0.26 at 5e-3, 0.27 at 2e-2.
+    # stage-2 weights, 0.78 / 0.85 from the base; from stage 2 with the text encoder trained, too, 0.85 / 0.90, at 5e-4
+    # 0.87 / 0.87, at 1e-4 0.78 / 0.87. Textual Inversion: 0.26 at 5e-3, 0.27 at 2e-2.
     "mini": {
         "base": TextToImageConfig(start="mini-base"),
         "blip-diffusion": BlipDiffusionConfig(steps=76, learning_rate=3e-4),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,9 @@ def test_a_stopped_generation_goes_on_with_the_same_bytes(model: Path, photos: P
 def test_ctrl_c_ends_with_130_and_one_line_and_whole_pictures(my_dog: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bdkit.cli", *generate(my_dog, out, "--seeds", "0-9999")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs, this test's among them, ignore Ctrl-C, and their children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while not list(out.glob("0*.png")) and time.monotonic() < deadline:
         time.sleep(0.1)
