@@ -8,13 +8,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
 from exact_evaluators import evaluators
 from PIL import Image
 from tiny_bench import METHODS, ROWS, TinyMethod
 
 from dreambench.errors import InputError
 from dreambench.suites import load_suite
+from eval.maker import one_thread
 from eval.rows import Generation
 from eval.runner import generate
 from eval.score import ScoreOptions, score_folder
@@ -80,11 +80,11 @@ def run(
     **named: Any,
 ) -> None:
     """Generates and, when asked, scores, as `bdkit bench` and `bdkit score` do."""
-    torch.set_num_threads(1)
-    generate(job(out, tiny, **named))
-    if score:
-        options = ScoreOptions(cache=cache, shard=score_shard)
-        score_folder(out, evaluators("mini"), options=options, show_progress=False)
+    with one_thread():
+        generate(job(out, tiny, **named))
+        if score:
+            options = ScoreOptions(cache=cache, shard=score_shard)
+            score_folder(out, evaluators("mini"), options=options, show_progress=False)
 
 
 # children are forked from a fresh process that has imported everything, so that a start takes no time
