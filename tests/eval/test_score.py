@@ -47,6 +47,15 @@ def test_one_row_for_each_picture_and_metric(out: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(out / "scores.parquet"), frame)
 
 
+def test_the_parquet_serves_where_the_csv_was_left_out(out: Path) -> None:
+    frame = score(out)
+    (out / "scores.csv").unlink()
+    pd.testing.assert_frame_equal(read_scores(out), frame)
+    (out / "scores.parquet").write_bytes(b"PAR1 of something else")
+    with pytest.raises(InputError, match=r"scores\.parquet cannot be read"):
+        read_scores(out)
+
+
 def test_same_bytes_again_and_each_picture_embedded_once(out: Path) -> None:
     score(out)
     first = (out / "scores.csv").read_bytes()
