@@ -169,16 +169,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--length must be above 0 and --threads at least 1")
     if args.smoke and args.weights.resolve() == MINI_WEIGHTS.resolve():
         raise InputError("--smoke makes useless weights: give --weights a folder of its own")
-    before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
-    try:
-        _train(args)
-    finally:
-        torch.set_num_threads(before)
-    return 0
-
-
-def _train(args: argparse.Namespace) -> None:
     material = make_material(SMALL if args.smoke else FULL, args.work, 1 if args.smoke else args.threads)
     for name in args.only:
         training = (SMOKE if args.smoke else TRAININGS)[name]
@@ -186,6 +177,7 @@ def _train(args: argparse.Namespace) -> None:
         train_evaluator(
             name, material, training, args.work, args.weights, bfloat16=args.bfloat16, stop_after=args.seconds
         )
+    return 0
 
 
 def fast_bfloat16() -> bool:
