@@ -290,12 +290,13 @@ def read_scores(out: Path) -> pd.DataFrame:
 
     Raises InputError when both are missing, or the one that is read is damaged.
     """
-    path = out / SCORES_FILE
-    small = not path.exists() and (out / PARQUET_FILE).exists()
-    if small:
-        path = out / PARQUET_FILE
+    path, parquet = out / SCORES_FILE, out / PARQUET_FILE
     try:
-        frame = pd.read_parquet(path) if small else pd.read_csv(path, keep_default_na=False)
+        if parquet.exists() and not path.exists():
+            path = parquet
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, keep_default_na=False)
         columns = [*COLUMNS, *([PROTOCOL_COLUMN] if PROTOCOL_COLUMN in frame else [])]
         return frame[columns].astype({"seed_set": int, "prompt": int, "sample": int, "value": float})
     except FileNotFoundError as error:
