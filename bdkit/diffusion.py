@@ -92,6 +92,9 @@ def noise_prediction_loss(
     encoder_hidden_states: Tensor,
     generator: torch.Generator,
     noise_weights: tuple[float, float] | None = None,
+    *,
+    importance_sampling: bool = False,
+    pixel_weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the predicted noise at uniform timesteps (Sec. 3.2, Eq. of latent diffusion).
 
@@ -101,18 +104,54 @@ def noise_prediction_loss(
         generator: CPU generator of noise and timesteps.
         noise_weights: weigh each error by 1 / SNR of its timestep, kept within this range, divided by the mean weight;
             None: all the same.
+        importance_sampling: draw the timesteps by `draw_timesteps`: the same loss in the mean, with less variance.
+        pixel_weights: (B, 1, h, w), how much each place of a picture counts; divided by its mean over the batch.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (latents.shape[0],), generator=generator)
+    weights = _timestep_weights(scheduler, noise_weights)
+    if importance_sampling:
+        timesteps, factors = draw_timesteps(weights, latents.shape[0], generator)
+    else:
+        timesteps = torch.randint(0, len(weights), (latents.shape[0],), generator=generator)
+        factors = weights[timesteps]
     timesteps = timesteps.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     noise_pred = unet(noisy, timesteps, encoder_hidden_states).sample
-    if noise_weights is None:
+    if noise_weights is None and not importance_sampling and pixel_weights is None:
         return F.mse_loss(noise_pred.float(), noise.float())
-    alphas = scheduler.alphas_cumprod.to(latents.device)
+    errors = (noise_pred.float() - noise.float()).square()
+    if pixel_weights is not None:
+        errors = errors * (pixel_weights / pixel_weights.mean())
+    return (errors.mean(dim=(1, 2, 3)) * factors.to(errors.device)).mean()
+
+
+def _timestep_weights(scheduler: DDPMScheduler, noise_weights: tuple[float, float] | None) -> Tensor:
+    """The weight of each timestep's error, (timesteps,) with mean 1; float64, because a cumulative sum follows."""
+    alphas = scheduler.alphas_cumprod.double().cpu()
+    if noise_weights is None:
+        return torch.ones_like(alphas)
     weights = ((1 - alphas) / alphas).clamp(*noise_weights)
-    errors = (noise_pred.float() - noise.float()).square().mean(dim=(1, 2, 3))
-    return (errors * weights[timesteps]).mean() / weights.mean()
+    return weights / weights.mean()
+
+
+def draw_timesteps(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Timesteps where the weights are large, and the factors that keep the mean loss what uniform ones would give.
+
+    A timestep is drawn in proportion to the root of its weight, because errors are small where weights are large; the
+    draws are stratified over the batch: one from each of ``count`` equal shares of the probability.
+
+    Args:
+        weights: (timesteps,), positive.
+        generator: on the CPU.
+
+    Returns:
+        Timesteps (count,) int64 and factors (count,) float32: weight / (timesteps x probability).
+    """
+    chances = weights.double().sqrt()
+    chances = chances / chances.sum()
+    places = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
+    timesteps = torch.searchsorted(chances.cumsum(0), places, right=True).clamp(max=len(weights) - 1)
+    return timesteps, (weights / (len(weights) * chances))[timesteps].float()
 
 
 @torch.no_grad()

@@ -99,13 +99,16 @@ class PretrainConfig:
     model: ModelConfig
     corpus: CorpusConfig
     subject_corpus: CorpusConfig  # stage 2's own, as in the paper
+    joint_corpus: CorpusConfig
     autoencoder: TrainingConfig
     image_encoder: TrainingConfig
     text_to_image: TrainingConfig
     multimodal_representation: TrainingConfig
     subject_representation: TrainingConfig
+    joint_training: TrainingConfig  # stage 2 goes on with the image encoder trained, too
     mattes: int = field(default=512, metadata={"help": "pictures whose matte comes from closed-form matting"})
     subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
+    joint_subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
     backgrounds: int = field(default=4096, metadata={"help": "pictures without a subject, to blend cut-outs on"})
 
 
@@ -116,13 +119,15 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
         return max(2, round(count * scale))
 
     shared: dict[str, Any] = {"schedule": "linear", "mixed_precision": "bf16"}
+    # A third of the subjects is live, as in DreamBench.
+    subject_corpus = replace(
+        corpus, seed=corpus.seed + 1, live_share=1 / 3, outfit_share=0.5, change_share=0.25, plain=True
+    )
     config: dict[str, Any] = {
         "model": MINI,
         "corpus": corpus,
-        # A third of the subjects is live, as in DreamBench.
-        "subject_corpus": replace(
-            corpus, seed=corpus.seed + 1, live_share=1 / 3, outfit_share=0.5, change_share=0.25, plain=True
-        ),
+        "subject_corpus": subject_corpus,
+        "joint_corpus": replace(subject_corpus, seed=corpus.seed + 2),
         "autoencoder": TrainingConfig(
             steps=steps(3600),
             batch_size=16,
@@ -150,6 +155,12 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
             warmup_steps=100,
             ema_decay=0.998,
             **shared,
+        ),
+        "joint_training": TrainingConfig(
+            steps=steps(6000), batch_size=16, learning_rate=5e-4, warmup_steps=100, ema_decay=0.998, **shared
+        ),
+        "joint_subject": SubjectRepresentationConfig(
+            image_encoder_rate=2e-4, importance_sampling=True, subject_weight=3.0
         ),
     }
     return PretrainConfig(**(config | changes))

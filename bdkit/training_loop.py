@@ -140,6 +140,12 @@ class TrainingLoop:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != self.accelerator.num_processes:
+            raise InputError(
+                f"{started} processes were started, but {self.accelerator.num_processes} share each batch on "
+                f"{self.accelerator.device}: without a GPU for each say --device cpu, or start one process"
+            )
         self.progress = progress and self.accelerator.is_local_main_process
         trainable = [p for p in module.parameters() if p.requires_grad]
         pairs = [(list(p), lr) for p, lr in groups] if groups is not None else [(trainable, config.learning_rate)]

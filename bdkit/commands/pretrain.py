@@ -12,10 +12,11 @@ from bdkit.pretraining.mini import STAGES, main_process, pretrain_mini
 EVALUATORS = "evaluators"
 STAGE_HELP = {
     "autoencoder": "pictures to latents and back",
-    "image-encoder": "image-text contrastive training of the encoder that later stages keep frozen",
+    "image-encoder": "image-text contrastive training of the encoder that stages 1 and 2 keep frozen",
     "base": "text-to-image",
     "stage1": "multimodal representation learning: ITC, ITM, ITG (Sec. 3.1)",
     "stage2": "subject representation learning by prompted context generation (Sec. 3.2)",
+    "stage2-joint": "stage 2 goes on with the image encoder trained, too (not in the paper)",
 }
 
 

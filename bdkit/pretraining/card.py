@@ -27,7 +27,7 @@ def write_card(folder: Path, runs: Path, stages: Sequence[str], config: Any) -> 
         )
         curves[stage] = pd.read_csv(runs / stage / "loss.csv")
     _plot(curves, folder / "loss.png")
-    subjects = config.subject_corpus
+    subjects, joint, weight = config.subject_corpus, config.joint_corpus, config.joint_subject.subject_weight
     (folder / "README.md").write_text(
         "\n".join(
             [
@@ -43,6 +43,11 @@ def write_card(folder: Path, runs: Path, stages: Sequence[str], config: Any) -> 
                 "shows the subject without it (the paper has no such pairs).",
                 f"Stage 2's inputs: {config.mattes} pictures went through closed-form matting, the others use the",
                 "scene's exact alpha. Cut-outs are mirrored, scaled and shifted at random (the paper's are not).",
+                f"stage2-joint goes on with {joint.scenes} other scenes (seed {joint.seed}); the image encoder is then "
+                "trained, too,",
+                f"errors on the subject weigh {weight:g} times those on the background, and timesteps are drawn by "
+                "their weights.",
+                "The paper does none of these three.",
                 "",
                 "| stage | steps | batch | learning rate | seed | minutes | device | at the end |",
                 "|---|---|---|---|---|---|---|---|",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,8 @@ def build_mattes(
         (images[s : s + part], masks[s : s + part], p) for s, p in zip(starts, paths, strict=True) if not p.exists()
     ]
     if workers > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        fresh = get_context("spawn")  # forked from a process whose OpenMP threads have worked, pymatting's never end
+        with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
             for future in tqdm([pool.submit(_matte_part, *j) for j in jobs], desc="matting", disable=not progress):
                 future.result()
     else:

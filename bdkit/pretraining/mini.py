@@ -34,17 +34,18 @@ from bdkit.pretraining.context_generation import build_mattes
 from bdkit.pretraining.corpus import Corpus, build_corpus
 from bdkit.pretraining.image_encoder import train_image_encoder
 from bdkit.pretraining.multimodal_representation import train_multimodal_representation
-from bdkit.pretraining.subject_representation import train_subject_representation
+from bdkit.pretraining.subject_representation import SubjectRepresentationConfig, train_subject_representation
 from bdkit.pretraining.text_to_image import train_text_to_image
 from bdkit.training_loop import TrainingConfig, write_atomically, write_json
 
-STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2")
+STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2", "stage2-joint")
 REQUIRES: dict[str, tuple[str, ...]] = {
     "autoencoder": (),
     "image-encoder": (),
     "base": ("autoencoder",),
     "stage1": ("image-encoder",),
     "stage2": ("autoencoder", "image-encoder", "base", "stage1"),
+    "stage2-joint": ("autoencoder", "stage2"),
 }
 
 
@@ -81,8 +82,8 @@ class MiniPretraining:
 
     def __init__(self, out: Path, config: PretrainConfig, *, progress: bool = True, device: str | None = None) -> None:
         self.out, self.config, self.progress = out, config, progress
-        self.loop: dict[str, Any] = {"progress": progress, "device": device}
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.loop: dict[str, Any] = {"progress": progress, "device": self.device}
         self.model = new_model(config.model).to(self.device)
         self._corpora: dict[str, Corpus] = {}
 
@@ -104,10 +105,14 @@ class MiniPretraining:
         return settings
 
     def corpus(self, name: str = "corpus") -> Corpus:
-        """The corpus of the stages before stage 2, or "subject-corpus", stage 2's; rendered once, then kept."""
+        """The corpus of the stages before stage 2, or stage 2's "subject-corpus" or "joint-corpus"; rendered once."""
         if name not in self._corpora:
-            config = self.config.corpus if name == "corpus" else self.config.subject_corpus
-            self._corpora[name] = build_corpus(config, self.out / name, progress=self.progress)
+            configs = {
+                "corpus": self.config.corpus,
+                "subject-corpus": self.config.subject_corpus,
+                "joint-corpus": self.config.joint_corpus,
+            }
+            self._corpora[name] = build_corpus(configs[name], self.out / name, progress=self.progress)
         return self._corpora[name]
 
     def latents(self, name: str = "corpus") -> Tensor:
@@ -121,12 +126,18 @@ class MiniPretraining:
     def _parts(self) -> dict[str, list[tuple[str, nn.Module]]]:
         """What each stage trains, and hence saves."""
         model = self.model
+        all_of_stage2: list[tuple[str, nn.Module]] = [
+            ("unet", model.unet),
+            ("text", model.text_encoder),
+            ("multimodal", model.multimodal_encoder),
+        ]
         return {
             "autoencoder": [("vae", model.vae)],
             "image-encoder": [("vision", model.multimodal_encoder.vision_model)],
             "base": [("unet", model.unet), ("text", model.text_encoder)],
             "stage1": [("multimodal", model.multimodal_encoder)],
-            "stage2": [("unet", model.unet), ("text", model.text_encoder), ("multimodal", model.multimodal_encoder)],
+            "stage2": all_of_stage2,
+            "stage2-joint": all_of_stage2,
         }
 
     def _weights(self, stage: str) -> Path:
@@ -160,13 +171,14 @@ class MiniPretraining:
         write_atomically(self._weights(stage), lambda p: save_file(state, p))
 
     def run(self, stages: Sequence[str] = STAGES) -> Path:
-        """Run those of ``stages`` that are not finished, and export when stage 2 is."""
+        """Run those of ``stages`` that are not finished, and export when the last one is."""
         trainers: dict[str, Callable[[], Any]] = {
             "autoencoder": self._autoencoder,
             "image-encoder": self._image_encoder,
             "base": self._base,
             "stage1": self._stage1,
             "stage2": self._stage2,
+            "stage2-joint": self._stage2_joint,
         }
         self._check_settings()
         for stage in STAGES:
@@ -181,7 +193,7 @@ class MiniPretraining:
             write_json(self.out / "settings.json", self._settings())
             trainers[stage]()
             self._save(stage)
-        finished = self._weights("stage2").exists()
+        finished = self._weights(STAGES[-1]).exists()
         return self.export() if finished and main_process() else self.out
 
     def _autoencoder(self) -> None:
@@ -227,18 +239,31 @@ class MiniPretraining:
         )
 
     def _stage2(self) -> None:
-        config, corpus = self.config, self.corpus("subject-corpus")
+        config = self.config
+        self._prompted("stage2", "subject-corpus", "mattes", config.subject_representation, config.subject)
+
+    def _stage2_joint(self) -> None:
+        config = self.config
+        self._prompted("stage2-joint", "joint-corpus", "joint-mattes", config.joint_training, config.joint_subject)
+
+    def _prompted(
+        self, stage: str, name: str, mattes_in: str, training: TrainingConfig, subject: SubjectRepresentationConfig
+    ) -> None:
+        config, corpus = self.config, self.corpus(name)
         count = min(config.mattes, len(corpus))
-        mattes = build_mattes(corpus.images[:count], corpus.alphas[:count], self.out / "mattes", progress=self.progress)
+        mattes = build_mattes(
+            corpus.images[:count], corpus.alphas[:count], self.out / mattes_in, progress=self.progress
+        )
         train_subject_representation(
             self.model,
             corpus,
-            self.latents("subject-corpus"),
+            self.latents(name),
             random_backgrounds(config.backgrounds, config.corpus.seed),
-            self._per_process(config.subject_representation),
-            config.subject,
-            self.out / "stage2",
+            self._per_process(training),
+            subject,
+            self.out / stage,
             mattes=mattes,
+            name=stage.replace("stage2", "stage 2"),
             **self.loop,
         )
 
@@ -251,12 +276,15 @@ class MiniPretraining:
             if (self.out / stage / "run.json").exists()
         }
         self.model.record |= {"stages": records, "corpus": asdict(self.config.corpus)}
-        self.model.record["subject_corpus"] = asdict(self.config.subject_corpus)
+        self.model.record |= {
+            "subject_corpus": asdict(self.config.subject_corpus),
+            "joint_corpus": asdict(self.config.joint_corpus),
+        }
         for stage in STAGES[:4]:
             self.load(stage)
         base_only = ("unet", "text_encoder")
         save_model(self.model, weights / "mini-base", dtype, only=base_only, parts_from="../mini")
-        self.load("stage2")
+        self.load(STAGES[-1])
         save_model(self.model, weights / "mini", dtype, only=PARTS)
         write_card(weights / "mini", self.out, STAGES, self.config)
         return weights

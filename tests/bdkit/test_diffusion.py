@@ -15,6 +15,7 @@ from bdkit.diffusion import (
     NOISE_SCHEDULE,
     Vae,
     decode_latents,
+    draw_timesteps,
     encode_images,
     initial_noise,
     latent_factor,
@@ -77,6 +78,62 @@ def test_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> None:
         total += float(((predicted - noise[k].double()) ** 2).sum())
     assert float(loss) == pytest.approx(total / latents.numel(), rel=1e-4)
     assert len(set(timesteps.tolist())) == 6
+
+
+@torch.no_grad()
+def test_weighted_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> None:
+    latents, states = random(6, 4, 8, 8, seed=1), random(6, 20, 32, seed=2)
+    places = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(8)) + 0.5
+    scheduler = training_scheduler()
+    loss = noise_prediction_loss(
+        unet,
+        scheduler,
+        latents,
+        states,
+        torch.Generator().manual_seed(5),
+        (0.2, 10.0),
+        importance_sampling=True,
+        pixel_weights=places,
+    )
+    signal = alpha_bar()
+    weights = [min(10.0, max(0.2, (1 - s) / s)) for s in signal]
+    mean_weight, mean_place = sum(weights) / 1000, float(places.double().mean())
+    chances = [math.sqrt(w) / sum(math.sqrt(v) for v in weights) for w in weights]
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(latents.shape, generator=generator)
+    total = 0.0
+    for k, u in enumerate(torch.rand(6, generator=generator, dtype=torch.float64).tolist()):
+        t, below = 0, chances[0]
+        while below <= (k + u) / 6:
+            t, below = t + 1, below + chances[t + 1]
+        noisy = math.sqrt(signal[t]) * latents[k].double() + math.sqrt(1 - signal[t]) * noise[k].double()
+        predicted = unet(noisy[None].float(), torch.tensor([t]), states[k : k + 1]).sample[0].double()
+        errors = (predicted - noise[k].double()) ** 2 * places[k].double() / mean_place
+        total += float(errors.mean()) * weights[t] / mean_weight / (1000 * chances[t])
+    assert float(loss) == pytest.approx(total / 6, rel=1e-4)
+
+
+def test_importance_sampling_leaves_the_mean_loss_as_it_is() -> None:
+    signal = np.array(alpha_bar())
+    weights = np.clip((1 - signal) / signal, 0.2, 10.0)
+    weights /= weights.mean()
+    generator = torch.Generator().manual_seed(0)
+    error = 1 / (1 + np.arange(1000) / 50)  # a loss that falls with the timestep, as the noise's does
+    for count in (1, 3, 16):
+        draws = [draw_timesteps(torch.from_numpy(weights), count, generator) for _ in range(30_000 // count)]
+        estimates = [float((factors * torch.from_numpy(error)[steps]).mean()) for steps, factors in draws]
+        assert np.mean(estimates) == pytest.approx((weights * error).mean(), rel=0.01)
+        timesteps = torch.cat([steps for steps, _ in draws])
+        assert 0 <= timesteps.min() < 20
+        assert 980 < timesteps.max() <= 999
+
+
+def test_timesteps_are_spread_over_a_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        timesteps, factors = draw_timesteps(torch.ones(1000), 10, generator)
+        assert [t // 100 for t in timesteps.tolist()] == list(range(10))
+        assert torch.allclose(factors, torch.ones(10))
 
 
 def test_noise_of_a_picture_depends_on_its_seed_alone() -> None:

@@ -1,4 +1,4 @@
-"""Trains a small model; run alone or by torchrun. Arguments: folder, batch of one process."""
+"""Trains a small model; run alone or by torchrun. Arguments: folder, batch of one process, cpu or any device."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ class Loss(nn.Module):
         return (self.net(x) - x**3).square().mean(), {}
 
 
-def train(folder: Path, batch: int) -> None:
+def train(folder: Path, batch: int, device: str | None) -> None:
     """Writes ``weights.safetensors`` of the first process."""
     indices = epoch_indices(len(NUMBERS), batch, 3)
     config = TrainingConfig(steps=6, batch_size=batch, learning_rate=1e-2, ema_decay=0.9)
@@ -38,7 +38,7 @@ def train(folder: Path, batch: int) -> None:
         config,
         out=folder,
         progress=False,
-        device="cpu",
+        device=device,
     )
     loop.run()
     if loop.accelerator.is_main_process:
@@ -46,4 +46,4 @@ def train(folder: Path, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]))
+    train(Path(sys.argv[1]), int(sys.argv[2]), "cpu" if sys.argv[3:] in ([], ["cpu"]) else None)

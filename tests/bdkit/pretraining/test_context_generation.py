@@ -1,5 +1,6 @@
 """Prompted context generation: trimap, matte, blend, and the batches that stage 2 makes of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bdkit.errors import InputError
 from bdkit.models.images import pixels_from_arrays
 from bdkit.models.tiny import tiny_model
 from bdkit.pretraining.context_generation import (
@@ -198,6 +200,7 @@ def test_shares_of_dropped_subjects_and_empty_prompts() -> None:
 
 def test_a_batch_is_a_function_of_its_step() -> None:
     one, two = batches(), batches()
+    one.config = two.config = replace(one.config, subject_weight=2.0)
     for step in (4, 0):  # in any order
         ours, theirs = one(step, torch.Generator()), two(step, torch.Generator())
         two(9, torch.Generator())
@@ -245,8 +248,28 @@ def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
     assert any(np.array_equal(picture, blend(*plain, b)) for b in made.backgrounds)
 
 
-def test_stage_two_trains_all_but_the_image_encoder_and_the_autoencoder() -> None:
+def test_the_subject_counts_more_than_the_background() -> None:
     made = batches()
+    chosen = made.indices(0)
+    assert made(0, torch.Generator()).pixel_weights is None
+    made.config = replace(made.config, subject_weight=3.0)
+    weights = made(0, torch.Generator()).pixel_weights
+    assert weights is not None
+    side = made.latents.shape[-1]
+    assert weights.shape == (len(chosen), 1, side, side)
+    for row, index in zip(weights, chosen, strict=True):
+        blocks = made.corpus.alphas[index].reshape(side, SIZE // side, side, SIZE // side).mean((1, 3)) / 255
+        assert np.allclose(row[0].numpy(), 1 + 2 * blocks, atol=1e-5)
+    assert weights.max() > 2.9
+    assert weights.min() < 1.1
+    with pytest.raises(InputError, match="subject_weight is 0"):
+        replace(made.config, subject_weight=0.0)
+
+
+@pytest.mark.parametrize("image_encoder_rate", [0.0, 1e-3])
+def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encoder(image_encoder_rate: float) -> None:
+    made = batches()
+    made.config = replace(made.config, image_encoder_rate=image_encoder_rate)
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
     history = train_subject_representation(
         model,
@@ -261,8 +284,8 @@ def test_stage_two_trains_all_but_the_image_encoder_and_the_autoencoder() -> Non
     )
     assert len(history) == 3
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    frozen = {k for k in before if k.startswith(("vae.", "multimodal_encoder.vision_model."))}
-    assert not moved & frozen
+    assert not {k for k in moved if k.startswith("vae.")}
+    assert any(k.startswith("multimodal_encoder.vision_model.") for k in moved) == (image_encoder_rate > 0)
     for part in ("unet.", "text_encoder.", "multimodal_encoder.qformer.", "multimodal_encoder.projection."):
         assert any(k.startswith(part) for k in moved), part
     assert "multimodal_encoder.query_tokens" in moved
