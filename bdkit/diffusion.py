@@ -127,9 +127,9 @@ def noise_prediction_loss(
 
 def _timestep_weights(scheduler: DDPMScheduler, noise_weights: tuple[float, float] | None) -> Tensor:
     """The weight of each timestep's error, (timesteps,) with mean 1; float64, because a cumulative sum follows."""
-    alphas = scheduler.alphas_cumprod.double().cpu()
     if noise_weights is None:
-        return torch.ones_like(alphas)
+        return torch.ones(scheduler.config.num_train_timesteps, dtype=torch.float64)
+    alphas = scheduler.alphas_cumprod.double().cpu()
     weights = ((1 - alphas) / alphas).clamp(*noise_weights)
     return weights / weights.mean()
 

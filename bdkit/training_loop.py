@@ -76,6 +76,11 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mixed & 0x7FFF_FFFF_FFFF_FFFF)
 
 
+def started_processes() -> int:
+    """How many processes torchrun or accelerate started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` on a temporary sibling and rename it into place; nothing half-written is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +145,7 @@ class TrainingLoop:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        started = int(os.environ.get("WORLD_SIZE", "1"))
+        started = started_processes()
         if started != self.accelerator.num_processes:
             raise InputError(
                 f"{started} processes were started, but {self.accelerator.num_processes} share each batch on "

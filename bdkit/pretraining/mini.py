@@ -36,7 +36,7 @@ from bdkit.pretraining.image_encoder import train_image_encoder
 from bdkit.pretraining.multimodal_representation import train_multimodal_representation
 from bdkit.pretraining.subject_representation import SubjectRepresentationConfig, train_subject_representation
 from bdkit.pretraining.text_to_image import train_text_to_image
-from bdkit.training_loop import TrainingConfig, write_atomically, write_json
+from bdkit.training_loop import TrainingConfig, started_processes, write_atomically, write_json
 
 STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2", "stage2-joint")
 REQUIRES: dict[str, tuple[str, ...]] = {
@@ -89,7 +89,7 @@ class MiniPretraining:
 
     def _per_process(self, training: TrainingConfig) -> TrainingConfig:
         """The preset's batch is that of all processes together."""
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        processes = started_processes()
         if training.batch_size % processes:
             raise InputError(f"a batch of {training.batch_size} can't be split among {processes} processes")
         return replace(training, batch_size=training.batch_size // processes)
@@ -275,8 +275,9 @@ class MiniPretraining:
             for stage in STAGES
             if (self.out / stage / "run.json").exists()
         }
-        self.model.record |= {"stages": records, "corpus": asdict(self.config.corpus)}
         self.model.record |= {
+            "stages": records,
+            "corpus": asdict(self.config.corpus),
             "subject_corpus": asdict(self.config.subject_corpus),
             "joint_corpus": asdict(self.config.joint_corpus),
         }

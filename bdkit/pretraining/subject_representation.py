@@ -79,9 +79,7 @@ class SubjectRepresentationLoss(nn.Module):
 
     def forward(self, batch: SubjectBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         encoder, config = self.multimodal_encoder, self.config
-        with torch.set_grad_enabled(config.image_encoder_rate > 0 and torch.is_grad_enabled()):
-            image_tokens = encoder.encode_image(batch.pixels)
-        hidden = encoder.query(image_tokens, batch.word_ids, batch.word_mask)
+        hidden = encoder.query(encoder.encode_image(batch.pixels), batch.word_ids, batch.word_mask)
         subject = encoder.projection(hidden[:, : encoder.config.num_query_tokens])
         states = self.text_encoder(batch.input_ids, subject, batch.subject_mask)
         loss = noise_prediction_loss(
