@@ -91,7 +91,7 @@ def noise_prediction_loss(
     latents: Tensor,
     encoder_hidden_states: Tensor,
     generator: torch.Generator,
-    noise_weights: tuple[float, float] | None = None,
+    weights: Tensor | None = None,
     *,
     importance_sampling: bool = False,
     pixel_weights: Tensor | None = None,
@@ -101,14 +101,15 @@ def noise_prediction_loss(
     Args:
         latents: (B, C, h, w), scaled.
         encoder_hidden_states: (B, L, D), the text encoder's output.
-        generator: CPU generator of noise and timesteps.
-        noise_weights: weigh each error by 1 / SNR of its timestep, kept within this range, divided by the mean weight;
-            None: all the same.
+        generator: CPU generator of the timesteps and, through `draw_noise`, of the noise.
+        weights: (timesteps,), how much each timestep's error counts, such as `timestep_weights`; None: all the same.
         importance_sampling: draw the timesteps by `draw_timesteps`: the same loss in the mean, with less variance.
         pixel_weights: (B, 1, h, w), how much each place of a picture counts; divided by its mean over the batch.
     """
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
-    weights = _timestep_weights(scheduler, noise_weights)
+    noise = draw_noise(latents, generator)
+    plain = weights is None and not importance_sampling and pixel_weights is None
+    if weights is None:
+        weights = torch.ones(scheduler.config.num_train_timesteps)
     if importance_sampling:
         timesteps, factors = draw_timesteps(weights, latents.shape[0], generator)
     else:
@@ -117,7 +118,7 @@ def noise_prediction_loss(
     timesteps = timesteps.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     noise_pred = unet(noisy, timesteps, encoder_hidden_states).sample
-    if noise_weights is None and not importance_sampling and pixel_weights is None:
+    if plain:
         return F.mse_loss(noise_pred.float(), noise.float())
     errors = (noise_pred.float() - noise.float()).square()
     if pixel_weights is not None:
@@ -125,12 +126,23 @@ def noise_prediction_loss(
     return (errors.mean(dim=(1, 2, 3)) * factors.to(errors.device)).mean()
 
 
-def _timestep_weights(scheduler: DDPMScheduler, noise_weights: tuple[float, float] | None) -> Tensor:
-    """The weight of each timestep's error, (timesteps,) with mean 1; float64, because a cumulative sum follows."""
-    if noise_weights is None:
-        return torch.ones(scheduler.config.num_train_timesteps, dtype=torch.float64)
+def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Unit Gaussian noise of the shape, type and device of ``like``, drawn there: a large batch's takes a CPU too long.
+
+    Args:
+        generator: on the CPU; elsewhere it seeds a generator of that device, so its state alone decides there, too.
+    """
+    if like.device.type == "cpu":
+        return torch.randn(like.shape, generator=generator).to(like.dtype)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    there = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=there, device=like.device).to(like.dtype)
+
+
+def timestep_weights(scheduler: DDPMScheduler, low: float, high: float) -> Tensor:
+    """1 / SNR of each timestep, kept within ``low`` and ``high``, divided by its mean; (timesteps,) float64."""
     alphas = scheduler.alphas_cumprod.double().cpu()
-    weights = ((1 - alphas) / alphas).clamp(*noise_weights)
+    weights = ((1 - alphas) / alphas).clamp(low, high)
     return weights / weights.mean()
 
 

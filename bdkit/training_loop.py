@@ -23,8 +23,18 @@ from tqdm import tqdm
 from bdkit.errors import InputError
 
 
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 class TrainingDiverged(InputError):
     """The loss was not finite. The last good checkpoint is kept; the message names the batch."""
+
+
+def check_schedule(name: str) -> None:
+    """Raises InputError for a schedule of the learning rate that there is not."""
+    if name not in ("constant", "linear"):
+        raise InputError(f"schedule {name!r} is not known; use 'constant' or 'linear'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_schedule(self.schedule)
         if list(self.restarts) != sorted({r for r in self.restarts if 0 < r < self.steps}):
             raise InputError(f"restarts must rise between 0 and {self.steps}, the number of steps: {self.restarts}")
 
@@ -60,11 +71,7 @@ class TrainingConfig:
         end = min((r for r in self.restarts if r > step), default=self.steps)
         done = step - begin
         warm = min(1.0, (done + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.schedule == "constant":
-            return warm
-        if self.schedule == "linear":
-            return warm * (1.0 - done / (end - begin))
-        raise InputError(f"schedule {self.schedule!r} is not known; use 'constant' or 'linear'")
+        return warm * (1.0 - done / (end - begin)) if self.schedule == "linear" else warm
 
 
 Batches = Callable[[int, torch.Generator], Any]
@@ -103,7 +110,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class TrainingLoop:
-    """Train ``module``, whose ``forward(batch, generator)`` returns ``(loss, logs)``.
+    """Train ``module``, whose ``forward(batch, generator)`` returns ``(loss, logs)``, logs numbers or their tensors.
 
     Args:
         module: computes the loss; its parameters with ``requires_grad`` are trained.
@@ -239,7 +246,7 @@ class TrainingLoop:
         self.history = json.loads(state["history"])
         return True
 
-    def _train_step(self) -> dict[str, float]:
+    def _train_step(self) -> dict[str, Any]:
         config, logs = self.config, {}
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * config.factor(self.step)
@@ -269,7 +276,7 @@ class TrainingLoop:
                 self.optimizer.zero_grad()
         if self.ema:
             self.ema.step(self.parameters)
-        return {"loss": total, **{k: float(v) for k, v in logs.items()}}
+        return {"loss": total, **logs}
 
     def run(self) -> list[dict[str, float]]:
         """Train to ``config.steps``; leaves the (averaged) weights in the module and returns the loss history."""
@@ -288,6 +295,7 @@ class TrainingLoop:
                 self.step += 1
                 self.seconds = time.monotonic() - start
                 if self.step % every == 0 or self.step == self.config.steps:
+                    logs = {k: float(v) for k, v in logs.items()}  # only here: on a GPU it waits for all work
                     self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **logs})
                     bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
                 bar.update(1)
@@ -313,7 +321,7 @@ class TrainingLoop:
             "name": self.name,
             "config": asdict(self.config),
             "seconds": round(self.seconds, 1),
-            "device": str(self.accelerator.device),
+            "device": _device_name(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "trained_parameters": sum(p.numel() for p in self.parameters),

@@ -64,6 +64,7 @@ def encode_corpus(vae: Any, images: np.ndarray, batch: int = 128) -> Tensor:
     """Scaled latents of uint8 pictures (N, H, W, 3), float16 on the CPU: computed once for all later stages."""
     parts = []
     for start in range(0, len(images), batch):
-        pixels = pixels_from_arrays(images[start : start + batch]).to(vae.device, memory_format=torch.channels_last)
+        pixels = pixels_from_arrays(torch.as_tensor(images[start : start + batch]).to(vae.device))
+        pixels = pixels.to(memory_format=torch.channels_last)
         parts.append(encode_images(vae, pixels).half().cpu())
     return torch.cat(parts).contiguous()

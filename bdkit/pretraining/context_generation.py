@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -96,7 +97,13 @@ def matte_of_scene(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def build_mattes(
-    images: np.ndarray, masks: np.ndarray, folder: Path, *, part: int = 128, workers: int = 2, progress: bool = True
+    images: np.ndarray,
+    masks: np.ndarray,
+    folder: Path,
+    *,
+    part: int = 128,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mattes of all pictures, cached in ``folder``, one file for each ``part``: a killed run loses one at most."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +112,8 @@ def build_mattes(
     jobs = [
         (images[s : s + part], masks[s : s + part], p) for s, p in zip(starts, paths, strict=True) if not p.exists()
     ]
-    if workers > 1 and len(jobs) > 1:
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers > 1:
         fresh = get_context("spawn")  # forked from a process whose OpenMP threads have worked, pymatting's never end
         with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
             for future in tqdm([pool.submit(_matte_part, *j) for j in jobs], desc="matting", disable=not progress):

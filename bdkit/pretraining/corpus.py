@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -112,14 +114,19 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def build_corpus(config: CorpusConfig, folder: Path, *, workers: int = 2, progress: bool = True) -> Corpus:
-    """Render (what is not there yet) and load; ``folder`` keeps one file for each 4,096 scenes."""
+def build_corpus(config: CorpusConfig, folder: Path, *, workers: int | None = None, progress: bool = True) -> Corpus:
+    """Render (what is not there yet) and load; ``folder`` keeps one file for each 4,096 scenes.
+
+    Args:
+        workers: processes that render; None: one a core.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, config.scenes, PART)
     paths = [folder / f"{config.split}-{config.seed}-{config.scenes}-{start:07d}.npz" for start in starts]
     jobs = [(s, min(PART, config.scenes - s), p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
-    if workers > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(workers) as pool:
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             try:
                 futures = [pool.submit(_render_part, config, *job) for job in jobs]
                 for future in tqdm(futures, desc="rendering", disable=not progress):

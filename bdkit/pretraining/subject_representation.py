@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from bdkit.diffusion import noise_prediction_loss, training_attention, training_scheduler
+from bdkit.diffusion import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
 from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.images import pixels_from_arrays
-from bdkit.pretraining.context_generation import blend
 from bdkit.pretraining.corpus import Corpus, epoch_indices
 from bdkit.training_loop import TrainingConfig, TrainingLoop
 
@@ -76,8 +75,9 @@ class SubjectRepresentationLoss(nn.Module):
         self.unet, self.text_encoder = model.unet, model.text_encoder
         self.multimodal_encoder = model.multimodal_encoder
         self.scheduler = training_scheduler()
+        self.weights = None if config.noise_weights is None else timestep_weights(self.scheduler, *config.noise_weights)
 
-    def forward(self, batch: SubjectBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: SubjectBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         encoder, config = self.multimodal_encoder, self.config
         hidden = encoder.query(encoder.encode_image(batch.pixels), batch.word_ids, batch.word_mask)
         subject = encoder.projection(hidden[:, : encoder.config.num_query_tokens])
@@ -88,33 +88,42 @@ class SubjectRepresentationLoss(nn.Module):
             batch.latents,
             states,
             generator,
-            config.noise_weights,
+            self.weights,
             importance_sampling=config.importance_sampling,
             pixel_weights=batch.pixel_weights,
         )
         vectors = subject.detach().float()
         share = vectors.std(0).mean() / vectors.std()  # what of the subject vectors differs between subjects
-        return loss, {"prompt_std": float(vectors.std()), "subject_share": float(share)}
+        return loss, {"prompt_std": vectors.std(), "subject_share": share}
 
 
-def jitter_cutout(image: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror, scale (0.8 to 1.15) and shift (up to 10%) a cut-out, uint8 (H, W, 3) and (H, W)."""
-    from PIL import Image
+def jitter_cutouts(cutouts: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror, scale (0.8 to 1.15) and shift (up to 10%) cut-outs, each in its own way.
 
-    size = image.shape[0]
-    scale, angle_free = rng.uniform(0.8, 1.15), rng.uniform(-0.1, 0.1, 2) * size
-    centre = size / 2
-    offset = [centre - (centre + shift) / scale for shift in angle_free]
-    data = (1 / scale, 0.0, offset[0], 0.0, 1 / scale, offset[1])
-    stacked = Image.fromarray(np.dstack([image, alpha]), "RGBA")
-    moved = np.asarray(stacked.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR))
-    if rng.random() < 0.5:
-        moved = moved[:, ::-1]
-    return moved[..., :3], moved[..., 3]
+    Args:
+        cutouts: (B, 4, S, S), colours multiplied by alpha, and alpha; outside it is 0.
+    """
+    count = len(cutouts)
+    scale = rng.uniform(0.8, 1.15, count)
+    shift = rng.uniform(-0.1, 0.1, (count, 2)) * 2  # of a side, which measures 2 here
+    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
+    moves = np.zeros((count, 2, 3), dtype=np.float32)  # from places of the output to places of the input
+    moves[:, 0, 0], moves[:, 1, 1] = mirror / scale, 1 / scale
+    moves[:, :, 2] = -shift / scale[:, None]
+    grid = F.affine_grid(torch.from_numpy(moves).to(cutouts.device), list(cutouts.shape), align_corners=False)
+    return F.grid_sample(cutouts, grid, align_corners=False)
 
 
 class SubjectBatches:
-    """Batches of stage 2 as a function of the step: input = cut-out on a random background, target = the picture."""
+    """Batches of stage 2 as a function of the step: input = cut-out on a random background, target = the picture.
+
+    All that they are made of is put on the model's device beforehand; a step only gathers and blends.
+
+    Attributes:
+        cutouts: uint8 (N, 4, H, W), each scene's subject without outfit or change, and its alpha.
+        backgrounds: uint8 (M, 3, H, W).
+        shares: (N, 1, h, w), how much of each latent of a target the subject covers.
+    """
 
     def __init__(
         self,
@@ -126,57 +135,99 @@ class SubjectBatches:
         training: TrainingConfig,
         config: SubjectRepresentationConfig,
     ) -> None:
-        self.model, self.corpus, self.latents, self.backgrounds = model, corpus, latents, backgrounds
-        self.mattes, self.training, self.config = mattes, training, config
+        device = model.device
+        self.model, self.training, self.config = model, training, config
         self.indices = epoch_indices(len(corpus), training.batch_size, training.seed)
+        self.latents = latents.to(device)
+        self.cutouts = _cutouts(corpus, mattes).to(device)
+        self.backgrounds = torch.from_numpy(backgrounds).to(device).permute(0, 3, 1, 2).contiguous()
+        size = latents.shape[-2], latents.shape[-1]
+        self.shares = torch.cat([_covered(part, size, device) for part in np.array_split(corpus.alphas, 16)])
+        self.captions = _CaptionTable(model, corpus)
 
-    def inputs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def inputs(self, chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Input pictures, uint8 (B, H, W, 3)."""
-        pictures = []
-        matted = 0 if self.mattes is None else len(self.mattes[0])
-        for index in chosen:
-            if self.mattes is not None and index < matted and index not in self.corpus.plain:
-                foreground, alpha = self.mattes[0][index], self.mattes[1][index]
-            else:
-                foreground, alpha = self.corpus.subject_of(index)
-            if self.config.jitter:
-                foreground, alpha = jitter_cutout(foreground, alpha, rng)
-            pictures.append(blend(foreground, alpha, self.backgrounds[rng.integers(len(self.backgrounds))]))
-        return np.stack(pictures)
+        cutouts = self.cutouts[torch.from_numpy(chosen).to(self.cutouts.device)].float()
+        alpha = cutouts[:, 3:] / 255
+        cutouts = torch.cat([cutouts[:, :3] * alpha, alpha], dim=1)
+        if self.config.jitter:
+            cutouts = jitter_cutouts(cutouts, rng)
+        places = torch.from_numpy(rng.integers(len(self.backgrounds), size=len(chosen))).to(self.backgrounds.device)
+        mixed = cutouts[:, :3] + self.backgrounds[places].float() * (1 - cutouts[:, 3:])
+        return mixed.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
     def __call__(self, step: int, generator: torch.Generator) -> SubjectBatch:
-        model, corpus, device = self.model, self.corpus, self.model.device
+        config, device = self.config, self.latents.device
         chosen = self.indices(step)
         rng = np.random.default_rng([self.training.seed, step, PartialState().process_index])
         pixels = pixels_from_arrays(self.inputs(chosen, rng), clip=True)
-        words = model.qformer_tokenizer([corpus.class_nouns[i] for i in chosen], padding=True, return_tensors="pt")
-        rows = []
         draw = rng.random(len(chosen))
-        for k, index in enumerate(chosen):
-            if draw[k] < self.config.empty_share:
-                rows.append(model.tokenize([""], None, with_subject=False))
-            else:
-                with_subject = bool(draw[k] >= self.config.empty_share + self.config.subject_drop)
-                noun = corpus.class_nouns[index]
-                rows.append(model.tokenize([corpus.templates[index]], [noun], with_subject=with_subject))
+        kind = np.where(
+            draw < config.empty_share,
+            EMPTY,
+            np.where(draw < config.empty_share + config.subject_drop, DROPPED, WITH_SUBJECT),
+        )
+        rows = torch.from_numpy(chosen).to(device)
+        input_ids, subject_mask = self.captions.prompts(rows, torch.from_numpy(kind).to(device))
+        word_ids, word_mask = self.captions.words(rows)
         return SubjectBatch(
-            latents=self.latents[chosen].float().to(device, memory_format=torch.channels_last),
-            pixels=pixels.to(device),
-            word_ids=words.input_ids.to(device),
-            word_mask=words.attention_mask.to(device),
-            input_ids=torch.cat([ids for ids, _ in rows]).to(device),
-            subject_mask=torch.cat([mask for _, mask in rows]).to(device),
-            pixel_weights=self.pixel_weights(chosen),
+            latents=self.latents[rows].float().to(memory_format=torch.channels_last),
+            pixels=pixels,
+            word_ids=word_ids,
+            word_mask=word_mask,
+            input_ids=input_ids,
+            subject_mask=subject_mask,
+            pixel_weights=None if config.subject_weight == 1.0 else 1 + (config.subject_weight - 1) * self.shares[rows],
         )
 
-    def pixel_weights(self, chosen: np.ndarray) -> Tensor | None:
-        """1 on the background, ``subject_weight`` on the subject, in between where a latent covers both."""
-        if self.config.subject_weight == 1.0:
-            return None
-        alphas = torch.from_numpy(self.corpus.alphas[chosen]).float()[:, None] / 255
-        height, width = self.latents.shape[-2:]
-        share = F.adaptive_avg_pool2d(alphas, (height, width))
-        return (1 + (self.config.subject_weight - 1) * share).to(self.model.device)
+
+EMPTY, DROPPED, WITH_SUBJECT = 0, 1, 2  # prompts: none at all, the caption without its subject, with it
+
+
+class _CaptionTable:
+    """Token ids of a corpus, each caption tokenised once."""
+
+    def __init__(self, model: BlipDiffusion, corpus: Corpus) -> None:
+        pairs: dict[tuple[str, str], int] = {}
+        rows = [pairs.setdefault(pair, len(pairs)) for pair in zip(corpus.templates, corpus.class_nouns, strict=True)]
+        nouns = sorted(set(corpus.class_nouns))
+        templates, of_pair = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        kinds = [
+            [tensor.expand(len(pairs), -1) for tensor in model.tokenize([""], None, with_subject=False)],
+            model.tokenize(templates, of_pair, with_subject=False),
+            model.tokenize(templates, of_pair, with_subject=True),
+        ]
+        words = model.qformer_tokenizer(nouns, padding=True, return_tensors="pt")
+        device = model.device
+        self._row = torch.tensor(rows, device=device)
+        self._noun = torch.tensor([nouns.index(noun) for noun in corpus.class_nouns], device=device)
+        self._ids, self._mask = (torch.stack([kind[n] for kind in kinds]).to(device) for n in (0, 1))
+        self._words = words.input_ids.to(device), words.attention_mask.to(device)
+
+    def prompts(self, scenes: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and the mask of the subject's places, (B, L), of scenes (B,), each in its kind (B,)."""
+        rows = self._row[scenes]
+        return self._ids[kinds, rows], self._mask[kinds, rows]
+
+    def words(self, scenes: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and mask of the scenes' class nouns for the multimodal encoder, (B, T)."""
+        nouns = self._noun[scenes]
+        return self._words[0][nouns], self._words[1][nouns]
+
+
+def _cutouts(corpus: Corpus, mattes: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
+    """uint8 (N, 4, H, W): by closed-form matting where there is a matte, else by the exact alpha."""
+    result = torch.empty((len(corpus), 4, *corpus.alphas.shape[1:]), dtype=torch.uint8)
+    result[:, :3], result[:, 3] = torch.from_numpy(corpus.images).permute(0, 3, 1, 2), torch.from_numpy(corpus.alphas)
+    replaced = dict(enumerate(zip(*mattes, strict=True))) if mattes is not None else {}
+    for index, (image, alpha) in (replaced | corpus.plain).items():
+        result[index, :3], result[index, 3] = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(alpha)
+    return result
+
+
+def _covered(alphas: np.ndarray, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Mean alpha, 0 to 1, of the pixels of each latent; (B, H, W) uint8 to (B, 1, *size)."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(alphas).to(device)[:, None].float() / 255, size)
 
 
 def train_subject_representation(

@@ -21,6 +21,7 @@ from bdkit.diffusion import (
     latent_factor,
     noise_prediction_loss,
     sample,
+    timestep_weights,
     training_scheduler,
 )
 from bdkit.errors import InputError
@@ -91,7 +92,7 @@ def test_weighted_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> 
         latents,
         states,
         torch.Generator().manual_seed(5),
-        (0.2, 10.0),
+        timestep_weights(scheduler, 0.2, 10.0),
         importance_sampling=True,
         pixel_weights=places,
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bdkit.errors import InputError
 from bdkit.models.images import pixels_from_arrays
@@ -23,7 +22,7 @@ from bdkit.pretraining.corpus import Corpus
 from bdkit.pretraining.subject_representation import (
     SubjectBatches,
     SubjectRepresentationConfig,
-    jitter_cutout,
+    jitter_cutouts,
     train_subject_representation,
 )
 from bdkit.training_loop import TrainingConfig
@@ -135,12 +134,14 @@ def test_jitter_moves_colours_and_alpha_together() -> None:
     split = round(0.4 * 64)
     image[:, split:][alpha[:, split:] > 0] = (0, 0, 200)
     mirrored, areas, shifts = 0, [], []
-    for seed in range(60):
-        moved, cut = jitter_cutout(image, alpha, np.random.default_rng(seed))
-        assert moved.shape == (64, 64, 3)
-        assert cut.shape == (64, 64)
+    share = alpha[..., None] / 255
+    cutout = torch.from_numpy(np.dstack([image * share, share]).astype(np.float32)).permute(2, 0, 1)
+    made = jitter_cutouts(cutout.expand(60, -1, -1, -1), np.random.default_rng(0))
+    assert made.shape == (60, 4, 64, 64)
+    for one in made.permute(0, 2, 3, 1).numpy():
+        moved, cut = one[..., :3] / one[..., 3:].clip(1e-6), one[..., 3] * 255
         assert moved[..., 1][cut > 128].max() < 30
-        assert (moved[..., 0].astype(int) + moved[..., 2])[cut > 128].min() > 150
+        assert (moved[..., 0] + moved[..., 2])[cut > 128].min() > 150
         red, blue = ((moved[..., c] > 150) & (cut > 200) for c in (0, 2))
         flipped = bool(np.nonzero(red)[1].mean() > np.nonzero(blue)[1].mean())
         mirrored += flipped
@@ -156,24 +157,38 @@ def test_jitter_moves_colours_and_alpha_together() -> None:
     assert ((largest > 5) & (largest < 7)).all()  # 10 % of 64 pixels
 
 
-def batches(jitter: bool = True, mattes: bool = False, size: int = 16, seed: int = 0) -> SubjectBatches:
+BACKGROUNDS = random_pictures(9, 6)
+
+
+def small_corpus() -> Corpus:
     count = 48
-    corpus = Corpus(
+    return Corpus(
         images=random_pictures(count, 5),
         alphas=np.stack([(soft_disc(SIZE, 8 + k % 3, 1) * 255).astype(np.uint8) for k in range(count)]),
         templates=["a {} in the snow", "a red {}", "a picture of a {} on the grass"] * 16,
         details=["a dog"] * count,
         class_nouns=list(NOUNS) * 12,
     )
+
+
+def batches(
+    jitter: bool = True,
+    mattes: bool = False,
+    size: int = 16,
+    seed: int = 0,
+    plain: dict[int, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> SubjectBatches:
+    corpus = replace(small_corpus(), plain=plain or {})
+    count = len(corpus)
     made = (255 - corpus.images[:5], corpus.alphas[:5] // 2) if mattes else None
     training = TrainingConfig(steps=3, batch_size=size, learning_rate=1e-3, seed=seed)
     settings = SubjectRepresentationConfig(jitter=jitter)
     latents = torch.arange(float(count)).view(count, 1, 1, 1).expand(count, 4, 8, 8).half()
-    return SubjectBatches(tiny_model(), corpus, latents, random_pictures(9, 6), made, training, settings)
+    return SubjectBatches(tiny_model(), corpus, latents, BACKGROUNDS, made, training, settings)
 
 
 def test_shares_of_dropped_subjects_and_empty_prompts() -> None:
-    made = batches()
+    made, corpus = batches(), small_corpus()
     empty, _ = made.model.tokenize([""], None, with_subject=False)
     counts = {"subject": 0, "dropped": 0, "empty": 0}
     steps = 110
@@ -181,7 +196,7 @@ def test_shares_of_dropped_subjects_and_empty_prompts() -> None:
         batch = made(step, torch.Generator())
         chosen = made.indices(step)
         for k, index in enumerate(chosen):
-            noun, template = made.corpus.class_nouns[index], made.corpus.templates[index]
+            noun, template = corpus.class_nouns[index], corpus.templates[index]
             if batch.subject_mask[k].any():
                 expected = made.model.tokenize([template], [noun], with_subject=True)
                 counts["subject"] += 1
@@ -210,46 +225,42 @@ def test_a_batch_is_a_function_of_its_step() -> None:
 
 
 def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> None:
-    made = batches(jitter=False)
+    made, corpus = batches(jitter=False), small_corpus()
     batch = made(2, torch.Generator())
     tokens = made.model.qformer_tokenizer(list(NOUNS)).input_ids
     backgrounds = set()
     for k, index in enumerate(made.indices(2)):
         assert (batch.latents[k] == float(index)).all()
         assert batch.word_ids[k].tolist() == tokens[index % 4]
-        options = blend(made.corpus.images[index], made.corpus.alphas[index], made.backgrounds)
+        options = blend(corpus.images[index], corpus.alphas[index], BACKGROUNDS)
         fits = [n for n, p in enumerate(pixels_from_arrays(options, clip=True)) if torch.equal(p, batch.pixels[k])]
         assert len(fits) == 1
         backgrounds |= set(fits)
-        target = pixels_from_arrays(made.corpus.images[index][None], clip=True)[0]
+        target = pixels_from_arrays(corpus.images[index][None], clip=True)[0]
         same = (batch.pixels[k] == target).all(0)
         assert 0.1 < same.float().mean() < 0.5  # the subject, not the picture
     assert len(backgrounds) > 3
 
 
 def test_mattes_serve_the_pictures_that_have_one() -> None:
-    made = batches(jitter=False, mattes=True)
-    chosen = np.array([4, 5])
-    pictures = made.inputs(chosen, np.random.default_rng(0))
-    assert any(
-        np.array_equal(pictures[0], blend(255 - made.corpus.images[4], made.corpus.alphas[4] // 2, b))
-        for b in made.backgrounds
-    )
-    assert any(
-        np.array_equal(pictures[1], blend(made.corpus.images[5], made.corpus.alphas[5], b)) for b in made.backgrounds
-    )
+    made, corpus = batches(jitter=False, mattes=True), small_corpus()
+    pictures = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
+    matted = [blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
+    exact = [blend(corpus.images[5], corpus.alphas[5], b) for b in BACKGROUNDS]
+    for picture, options in zip(pictures, (matted, exact), strict=True):
+        assert any(np.array_equal(picture, option) for option in options)
 
 
 def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
-    made = batches(jitter=False, mattes=True)
-    plain = 255 - made.corpus.images[7], made.corpus.alphas[8]
-    made.corpus.plain[4] = plain  # a picture that has a matte of its own
-    (picture,) = made.inputs(np.array([4]), np.random.default_rng(0))
-    assert any(np.array_equal(picture, blend(*plain, b)) for b in made.backgrounds)
+    corpus = small_corpus()
+    plain = 255 - corpus.images[7], corpus.alphas[8]
+    made = batches(jitter=False, mattes=True, plain={4: plain})  # a picture that has a matte of its own
+    (picture,) = made.inputs(np.array([4]), np.random.default_rng(0)).numpy()
+    assert any(np.array_equal(picture, blend(*plain, b)) for b in BACKGROUNDS)
 
 
 def test_the_subject_counts_more_than_the_background() -> None:
-    made = batches()
+    made, corpus = batches(), small_corpus()
     chosen = made.indices(0)
     assert made(0, torch.Generator()).pixel_weights is None
     made.config = replace(made.config, subject_weight=3.0)
@@ -258,7 +269,7 @@ def test_the_subject_counts_more_than_the_background() -> None:
     side = made.latents.shape[-1]
     assert weights.shape == (len(chosen), 1, side, side)
     for row, index in zip(weights, chosen, strict=True):
-        blocks = made.corpus.alphas[index].reshape(side, SIZE // side, side, SIZE // side).mean((1, 3)) / 255
+        blocks = corpus.alphas[index].reshape(side, SIZE // side, side, SIZE // side).mean((1, 3)) / 255
         assert np.allclose(row[0].numpy(), 1 + 2 * blocks, atol=1e-5)
     assert weights.max() > 2.9
     assert weights.min() < 1.1
@@ -273,9 +284,9 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
     history = train_subject_representation(
         model,
-        made.corpus,
+        small_corpus(),
         made.latents / 48,
-        made.backgrounds,
+        BACKGROUNDS,
         made.training,
         made.config,
         None,
@@ -289,4 +300,3 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     for part in ("unet.", "text_encoder.", "multimodal_encoder.qformer.", "multimodal_encoder.projection."):
         assert any(k.startswith(part) for k in moved), part
     assert "multimodal_encoder.query_tokens" in moved
-    assert Image.fromarray(made.backgrounds[0]).size == (SIZE, SIZE)
