@@ -159,7 +159,7 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
         # Five and a half minutes on one H200; about eight hours on two cores, at 60 pictures a second.
         "joint_training": TrainingConfig(
             steps=steps(3200),
-            batch_size=min(512, corpus.scenes),
+            batch_size=min(512, corpus.scenes // 8),
             learning_rate=1e-3,
             warmup_steps=300,
             ema_decay=0.999,

@@ -10,22 +10,14 @@ from bdkit.errors import InputError
 from bdkit.pretraining.mini import STAGES, main_process, pretrain_mini
 
 EVALUATORS = "evaluators"
-STAGE_HELP = {
-    "autoencoder": "pictures to latents and back",
-    "image-encoder": "image-text contrastive training of the encoder that stages 1 and 2 keep frozen",
-    "base": "text-to-image",
-    "stage1": "multimodal representation learning: ITC, ITM, ITG (Sec. 3.1)",
-    "stage2": "subject representation learning by prompted context generation (Sec. 3.2)",
-    "stage2-joint": "stage 2 goes on with the image encoder trained, too (not in the paper)",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `mini`, each stage, and the evaluators as commands of their own."""
     whats = parser.add_subparsers(title="what to train", metavar="WHAT", dest="what", required=True)
     _add_training(whats.add_parser("mini", help="everything, the evaluators last"))
-    for stage in STAGES:
-        _add_training(whats.add_parser(stage, help=STAGE_HELP[stage]))
+    for name, stage in STAGES.items():
+        _add_training(whats.add_parser(name, help=stage.help))
     evaluators = whats.add_parser(EVALUATORS, help="the DINO, CLIP, identity encoder and classifier that score")
     pretrain_evaluators.add_arguments(evaluators)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,12 @@ from bdkit.presets import PRETRAIN, ModelConfig, PretrainConfig
 from bdkit.pretraining.autoencoder import encode_corpus, train_autoencoder
 from bdkit.pretraining.card import write_card
 from bdkit.pretraining.context_generation import build_mattes
-from bdkit.pretraining.corpus import Corpus, build_corpus
+from bdkit.pretraining.corpus import Corpus, CorpusConfig, build_corpus
 from bdkit.pretraining.image_encoder import train_image_encoder
 from bdkit.pretraining.multimodal_representation import train_multimodal_representation
 from bdkit.pretraining.subject_representation import SubjectRepresentationConfig, train_subject_representation
 from bdkit.pretraining.text_to_image import train_text_to_image
 from bdkit.training_loop import TrainingConfig, started_processes, write_atomically, write_json
-
-STAGES = ("autoencoder", "image-encoder", "base", "stage1", "stage2", "stage2-joint")
-REQUIRES: dict[str, tuple[str, ...]] = {
-    "autoencoder": (),
-    "image-encoder": (),
-    "base": ("autoencoder",),
-    "stage1": ("image-encoder",),
-    "stage2": ("autoencoder", "image-encoder", "base", "stage1"),
-    "stage2-joint": ("autoencoder", "stage2"),
-}
 
 
 def new_model(config: ModelConfig, seed: int = 0) -> BlipDiffusion:
@@ -107,12 +97,8 @@ class MiniPretraining:
     def corpus(self, name: str = "corpus") -> Corpus:
         """The corpus of the stages before stage 2, or stage 2's "subject-corpus" or "joint-corpus"; rendered once."""
         if name not in self._corpora:
-            configs = {
-                "corpus": self.config.corpus,
-                "subject-corpus": self.config.subject_corpus,
-                "joint-corpus": self.config.joint_corpus,
-            }
-            self._corpora[name] = build_corpus(configs[name], self.out / name, progress=self.progress)
+            config: CorpusConfig = getattr(self.config, name.replace("-", "_"))
+            self._corpora[name] = build_corpus(config, self.out / name, progress=self.progress)
         return self._corpora[name]
 
     def latents(self, name: str = "corpus") -> Tensor:
@@ -123,22 +109,17 @@ class MiniPretraining:
             write_atomically(path, lambda p: save_file({"latents": latents}, p))
         return load_file(path)["latents"]
 
-    def _parts(self) -> dict[str, list[tuple[str, nn.Module]]]:
-        """What each stage trains, and hence saves."""
+    def _parts(self, stage: str) -> list[tuple[str, nn.Module]]:
+        """What a stage trains, and hence saves."""
         model = self.model
-        all_of_stage2: list[tuple[str, nn.Module]] = [
-            ("unet", model.unet),
-            ("text", model.text_encoder),
-            ("multimodal", model.multimodal_encoder),
-        ]
-        return {
-            "autoencoder": [("vae", model.vae)],
-            "image-encoder": [("vision", model.multimodal_encoder.vision_model)],
-            "base": [("unet", model.unet), ("text", model.text_encoder)],
-            "stage1": [("multimodal", model.multimodal_encoder)],
-            "stage2": all_of_stage2,
-            "stage2-joint": all_of_stage2,
+        modules: dict[str, nn.Module] = {
+            "vae": model.vae,
+            "vision": model.multimodal_encoder.vision_model,
+            "unet": model.unet,
+            "text": model.text_encoder,
+            "multimodal": model.multimodal_encoder,
         }
+        return [(name, modules[name]) for name in STAGES[stage].parts]
 
     def _weights(self, stage: str) -> Path:
         return self.out / stage / "weights.safetensors"
@@ -149,7 +130,7 @@ class MiniPretraining:
         if not path.exists():
             return False
         state = load_file(path)
-        for name, module in self._parts()[stage]:
+        for name, module in self._parts(stage):
             module.load_state_dict(
                 {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
             )
@@ -161,7 +142,7 @@ class MiniPretraining:
     def _save(self, stage: str) -> None:
         state = {
             f"{name}.{k}": v.detach().cpu().contiguous()
-            for name, module in self._parts()[stage]
+            for name, module in self._parts(stage)
             for k, v in module.state_dict().items()
         }
         if stage == "autoencoder":
@@ -170,30 +151,22 @@ class MiniPretraining:
             write_json(self.out / stage / "scaling.json", scaling)
         write_atomically(self._weights(stage), lambda p: save_file(state, p))
 
-    def run(self, stages: Sequence[str] = STAGES) -> Path:
+    def run(self, stages: Sequence[str]) -> Path:
         """Run those of ``stages`` that are not finished, and export when the last one is."""
-        trainers: dict[str, Callable[[], Any]] = {
-            "autoencoder": self._autoencoder,
-            "image-encoder": self._image_encoder,
-            "base": self._base,
-            "stage1": self._stage1,
-            "stage2": self._stage2,
-            "stage2-joint": self._stage2_joint,
-        }
         self._check_settings()
         for stage in STAGES:
             if stage not in stages or self._weights(stage).exists():
                 continue
-            for required in REQUIRES[stage]:
+            for required in STAGES[stage].requires:
                 if not self.load(required):
                     raise InputError(
                         f"{stage} needs {required}, which is not finished in {self.out}; "
                         f"run `bdkit pretrain {required}` with the same --out first"
                     )
             write_json(self.out / "settings.json", self._settings())
-            trainers[stage]()
+            STAGES[stage].train(self)
             self._save(stage)
-        finished = self._weights(STAGES[-1]).exists()
+        finished = self._weights(list(STAGES)[-1]).exists()
         return self.export() if finished and main_process() else self.out
 
     def _autoencoder(self) -> None:
@@ -281,14 +254,53 @@ class MiniPretraining:
             "subject_corpus": asdict(self.config.subject_corpus),
             "joint_corpus": asdict(self.config.joint_corpus),
         }
-        for stage in STAGES[:4]:
-            self.load(stage)
+        self.load("base")
         base_only = ("unet", "text_encoder")
         save_model(self.model, weights / "mini-base", dtype, only=base_only, parts_from="../mini")
-        self.load(STAGES[-1])
+        for stage in STAGES:
+            self.load(stage)
         save_model(self.model, weights / "mini", dtype, only=PARTS)
-        write_card(weights / "mini", self.out, STAGES, self.config)
+        write_card(weights / "mini", self.out, list(STAGES), self.config)
         return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage is for, which others it starts from, what of the model it trains, and how."""
+
+    help: str
+    requires: tuple[str, ...] = ()
+    parts: tuple[str, ...]
+    train: Callable[[MiniPretraining], None]
+
+
+STAGES: dict[str, Stage] = {
+    "autoencoder": Stage(help="pictures to latents and back", parts=("vae",), train=MiniPretraining._autoencoder),
+    "image-encoder": Stage(
+        help="image-text contrastive training of the encoder that stages 1 and 2 keep frozen",
+        parts=("vision",),
+        train=MiniPretraining._image_encoder,
+    ),
+    "base": Stage(help="text-to-image", requires=("autoencoder",), parts=("unet", "text"), train=MiniPretraining._base),
+    "stage1": Stage(
+        help="multimodal representation learning: ITC, ITM, ITG (Sec. 3.1)",
+        requires=("image-encoder",),
+        parts=("multimodal",),
+        train=MiniPretraining._stage1,
+    ),
+    "stage2": Stage(
+        help="subject representation learning by prompted context generation (Sec. 3.2)",
+        requires=("autoencoder", "image-encoder", "base", "stage1"),
+        parts=("unet", "text", "multimodal"),
+        train=MiniPretraining._stage2,
+    ),
+    "stage2-joint": Stage(
+        help="stage 2 goes on with the image encoder trained, too (not in the paper)",
+        requires=("autoencoder", "stage2"),
+        parts=("unet", "text", "multimodal"),
+        train=MiniPretraining._stage2_joint,
+    ),
+}
 
 
 def main_process() -> bool:
@@ -324,4 +336,4 @@ def pretrain_mini(
     if unknown:
         raise InputError(f"unknown stage {sorted(unknown)[0]!r}; the stages are {', '.join(STAGES)}")
     config = PRETRAIN["mini-smoke" if smoke else "mini"]
-    return MiniPretraining(Path(out), config, progress=progress, device=device).run(stages or STAGES)
+    return MiniPretraining(Path(out), config, progress=progress, device=device).run(list(stages or STAGES))

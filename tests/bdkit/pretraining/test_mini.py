@@ -11,7 +11,7 @@ from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.checkpoints import checkpoint_hash
 from bdkit.presets import PRETRAIN
-from bdkit.pretraining.mini import REQUIRES, STAGES, pretrain_mini, random_backgrounds
+from bdkit.pretraining.mini import STAGES, pretrain_mini, random_backgrounds
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -20,7 +20,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@pytest.mark.parametrize(("stage", "missing"), [(s, REQUIRES[s][0]) for s in STAGES if REQUIRES[s]])
+@pytest.mark.parametrize(("stage", "missing"), [(n, s.requires[0]) for n, s in STAGES.items() if s.requires])
 def test_a_stage_without_what_comes_before_is_one_line(stage: str, missing: str, tmp_path: Path) -> None:
     message = f"{stage} needs {missing}, which is not finished in .*; run `bdkit pretrain {missing}`"
     with pytest.raises(InputError, match=message) as caught:
@@ -42,8 +42,8 @@ def test_an_unknown_stage_is_one_line(tmp_path: Path) -> None:
 
 
 def test_stages_come_after_what_they_need() -> None:
-    for place, stage in enumerate(STAGES):
-        assert set(REQUIRES[stage]) <= set(STAGES[:place])
+    for place, stage in enumerate(STAGES.values()):
+        assert set(stage.requires) <= set(list(STAGES)[:place])
     assert set(PRETRAIN) == {"mini", "mini-smoke"}
     assert PRETRAIN["mini"].model == PRETRAIN["mini-smoke"].model
 
