@@ -64,10 +64,6 @@ class Corpus:
         """Captions with the class noun filled in."""
         return [self.templates[i].replace("{}", self.class_nouns[i]) for i in indices]
 
-    def subject_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture and alpha of a scene's subject as it is, without outfit or change where the corpus has that."""
-        return self.plain.get(index, (self.images[index], self.alphas[index]))
-
 
 def _sample(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generator]:
     """Scene ``index`` of the corpus, and the generator that goes on to its captions."""

@@ -15,6 +15,7 @@ from bdkit.diffusion import (
     NOISE_SCHEDULE,
     Vae,
     decode_latents,
+    draw_noise,
     draw_timesteps,
     encode_images,
     initial_noise,
@@ -79,6 +80,19 @@ def test_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> None:
         total += float(((predicted - noise[k].double()) ** 2).sum())
     assert float(loss) == pytest.approx(total / latents.numel(), rel=1e-4)
     assert len(set(timesteps.tolist())) == 6
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_noise_depends_on_the_generator_alone(device: str) -> None:
+    like = torch.zeros(64, 4, 16, 16, device=device)
+    first, second = (draw_noise(like, torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(draw_noise(like, generator), first)
+    assert not torch.equal(draw_noise(like, generator), first)  # it goes on
+    assert not torch.equal(second, first)
+    assert first.device == like.device
+    assert abs(float(first.mean())) < 0.01
+    assert float(first.std()) == pytest.approx(1, abs=0.01)
 
 
 @torch.no_grad()
