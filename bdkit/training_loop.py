@@ -31,12 +31,6 @@ class TrainingDiverged(InputError):
     """The loss was not finite. The last good checkpoint is kept; the message names the batch."""
 
 
-def check_schedule(name: str) -> None:
-    """Raises InputError for a schedule of the learning rate that there is not."""
-    if name not in ("constant", "linear"):
-        raise InputError(f"schedule {name!r} is not known; use 'constant' or 'linear'")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Settings of one training run.
@@ -61,7 +55,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_schedule(self.schedule)
+        if self.schedule not in ("constant", "linear"):
+            raise InputError(f"schedule {self.schedule!r} is not known; use 'constant' or 'linear'")
         if list(self.restarts) != sorted({r for r in self.restarts if 0 < r < self.steps}):
             raise InputError(f"restarts must rise between 0 and {self.steps}, the number of steps: {self.restarts}")
 

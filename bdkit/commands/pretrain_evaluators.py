@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from bdkit import miniworld
 from bdkit.errors import InputError
@@ -24,6 +21,7 @@ from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, CONTEXTS, OUTFITS, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, Subject, generator, sample_subject
 from bdkit.miniworld.truth import truth
+from bdkit.pretraining.parts import make_parts
 from eval.encoders import MINI_WEIGHTS
 from eval.mini_encoders import SMOKE, TRAININGS, Material, train_evaluator
 from eval.mini_models import HEADS, split_words
@@ -104,16 +102,8 @@ def make_pool(size: PoolSize, folder: Path, workers: int) -> Pool:
     """The pool of a size, drawn where it is not in `folder` yet (one file a class, so a stopped run goes on)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{size.name}-{size.objects}-{size.live}-{size.pictures}-{noun}.npz" for noun in CLASSES]
-    missing = [(noun, path) for noun, path in zip(CLASSES, paths, strict=True) if not path.is_file()]
-    if missing and workers > 1:
-        # a forked torch can hang, hence new processes
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            jobs = [executor.submit(render_class, noun, size, path) for noun, path in missing]
-            for job in tqdm(jobs, desc=f"draw {size.name}", unit="class"):
-                job.result()
-    else:
-        for noun, path in tqdm(missing, desc=f"draw {size.name}", unit="class", disable=not missing):
-            render_class(noun, size, path)
+    missing = [(noun, size, path) for noun, path in zip(CLASSES, paths, strict=True) if not path.is_file()]
+    make_parts(render_class, missing, name=f"draw {size.name}", workers=workers, unit="class")
     parts = [np.load(path) for path in paths]
     most = max(size.objects, size.live)
     labels = np.concatenate([part["labels"] for part in parts])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from bdkit.diffusion import encode_images
+from bdkit.diffusion import draw_noise, encode_images
 from bdkit.models.images import pixels_from_arrays
 from bdkit.pretraining.corpus import Corpus, epoch_indices
 from bdkit.training_loop import TrainingConfig, TrainingLoop
@@ -26,7 +26,7 @@ class AutoencoderLoss(nn.Module):
 
     def forward(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         latents = self.vae.encoder(pixels)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noise = draw_noise(latents, generator)
         reconstruction = self.vae.decoder(latents + self.latent_noise * latents.detach().std() * noise).float()
         mse = F.mse_loss(reconstruction, pixels)
         loss = F.l1_loss(reconstruction, pixels) + mse

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from bdkit.pretraining.parts import make_parts
 from bdkit.training_loop import write_atomically
 
 Segmenter = Callable[[Sequence[Image.Image], Sequence[str]], list[np.ndarray]]
@@ -112,15 +109,7 @@ def build_mattes(
     jobs = [
         (images[s : s + part], masks[s : s + part], p) for s, p in zip(starts, paths, strict=True) if not p.exists()
     ]
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers > 1:
-        fresh = get_context("spawn")  # forked from a process whose OpenMP threads have worked, pymatting's never end
-        with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
-            for future in tqdm([pool.submit(_matte_part, *j) for j in jobs], desc="matting", disable=not progress):
-                future.result()
-    else:
-        for job in tqdm(jobs, desc="matting", disable=not progress or not jobs):
-            _matte_part(*job)
+    make_parts(_matte_part, jobs, name="matting", workers=workers, progress=progress)
     foregrounds, alphas = [], []
     for path in paths:
         with np.load(path) as stored:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from tqdm import tqdm
 
 from bdkit.miniworld.captions import caption, caption_template
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, CONTEXTS, OUTFITS, STUDIO, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, sample_subject
+from bdkit.pretraining.parts import make_parts
 from bdkit.training_loop import write_atomically
 
 PART = 4096
@@ -119,20 +116,8 @@ def build_corpus(config: CorpusConfig, folder: Path, *, workers: int | None = No
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, config.scenes, PART)
     paths = [folder / f"{config.split}-{config.seed}-{config.scenes}-{start:07d}.npz" for start in starts]
-    jobs = [(s, min(PART, config.scenes - s), p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            try:
-                futures = [pool.submit(_render_part, config, *job) for job in jobs]
-                for future in tqdm(futures, desc="rendering", disable=not progress):
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    else:
-        for job in tqdm(jobs, desc="rendering", disable=not progress or not jobs):
-            _render_part(config, *job)
+    jobs = [(config, s, min(PART, config.scenes - s), p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
+    make_parts(_render_part, jobs, name="rendering", workers=workers, progress=progress)
     return load_corpus(paths)
 
 
