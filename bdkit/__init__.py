@@ -4,16 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bdkit.errors import InputError
     from bdkit.methods import METHODS, build_method
     from bdkit.methods.presets import METHOD_PRESETS
     from bdkit.models.blip_diffusion import BlipDiffusion
+    from bdkit.utils.errors import InputError
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BlipDiffusion": "bdkit.models.blip_diffusion",
-    "InputError": "bdkit.errors",
+    "InputError": "bdkit.utils.errors",
     "METHODS": "bdkit.methods",
     "METHOD_PRESETS": "bdkit.methods.presets",
     "build_method": "bdkit.methods",

@@ -11,22 +11,23 @@ from types import ModuleType
 from typing import NoReturn
 
 from bdkit import __version__
-from bdkit.errors import InputError
+from bdkit.utils.errors import InputError
 
+# name -> (module with add_arguments and run, help)
 COMMANDS = {
-    "generate": "draw a subject in new contexts",
-    "convert": "turn a checkpoint into another layout: public diffusers, LAVIS or bdkit's",
-    "finetune": "teach the model your own subject in a few steps",
-    "pretrain": "train the mini model from nothing, all stages or one",
-    "bench": "fit, generate and score every method of the paper's table",
-    "merge": "put the shards of a bench together, score them and make the table",
-    "score": "score a folder of pictures",
-    "protocols": "list the scoring protocols and how they differ",
-    "table": "make the table from finished scores",
-    "report": "make tables, plots and an HTML report from finished scores",
-    "validate-metrics": "measure in the mini world what the metrics mean, and how they can be fooled",
-    "world": "look at the procedural mini world",
-    "fetch": "download the DreamBench photos",
+    "generate": ("bdkit.commands.generate", "draw a subject in new contexts"),
+    "convert": ("bdkit.commands.convert", "turn a checkpoint into another layout: public diffusers, LAVIS or bdkit's"),
+    "finetune": ("bdkit.commands.finetune", "teach the model your own subject in a few steps"),
+    "pretrain": ("bdkit.commands.pretrain", "train the mini model from nothing, all stages or one"),
+    "train-evaluators": ("eval.mini.train", "train the networks that score the mini world"),
+    "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),
+    "merge": ("eval.commands.merge", "put the shards of a bench together, score them and make the table"),
+    "score": ("eval.commands.score", "score a folder of images"),
+    "protocols": ("eval.commands.protocols", "list the scoring protocols and how they differ"),
+    "table": ("eval.commands.table", "make the table from finished scores"),
+    "report": ("eval.commands.report", "make tables, plots and an HTML report from finished scores"),
+    "world": ("bdkit.commands.world", "look at the procedural mini world"),
+    "fetch": ("bdkit.commands.fetch", "download the DreamBench photos"),
 }
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -49,7 +50,7 @@ def build_parser(command: str | None = None) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bdkit {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for name, text in COMMANDS.items():
+    for name, (_, text) in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
         )
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _module(command: str) -> ModuleType:
     """Where a command's flags and work are."""
-    return importlib.import_module(f"bdkit.commands.{command.replace('-', '_')}")
+    return importlib.import_module(COMMANDS[command][0])
 
 
 def quiet_libraries() -> None:
@@ -111,9 +112,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def one_line(error: Exception) -> str | None:
     """What to tell the user about an error they can mend; None for any other error, which is a fault of ours."""
-    # dreambench has its own InputError; importing it here would slow every command's start
-    dreambench_errors = sys.modules.get("dreambench.errors")
-    if isinstance(error, InputError) or (dreambench_errors and isinstance(error, dreambench_errors.InputError)):
+    if isinstance(error, InputError):
         return " ".join(str(error).split())
     code = error.errno if isinstance(error, OSError) else None
     place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""

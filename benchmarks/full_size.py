@@ -19,14 +19,14 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from bdkit.diffusion import latent_factor
 from bdkit.editing.structure_control import StructureControl
-from bdkit.measuring import measured
 from bdkit.methods import build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.full_size import FULL_SIZE, TINY, random_controlnet, random_model
-from bdkit.training_loop import write_atomically
-from eval.system import commit, device_name, library_versions, pick_device
+from bdkit.sampling import latent_factor
+from bdkit.testing.full_size import FULL_SIZE, TINY, random_controlnet, random_model
+from bdkit.testing.measuring import measured
+from bdkit.training.loop import write_atomically
+from bdkit.utils.env import commit, device_name, library_versions, pick_device
 
 BATCH = 3  # of fine-tuning (Sec. 3.3)
 PASSES = 3  # a training step costs a forward pass and, backwards, twice as much
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     counted = count(sizes)
     speed = args.tflops or matrix_speed(device, args.tiny)
     model = random_model(sizes, device).eval()
-    picture = noise_picture(model.resolution)
+    picture = noise_image(model.resolution)
     cuda = device.type == "cuda"
     drawing, precision = (torch.bfloat16, "bf16") if cuda else (torch.float32, "no")
     tasks: list[tuple[str, partial[None], float]] = [
@@ -108,7 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def count(sizes: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """FLOPs of one forward pass of each part for one picture, counted on the meta device."""
+    """FLOPs of one forward pass of each part for one image, counted on the meta device."""
     model, net = random_model(sizes, "meta"), random_controlnet(sizes, "meta")
     side = model.resolution // latent_factor(model.vae)
     vision = sizes["vision"]["image_size"]
@@ -140,7 +140,7 @@ def count(sizes: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def zero_shot_flop(counted: dict[str, float], steps: int, *, control: bool = False) -> float:
-    """One picture with guidance by PNDM, which evaluates the U-Net once more than it has steps."""
+    """One image with guidance by PNDM, which evaluates the U-Net once more than it has steps."""
     a_step = 2 * (counted["unet"] + (counted["controlnet"] if control else 0))
     return counted["multimodal_encoder"] + 2 * counted["text_encoder"] + (steps + 1) * a_step + counted["decode"]
 
@@ -159,20 +159,20 @@ def matrix_speed(device: torch.device, tiny: bool) -> float:
 
 
 def draw(model: BlipDiffusion, picture: Image.Image, steps: int, control: StructureControl | None = None) -> None:
-    """One picture, zero-shot."""
+    """One image, zero-shot."""
     model("a {} in the jungle", picture, "dog", num_inference_steps=steps, guidance_scale=7.5, control=control)
 
 
 def fine_tune(model: BlipDiffusion, steps: int, precision: str) -> None:
-    """Few-step fine-tuning as in the preset "paper", the encoding of the pictures included."""
+    """Few-step fine-tuning as in the preset "paper", the encoding of the images included."""
     method = build_method(
         "blip-diffusion", model, preset="paper", steps=steps, snapshots=(), mixed_precision=precision, batch_size=BATCH
     )
-    method.fit([noise_picture(model.resolution, seed) for seed in range(4)], "dog", 0)
+    method.fit([noise_image(model.resolution, seed) for seed in range(4)], "dog", 0)
 
 
-def noise_picture(side: int, seed: int = 0) -> Image.Image:
-    """A picture of noise; what a picture shows does not change how long it takes."""
+def noise_image(side: int, seed: int = 0) -> Image.Image:
+    """An image of noise; what an image shows does not change how long it takes."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 

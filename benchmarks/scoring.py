@@ -1,20 +1,20 @@
-"""How fast `bdkit score` is, beside what people write themselves, on the same pictures and weights.
+"""How fast `bdkit score` is, beside what people write themselves, on the same images and weights.
 
-    python benchmarks/scoring.py --photos DIR         # 3,000 pictures, peers on 60 of them
+    python benchmarks/scoring.py --photos DIR         # 3,000 images, peers on 60 of them
     python benchmarks/scoring.py --photos DIR --pictures 300 --peer-pictures 10 --linearity 150,300
 
 The job is the whole one: DINO, CLIP-I and CLIP-T of PNGs of 512 pixels against the real photos. Weights are random:
 that changes the figures, not the time. Each measurement is a process of its own, timed from the loaded networks to the
-last score. Peers are measured on fewer pictures, and their time is given for a picture; what they need to embed the
+last score. Peers are measured on fewer images, and their time is given for an image; what they need to embed the
 references once is not counted, because it is little in the whole job.
 
-    ours             `score_pictures`: checked, decoded in workers, each picture once through each network
+    ours             `score_images`: checked, decoded in workers, each image once through each network
     ours, again      the same with another protocol, from the cache
-    torchmetrics     CLIPScore.update for each picture with its text and with its references; DINO once a picture
+    torchmetrics     CLIPScore.update for each image with its text and with its references; DINO once an image
     per-pair loop    every pair opened, transformed and embedded, as in many public scripts
-    embed-once loop  no pair twice, but one picture at a time: what a careful person writes
+    embed-once loop  no pair twice, but one image at a time: what a careful person writes
 
-Measurements are kept in --work: a stopped run goes on by the same command. Time grows linearly with the pictures, from
+Measurements are kept in --work: a stopped run goes on by the same command. Time grows linearly with the images, from
 what the references and texts take; the line fitted to the measurements and the largest deviation from it are printed.
 
 torchmetrics (`pip install 'bdkit[benchmarks]'`) is given our CLIP by an adapter, because its own loading of
@@ -45,14 +45,14 @@ from PIL import Image, ImageEnhance
 from safetensors.torch import save_file
 from scoring_peers import MAX_PROMPTS, METHOD, Peers, has_torchmetrics
 
-from dreambench.files import write_bytes, write_json
+from bdkit.utils.images import read_image
+from bdkit.utils.io import write_bytes, write_json
 from dreambench.photos import photo_paths
-from dreambench.pictures import read_picture
 from dreambench.suites import Suite, load_suite
-from eval.checkpoints import WeightsSource
-from eval.evaluators import Evaluators, load_evaluators
-from eval.manifest import read_pictures
-from eval.score import ScoreOptions, score_pictures
+from eval.score.checkpoints import WeightsSource
+from eval.score.evaluators import Evaluators, load_evaluators
+from eval.score.images import read_images
+from eval.score.score import ScoreOptions, score_images
 
 SIDE = 512
 DRAWN = 12
@@ -60,14 +60,14 @@ MAX_SAMPLES = 6
 
 
 def suite_of(pictures: int, subjects: int | None = None) -> Suite:
-    """All 30 subjects, or fewer, with as many prompts and samples as come nearest to a number of pictures."""
+    """All 30 subjects, or fewer, with as many prompts and samples as come nearest to a number of images."""
     whole = load_suite("dreambench").limited(subjects=subjects)
     sizes = [(prompts, samples) for samples in range(1, MAX_SAMPLES + 1) for prompts in range(1, MAX_PROMPTS + 1)]
     prompts, samples = min(sizes, key=lambda size: (abs(size[0] * size[1] * len(whole.subjects) - pictures), size[1]))
     return replace(whole.limited(prompts=prompts), samples_per_prompt=samples)
 
 
-def make_pictures(suite: Suite, photos: Path, folder: Path) -> None:
+def make_images(suite: Suite, photos: Path, folder: Path) -> None:
     """PNGs of 512 pixels from the photos, no two files alike, where they are not there yet.
 
     Of a subject DRAWN are drawn; the others are these with a comment inside, which makes them files of their own to
@@ -78,7 +78,7 @@ def make_pictures(suite: Suite, photos: Path, folder: Path) -> None:
         paths = [folder / METHOD / subject.name / f"{prompt.index:02d}-{sample}.png" for prompt, sample in places]
         if all(path.exists() for path in paths):
             continue
-        images = [read_picture(path) for path in photo_paths(photos, subject)]
+        images = [read_image(path) for path in photo_paths(photos, subject)]
         squares = [image.resize((SIDE + 64, SIDE + 64), Image.Resampling.LANCZOS) for image in images]
         drawn: list[bytes] = []
         for number, path in enumerate(paths):
@@ -125,7 +125,7 @@ def load(folder: Path, protocol: str = "dreambench") -> Evaluators:
 
 def ours(job: "Job") -> None:
     """Everything that `bdkit score` does, with an empty cache or a filled one."""
-    found = read_pictures(job.work / "pictures", job.suite, layout="tree")
+    found = read_images(job.work / "pictures", job.suite, layout="tree")
     names = {subject.name: {prompt.index for prompt in job.suite.prompts(subject)} for subject in job.suite.subjects}
     wanted = tuple(
         picture
@@ -133,7 +133,7 @@ def ours(job: "Job") -> None:
         if picture.prompt in names[picture.subject] and picture.sample < job.suite.samples_per_prompt
     )
     options = ScoreOptions(workers=job.workers, cache=job.cache)
-    score_pictures(
+    score_images(
         replace(found, pictures=wanted, unknown=()), job.suite, job.evaluators, job.out, photos=job.photos,
         options=options, show_progress=False,
     )  # fmt: skip
@@ -177,7 +177,7 @@ def measure(args: argparse.Namespace) -> None:
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     seconds -= peers.reference_seconds
     processor += resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    count = job.suite.n_pictures if args.what in ("ours", "again") else len(peers.pairs)
+    count = job.suite.n_images if args.what in ("ours", "again") else len(peers.pairs)
     peak = peak_kilobytes() / 1024
     print(json.dumps({"pictures": count, "seconds": seconds, "cpu_seconds": processor, "peak_mb": peak}))
 
@@ -203,16 +203,16 @@ def child(args: argparse.Namespace, what: str, of: int, pictures: int) -> dict[s
 
 def show(what: str, found: dict[str, float], more: str = "") -> None:
     """A line of the table."""
-    name = f"{what}, {int(found['pictures'])} pictures"
+    name = f"{what}, {int(found['pictures'])} images"
     print(
-        f"{name:32} {found['seconds']:8.1f} s  {found['per_second']:7.2f} pictures/s  "
+        f"{name:32} {found['seconds']:8.1f} s  {found['per_second']:7.2f} images/s  "
         f"{found['cpu_seconds']:8.1f} CPU s  {found['peak_mb']:6.0f} MB{more}",
         flush=True,
     )
 
 
 def fit_line(lines: dict[int, dict[str, float]]) -> tuple[float, float, float]:
-    """Seconds before the first picture (references, texts), seconds a picture, and the largest relative deviation of a
+    """Seconds before the first image (references, texts), seconds an image, and the largest relative deviation of a
     measurement from that line, which is fitted to relative errors.
     """
     counts = np.array([line["pictures"] for line in lines.values()])
@@ -223,15 +223,15 @@ def fit_line(lines: dict[int, dict[str, float]]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Makes pictures and weights once, measures, and prints a table and the ratios."""
+    """Makes images and weights once, measures, and prints a table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of the DreamBench photos")
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--peer-pictures", type=int, default=60, help="how many of them the peers score")
-    parser.add_argument("--linearity", default="500,1000,2000,4000", help="numbers of pictures; empty for none")
+    parser.add_argument("--linearity", default="500,1000,2000,4000", help="numbers of images; empty for none")
     parser.add_argument("--subjects", type=int, help="of so many subjects only, for a quick look")
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--work", type=Path, help="folder for pictures, weights and caches (default: a temporary one)")
+    parser.add_argument("--work", type=Path, help="folder for images, weights and caches (default: a temporary one)")
     parser.add_argument("--json", type=Path, help="write the measurements there too")
     parser.add_argument("--what", help=argparse.SUPPRESS)
     parser.add_argument("--of", type=int, help=argparse.SUPPRESS)
@@ -246,12 +246,12 @@ def main() -> None:
         if not (args.work / "clip.safetensors").exists():
             make_weights(args.work)
         for size in {args.pictures, *sizes}:
-            make_pictures(suite_of(size, args.subjects), args.photos, args.work / "pictures")
+            make_images(suite_of(size, args.subjects), args.photos, args.work / "pictures")
         print(f"{os.cpu_count()} processors, torch {torch.__version__} with {torch.get_num_threads()} threads")
         print("torchmetrics' own CLIPScore" if has_torchmetrics() else "no torchmetrics: its loop without the package")
         found = {what: child(args, what, args.pictures, args.pictures) for what in ("ours", "again")}
         for what in ("torchmetrics", "per-pair", "embed-once"):
-            found[what] = child(args, what, args.pictures, args.peer_pictures)
+            found[what] = child(args, what, args.pictures, args.peer_images)
         for what, other in found.items():
             print(f"ours is {found['ours']['per_second'] / other['per_second']:6.2f} x {what}")
         lines = {size: child(args, "ours", size, size) for size in sizes if size != args.pictures}
@@ -259,10 +259,10 @@ def main() -> None:
         each = {size: line["seconds"] / line["pictures"] for size, line in sorted(lines.items())}
         line: dict[str, float] = {}
         if sizes:
-            print("seconds a picture:", ", ".join(f"{size}: {value:.4f}" for size, value in each.items()))
-            line = dict(zip(("start_seconds", "seconds_a_picture", "largest_deviation"), fit_line(lines), strict=True))
+            print("seconds an image:", ", ".join(f"{size}: {value:.4f}" for size, value in each.items()))
+            line = dict(zip(("start_seconds", "seconds_an_image", "largest_deviation"), fit_line(lines), strict=True))
             print(
-                f"time = {line['start_seconds']:.1f} s + {line['seconds_a_picture']:.4f} s a picture; "
+                f"time = {line['start_seconds']:.1f} s + {line['seconds_an_image']:.4f} s an image; "
                 f"every measurement within {line['largest_deviation']:.1%}"
             )
             print("peak memory:", ", ".join(f"{size}: {lines[size]['peak_mb']:.0f} MB" for size in sorted(lines)))

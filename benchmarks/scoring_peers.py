@@ -1,4 +1,4 @@
-"""What `bdkit score` is measured beside: loops that people write, on the same pictures and weights."""
+"""What `bdkit score` is measured beside: loops that people write, on the same images and weights."""
 
 import argparse
 import time
@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from bdkit.utils.images import read_image
 from dreambench.photos import photo_paths
-from dreambench.pictures import read_picture
-from eval.preprocessing import to_batch
+from eval.score.preprocessing import to_batch
 
 METHOD = "made"
 MAX_PROMPTS = 25
 
 
 class Peers:
-    """What people write: one picture at a time. job: `scoring.Job`."""
+    """What people write: one image at a time. job: `scoring.Job`."""
 
     def __init__(self, job: Any) -> None:
         self.dino, self.clip = job.evaluators.encoders["dino"], job.evaluators.encoders["clip"]
         self.pairs = [
-            (job.work / f"pictures/{METHOD}/{subject.name}/{prompt.index:02d}-{sample}.png",
+            (job.work / f"images/{METHOD}/{subject.name}/{prompt.index:02d}-{sample}.png",
              photo_paths(job.photos, subject), prompt.text(subject.class_noun))
             for sample in range(job.suite.samples_per_prompt)
             for number in range(MAX_PROMPTS)
@@ -45,8 +45,8 @@ class Peers:
 
     @torch.inference_mode()
     def embed(self, encoder: Any, path: Path) -> torch.Tensor:
-        """One picture, from the file."""
-        return normalize(encoder.features(to_batch([read_picture(path)], encoder.how)), dim=1)[0]
+        """One image, from the file."""
+        return normalize(encoder.features(to_batch([read_image(path)], encoder.how)), dim=1)[0]
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> torch.Tensor:
@@ -54,14 +54,14 @@ class Peers:
         return normalize(self.clip.network.encode_text(self.clip.tokenizer([text])), dim=1)[0]
 
     def per_pair(self) -> None:
-        """Both pictures of every pair."""
+        """Both images of every pair."""
         for path, references, text in self.pairs:
             for encoder in (self.dino, self.clip):
                 np.mean([float(self.embed(encoder, path) @ self.embed(encoder, other)) for other in references])
             float(self.embed(self.clip, path) @ self.embed_text(text))
 
     def embed_once(self) -> None:
-        """Every picture and text once."""
+        """Every image and text once."""
         texts: dict[str, torch.Tensor] = {}
         for path, references, text in self.pairs:
             for encoder in (self.dino, self.clip):
@@ -72,12 +72,12 @@ class Peers:
             float(own @ texts[text])
 
     def torchmetrics(self) -> None:
-        """CLIPScore for CLIP-T and CLIP-I, DINO once a picture."""
+        """CLIPScore for CLIP-T and CLIP-I, DINO once an image."""
         update = clip_score(self.clip)
         for path, references, text in self.pairs:
-            image = torch.from_numpy(np.asarray(read_picture(path)).copy()).permute(2, 0, 1)
+            image = torch.from_numpy(np.asarray(read_image(path)).copy()).permute(2, 0, 1)
             update(image, text)
-            others = [torch.from_numpy(np.asarray(read_picture(other)).copy()).permute(2, 0, 1) for other in references]
+            others = [torch.from_numpy(np.asarray(read_image(other)).copy()).permute(2, 0, 1) for other in references]
             update([image] * len(others), others)
             own = self.embed(self.dino, path)
             np.mean([float(own @ self.once(self.dino, other)) for other in references])

@@ -1,6 +1,6 @@
 """DreamBench++ (arXiv 2406.16855) as a suite, read from its published folder.
 
-The archive's data folder holds, for each of 150 pictures,
+The archive's data folder holds, for each of 150 images,
 
     images/live_subject/animal/00.jpg      captions/live_subject/animal/00.txt
     images/live_subject/human/00.jpg       captions/live_subject/human/00.txt
@@ -8,14 +8,14 @@ The archive's data folder holds, for each of 150 pictures,
     images/style/00.jpg                    captions/style/00.txt
 
 A caption file has the subject's word in its first line and a prompt in each of the nine that follow: four
-photorealistic, three that ask for another style, two imaginative. Pictures and prompts are not in this repository.
+photorealistic, three that ask for another style, two imaginative. Images and prompts are not in this repository.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import Prompt, PromptKind, Suite, SuiteSubject
 
 SUITE_NAME = "dreambench-plus"
@@ -41,7 +41,7 @@ def read_suite(folder: Path | None, counts: Mapping[str, int] | None = PUBLISHED
     A subject is named as in the published code, "live_subject_animal_00_kitten", and has one reference.
     counts: how many subjects each category must have; None takes what is there
 
-    Raises InputError when there is no such folder, when a picture has no captions or the other way round, for a caption
+    Raises InputError when there is no such folder, when an image has no captions or the other way round, for a caption
     file without nine prompts, and when a category does not have its number of subjects.
     """
     if folder is None:
@@ -70,7 +70,7 @@ def _read_category(folder: Path, category: str) -> list[SuiteSubject]:
     alone = sorted(set(captions) ^ set(pictures))
     if alone:
         named = ", ".join(f"{below}/{stem}" for stem in alone[:N_NAMED])
-        raise InputError(f"{folder}: only a picture or only captions for {named}; unpack its archive again")
+        raise InputError(f"{folder}: only an image or only captions for {named}; unpack its archive again")
     return [_read_subject(path, category, pictures[stem].relative_to(folder)) for stem, path in captions.items()]
 
 

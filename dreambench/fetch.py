@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from dreambench.errors import InputError
-from dreambench.files import write_bytes
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import write_bytes
 from dreambench.photos import default_folder
 from dreambench.suites import read_rows
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from dreambench.errors import InputError
-from dreambench.pictures import list_pictures
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import list_images
 from dreambench.suites import Suite, SuiteSubject
 
 FOLDER_VARIABLE = "BDKIT_DREAMBENCH_DIR"
@@ -44,10 +44,10 @@ def photo_paths(folder: Path, subject: SuiteSubject) -> list[Path]:
         if not path.is_file():
             raise InputError(f"{path} is missing; name the suite's published folder with --photos")
         return [path]
-    paths = list_pictures(folder / subject.name)
+    paths = list_images(folder / subject.name)
     if len(paths) != subject.n_references:
         raise InputError(
-            f"{folder / subject.name} holds {len(paths)} pictures, DreamBench has {subject.n_references}; "
+            f"{folder / subject.name} holds {len(paths)} images, DreamBench has {subject.n_references}; "
             f"run `bdkit fetch dreambench --out {folder}` to mend it"
         )
     return paths

@@ -1,4 +1,4 @@
-"""The suites as data: subjects, prompts and how many pictures of each.
+"""The suites as data: subjects, prompts and how many images of each.
 
 `subjects.csv` and `prompts.csv` hold DreamBench's own lists (DreamBooth paper, arXiv 2208.12242), parsed once from the
 published `prompts_and_classes.txt`.
@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "data"
 KNOWN_SUITES = ("dreambench", "dreambench-plus", "mini", "mini@SEED", "mini-dev", "mini-quick")
 SAMPLES_PER_PROMPT = 4
 LIST_NAMES = ("object", "live")
@@ -56,7 +56,7 @@ class SuiteSubject:
     """One subject: its published name and class noun, whether it is a live one, how many references.
 
     category: DreamBench++'s "animal", "human", "object" or "style"; empty in suites that have none
-    photo: path of its only reference below the photos' folder; empty: the pictures of the folder of its name
+    photo: path of its only reference below the photos' folder; empty: the images of the folder of its name
     prompts: its own prompts; empty: the suite's list for live subjects or for objects
     """
 
@@ -97,8 +97,8 @@ class Suite:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def n_pictures(self) -> int:
-        """Pictures a method makes for one seed set."""
+    def n_images(self) -> int:
+        """Images a method makes for one seed set."""
         return sum(len(self.prompts(subject)) for subject in self.subjects) * self.samples_per_prompt
 
     def limited(self, subjects: int | None = None, prompts: int | None = None, samples: int | None = None) -> "Suite":
@@ -216,9 +216,9 @@ def suite_from_json(values: Mapping[str, Any]) -> Suite:
             fields[key] = tuple(make(row) for row in fields[key])
         suite = Suite(**fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"suite.json does not describe a suite ({error}); generate the pictures again") from error
+        raise InputError(f"suite.json does not describe a suite ({error}); generate the images again") from error
     if suite.hash != values.get("hash"):
-        raise InputError("suite.json was changed after it was written; generate the pictures again")
+        raise InputError("suite.json was changed after it was written; generate the images again")
     return suite
 
 

@@ -6,22 +6,22 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from dreambench.errors import InputError
-from dreambench.files import write_json
+from bdkit.utils.env import commit, device_name, library_versions, pick_device
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import write_json
 from dreambench.suites import Suite, load_suite
-from eval.cache import default_cache
-from eval.layout import GROUND_TRUTH, RUN_FILE, Job, read_run
-from eval.report import make_report
-from eval.rows import Generation, MethodBuilder, Row
-from eval.runner import default_rows, generate
-from eval.score import Evaluators, ScoreOptions, load_evaluators, score_folder
-from eval.system import commit, device_name, library_versions, pick_device
-from eval.tables import make_tables
-from eval.units import parse_shard
+from eval.generate.rows import Generation, MethodBuilder, Row
+from eval.generate.runner import default_rows, generate
+from eval.generate.units import parse_shard
+from eval.report.html import make_report
+from eval.report.tables import make_tables
+from eval.results_dir import GROUND_TRUTH, RUN_FILE, Job, read_run
+from eval.score.cache import default_cache
+from eval.score.score import Evaluators, ScoreOptions, load_evaluators, score_folder
 
 # Where and how a run is made, which changes no figure, and the rows, which the record tells of in full
 NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "remake")
-# Models that photos are scored for with the small shipped evaluators, because their pictures have 64 pixels a side
+# Models that photos are scored for with the small shipped evaluators, because their images have 64 pixels a side
 SMALL_MODELS = ("mini", "mini-base")
 
 
@@ -38,13 +38,13 @@ class BenchConfig:
     photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
     subjects: measure only so many subjects, spread evenly over the suite
     prompts: measure only so many prompts of each list, spread evenly over it
-    samples: measure only the first so many pictures a prompt
+    samples: measure only the first so many images a prompt
     protocol: encoders that score, mini or dreambench; none: mini for mini suites and models, else dreambench
-    batch_size: pictures generated together; none: as many as suit the device
-    ground_truth: add the mini world's own picture of each prompt as a row
-    shard: make only the pictures of part i of n, written i/n; `bdkit merge`, or the command without it, scores them all
+    batch_size: images generated together; none: as many as suit the device
+    ground_truth: add the mini world's own image of each prompt as a row
+    shard: make only the images of part i of n, written i/n; `bdkit merge`, or the command without it, scores them all
     workers: processes that work at the same time, each on one thread; none: as many as suit the machine, 1 with a GPU
-    remake: make pictures again that are there, but were made with other weights or settings
+    remake: make images again that are there, but were made with other weights or settings
     """
 
     suite: str = "mini-quick"
@@ -74,9 +74,9 @@ def run_bench(
 ) -> Path:
     """Runs the benchmark and returns the folder of its results.
 
-    Writes suite.json, references/, pictures/, manifest.csv, run.json, scores.csv, scores.parquet, table.csv, table.md,
+    Writes suite.json, references/, images/, manifest.csv, run.json, scores.csv, scores.parquet, table.csv, table.md,
     by_subject.csv, by_prompt.csv, by_split.csv, differences.csv, correlations.csv, plots/, grid.png and report.html.
-    Finished pictures are kept; everything after them is made again. Of a shard (`config.shard`) only the pictures are
+    Finished images are kept; everything after them is made again. Of a shard (`config.shard`) only the images are
     made.
 
     builders: method name -> builder; None for bdkit's own methods
@@ -89,7 +89,7 @@ def run_bench(
     out = config.out or Path("results") / config.suite
     rows = chosen_rows(config)
     if config.batch_size is not None and config.batch_size < 1:
-        raise InputError(f"a batch of {config.batch_size} pictures makes nothing; give at least 1")
+        raise InputError(f"a batch of {config.batch_size} images makes nothing; give at least 1")
     if not config.seed_sets or min(config.seed_sets) < 0 or len(set(config.seed_sets)) < len(config.seed_sets):
         raise InputError(f"seed sets must be different whole numbers from 0, not {config.seed_sets}")
     job = Generation(
@@ -121,11 +121,11 @@ def run_bench(
 def score_and_report(
     job: Generation, evaluators: Evaluators, *, cache: Path | None = None, show_progress: bool = True
 ) -> None:
-    """Scores the pictures of a job that are all there, and writes tables, grid and report.
+    """Scores the images of a job that are all there, and writes tables, grid and report.
 
     cache: folder of embeddings for other runs; None: they are kept for this run alone
 
-    Raises InputError when pictures or photos are missing.
+    Raises InputError when images or photos are missing.
     """
     names = [row.name for row in job.rows] + ([GROUND_TRUTH] if job.draws_ground_truth else [])
     jobs = [Job(name, seed_set) for name in names for seed_set in job.seed_sets]

@@ -21,7 +21,7 @@ NAMES = (
     "06_score_your_own",
     "07_do_the_metrics_mean_it",
 )
-PICTURES = ("image/jpeg", "image/png")
+IMAGES = ("image/jpeg", "image/png")
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/<-])(?:/(?:bin|builds?|data|home|mnt|opt|private|root|srv|tmp|usr|var|work)/|[A-Z]:\\)"
 )
@@ -39,9 +39,9 @@ def outputs(notebook: Any) -> list[Any]:
     return [output for cell in code_cells(notebook) for output in cell.outputs]
 
 
-def shown_pictures(notebook: Any) -> list[Image.Image]:
+def shown_images(notebook: Any) -> list[Image.Image]:
     found = [output["data"] for output in outputs(notebook) if "data" in output]
-    encoded = [data[kind] for data in found for kind in PICTURES if kind in data]
+    encoded = [data[kind] for data in found for kind in IMAGES if kind in data]
     return [Image.open(io.BytesIO(base64.b64decode(text))) for text in encoded]
 
 
@@ -50,7 +50,7 @@ def printed(notebook: Any) -> str:
     texts = []
     for output in outputs(notebook):
         texts.append(output.get("text", ""))
-        texts += [value for kind, value in output.get("data", {}).items() if kind not in PICTURES]
+        texts += [value for kind, value in output.get("data", {}).items() if kind not in IMAGES]
     return "\n".join(map(str, texts))
 
 
@@ -93,7 +93,7 @@ def test_is_committed_executed(name: str) -> None:
     notebook = read(name)
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1)), "run `make notebooks`"
-    assert shown_pictures(notebook)
+    assert shown_images(notebook)
     wrong = [o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"]
     assert wrong == []
     assert not MACHINE_PATH.search(printed(notebook))
@@ -113,7 +113,7 @@ def test_runs_at_smoke_settings(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
         cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(FOLDER)}}
     NotebookClient(notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=where).execute()
-    pictures = shown_pictures(notebook)
+    pictures = shown_images(notebook)
     assert pictures
     assert all(picture.width >= 128 and picture.height >= 128 for picture in pictures)
     assert all(cell.execution_count for cell in code_cells(notebook))

@@ -1,4 +1,4 @@
-"""`--control` of `bdkit generate`: which structure of which picture is kept, and by which ControlNet."""
+"""`--control` of `bdkit generate`: which structure of which image is kept, and by which ControlNet."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bdkit.checkpoints.load import sha256
 from bdkit.editing.structure_control import CONTROLNETS, StructureControl, has_own_controlnet
 from bdkit.editing.structures import STRUCTURES, structure_map
-from bdkit.errors import InputError
-from bdkit.models.checkpoints import sha256
-from dreambench.pictures import read_picture
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class ControlFlags:
     control_strength: how strictly each structure is kept, 1 as it was trained, 0 not at all
     control_start: share of the steps, 0 to 1, at which each begins
     control_end: share of the steps at which each ends
-    control_ready: the pictures are structure maps already, such as a drawn scribble
+    control_ready: the images are structure maps already, such as a drawn scribble
     """
 
     control: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ def parse_control(text: str) -> tuple[str, Path]:
     """
     kind, mark, name = text.partition("=")
     if not mark or not name:
-        raise InputError(f"--control {text!r} names no picture; write it like canny=photo.jpg")
+        raise InputError(f"--control {text!r} names no image; write it like canny=photo.jpg")
     if kind not in STRUCTURES:
         raise InputError(f"--control {text!r}: unknown structure {kind!r}; known are {', '.join(STRUCTURES)}")
     path = Path(name)
@@ -54,7 +54,7 @@ def parse_control(text: str) -> tuple[str, Path]:
 
 
 def control_record(flags: ControlFlags) -> dict[str, str]:
-    """The structures by name with the hash of each picture, for the run record.
+    """The structures by name with the hash of each image, for the run record.
 
     Raises what `parse_control` raises.
     """
@@ -76,7 +76,7 @@ def make_control(flags: ControlFlags, model: str, height: int, width: int) -> St
     paths: list[str] = list(flags.controlnet) or [_usual(kind, model) for kind, _ in pairs]
     maps = []
     for kind, path in pairs:
-        picture = read_picture(path)
+        picture = read_image(path)
         maps.append(picture if flags.control_ready else structure_map(kind, picture, height, width))
     settings: dict[str, Any] = {
         "strength": flags.control_strength,

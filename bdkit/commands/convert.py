@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bdkit.checkpoints.load import RECORD, add_controlnet, resolve
+from bdkit.checkpoints.loading import DTYPES
 from bdkit.commands.outputs import check_free
-from bdkit.configs import add_dataclass_arguments, config_from_args
 from bdkit.editing.structure_control import has_own_controlnet, load_controlnet
-from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import RECORD, add_controlnet, resolve
-from bdkit.models.layouts.loading import DTYPES
-from bdkit.models.tiny_checkpoints import WRITERS
+from bdkit.testing.tiny_checkpoints import WRITERS
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.errors import InputError
 
 NAMES = {"bdkit": "bdkit's layout", "diffusers": "the public diffusers layout", "lavis": "LAVIS's layout"}
-# How each foreign layout's own code prepares a subject's picture, whatever the file says
+# How each foreign layout's own code prepares a subject's image, whatever the file says
 OWN_RESIZE = {"diffusers": "squash", "lavis": "torchvision"}
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     resize = model.conventions.pixels.resize
     if target in OWN_RESIZE and resize != OWN_RESIZE[target]:
         print(
-            f"Its own code prepares pictures of a subject that are not square differently ({OWN_RESIZE[target]}, not "
+            f"Its own code prepares images of a subject that are not square differently ({OWN_RESIZE[target]}, not "
             f"{resize}); give it square ones for the same result."
         )
     return 0

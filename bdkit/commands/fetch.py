@@ -2,7 +2,7 @@
 
 import argparse
 
-from bdkit.configs import add_dataclass_arguments, config_from_args
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from dreambench.fetch import LICENCE, FetchConfig, fetch_dreambench
 
 

@@ -1,4 +1,4 @@
-"""`bdkit finetune`: learns the subject of your own pictures (Sec. 3.3), or does as the methods it is compared with."""
+"""`bdkit finetune`: learns the subject of your own images (Sec. 3.3), or does as the methods it is compared with."""
 
 import argparse
 import json
@@ -9,17 +9,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bdkit.checkpoints.adapters import placeholder_words
+from bdkit.checkpoints.load import sha256
 from bdkit.commands.loading import ModelFlags
 from bdkit.commands.outputs import check_free
-from bdkit.configs import add_dataclass_arguments, config_from_args, given_fields
-from bdkit.errors import InputError
-from bdkit.finetuning import FinetuneConfig, Work
 from bdkit.methods import METHODS, build_method, method_config, save_finetuned
-from bdkit.methods.adapters import placeholder_words
 from bdkit.methods.base import TrainedMethod
-from bdkit.models.checkpoints import sha256
-from dreambench.files import read_json, write_json
-from dreambench.pictures import list_pictures, read_folder
+from bdkit.training.finetuning import FinetuneConfig, Work
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, given_fields
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import list_images, read_folder
+from bdkit.utils.io import read_json, write_json
 
 WORK = ".fit"  # in the folder that is written: what an unfinished fit goes on with
 FIT_FILE = "fit.json"
@@ -29,7 +29,7 @@ FIT_FILE = "fit.json"
 class FinetuneCommand(ModelFlags):
     """What is learned from what.
 
-    images: folder with one to six pictures of the subject
+    images: folder with one to six images of the subject
     subject: class word of the subject, such as dog
     out: folder for what was learned; none: my-SUBJECT
     method: blip-diffusion (the embedding and the U-Net, few steps), dreambooth, dreambooth-lora or textual-inversion
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         "subject": config.subject,
         "seed": config.seed,
         "dtype": config.dtype,
-        "pictures": {path.name: sha256(path) for path in list_pictures(config.images)},
+        "pictures": {path.name: sha256(path) for path in list_images(config.images)},
     }
     with _work(out, fit, args.overwrite) as folder:
         method.work = Work(folder=folder, seconds=config.checkpoint_seconds)
@@ -110,7 +110,7 @@ def _work(out: Path, fit: dict[str, Any], overwrite: bool) -> Iterator[Path]:
     if folder.exists() and (not (folder / FIT_FILE).exists() or read_json(folder / FIT_FILE) != fit):
         if not overwrite:
             raise InputError(
-                f"{out} holds an unfinished fit with other pictures, settings or weights; choose another --out, or "
+                f"{out} holds an unfinished fit with other images, settings or weights; choose another --out, or "
                 "--overwrite to drop it"
             )
         shutil.rmtree(folder)
@@ -126,7 +126,7 @@ def _work(out: Path, fit: dict[str, Any], overwrite: bool) -> Iterator[Path]:
 def _how_to_draw(config: FinetuneCommand, out: Path, method: TrainedMethod) -> str:
     """The next line to type."""
     settings = method.settings
-    line = f'bdkit generate --model {out} --prompt "a {{}} in the snow" --seeds 0-3 --out pictures'
+    line = f'bdkit generate --model {out} --prompt "a {{}} in the snow" --seeds 0-3 --out images'
     text = f"{out} draws this {config.subject} now, for example:\n{line}"
     if config.method == "blip-diffusion":
         return text

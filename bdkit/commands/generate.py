@@ -1,4 +1,4 @@
-"""`bdkit generate`: a subject in new contexts, from a fine-tuned folder or zero-shot from pictures."""
+"""`bdkit generate`: a subject in new contexts, from a fine-tuned folder or zero-shot from images."""
 
 import argparse
 import re
@@ -9,22 +9,22 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from bdkit.checkpoints.adapters import is_adapter, learned_words, load_drawable
+from bdkit.checkpoints.load import checkpoint_hash, sha256
 from bdkit.commands.control import ControlFlags, control_record, make_control
 from bdkit.commands.loading import ModelFlags
 from bdkit.commands.outputs import check_free
-from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
-from bdkit.errors import InputError
-from bdkit.methods.adapters import is_adapter, learned_words, load_drawable
 from bdkit.methods.base import check_class_noun, make_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import checkpoint_hash, sha256
 from bdkit.models.prompts import split_prompt
 from bdkit.models.subjects import group_subjects, mean_subjects
-from dreambench.files import read_json, write_json
-from dreambench.pictures import list_pictures, read_picture, write_png
-from eval.system import device_name, library_versions, pick_device
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, parse_numbers
+from bdkit.utils.env import device_name, library_versions, pick_device
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import list_images, read_image, write_png
+from bdkit.utils.io import read_json, write_json
 
-CHUNK = 4  # pictures drawn together; fixed, so that a resumed run makes the same bytes
+CHUNK = 4  # images drawn together; fixed, so that a resumed run makes the same bytes
 RUN_FILE = "run.json"
 
 
@@ -33,12 +33,12 @@ class GenerateConfig(ControlFlags, ModelFlags):
     """What is drawn.
 
     prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
-    out: folder for the pictures and their run.json
+    out: folder for the images and their run.json
     model: folder or id of a model, the name of a shipped one, or what `bdkit finetune` wrote
-    images: folder with pictures of the subject, for zero-shot
+    images: folder with images of the subject, for zero-shot
     subject: class word of the subject, such as dog
     target_subject: class word in the prompt, when another than the subject's
-    seeds: one picture a seed, such as 0-3,7
+    seeds: one image a seed, such as 0-3,7
     negative_prompt: what not to draw; none: the model's own
     guidance_scale: how strictly to follow the prompt; none: the model's own
     num_inference_steps: denoising steps; none: the model's own
@@ -47,7 +47,7 @@ class GenerateConfig(ControlFlags, ModelFlags):
     template: where the subject's vectors stand, place, public or paper; none: as the model was trained
     height: in pixels; none: the model's own
     width: in pixels; none: the model's own
-    reference_weights: how much each picture of --images counts, in the order of their names
+    reference_weights: how much each image of --images counts, in the order of their names
     dtype: of the computation: float32, float16 or bfloat16
     cpu_offload: keep on the GPU only the part that is at work
     """
@@ -84,12 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws the pictures that are not there yet."""
+    """Draws the images that are not there yet."""
     config = config_from_args(GenerateConfig, args)
     seeds = parse_numbers(config.seeds)
     check_free(config.out, overwrite=True)
-    references = list_pictures(config.images) if config.images else []
-    pictures = [read_picture(path) for path in references]
+    references = list_images(config.images) if config.images else []
+    pictures = [read_image(path) for path in references]
     model = load_drawable(config.model, config.options)
     class_noun = _class_noun(config, model)
     scheduler = make_scheduler(config.scheduler, model)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         record["base_checkpoint"] = model.record["finetuned"]["checkpoint"]
     todo = _open_chunks(config.out, seeds, record, args.overwrite)
     if not todo:
-        print(f"All {len(seeds)} pictures are already in {config.out}.")
+        print(f"All {len(seeds)} images are already in {config.out}.")
         return 0
     height, width = config.height or model.resolution, config.width or model.resolution
     control = make_control(config, config.model, height, width)
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     elif model.subject_embeddings is not None:
         embeddings = model.subject_embeddings
     started = False
-    bar = tqdm(total=sum(map(len, todo)), desc=config.prompt, unit=" pictures", dynamic_ncols=True)
+    bar = tqdm(total=sum(map(len, todo)), desc=config.prompt, unit=" images", dynamic_ncols=True)
     for chunk in todo:
         drawn = model(
             config.prompt,
@@ -156,12 +156,12 @@ def run(args: argparse.Namespace) -> int:
         },
         config.out / RUN_FILE,
     )
-    print(f"The pictures are in {config.out}.")
+    print(f"The images are in {config.out}.")
     return 0
 
 
 def _drawn_settings(config: GenerateConfig) -> dict[str, Any]:
-    """What a picture depends on, as JSON holds it; pictures are named by their hashes elsewhere."""
+    """What an image depends on, as JSON holds it; images are named by their hashes elsewhere."""
     settings = {k: v for k, v in asdict(config).items() if k not in ("seeds", "out", "images", "control")}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
@@ -214,20 +214,20 @@ def _check_learned(config: GenerateConfig, words: str, class_noun: str) -> None:
 
 
 def _open_chunks(out: Path, seeds: list[int], record: dict[str, Any], overwrite: bool) -> list[list[int]]:
-    """The fixed chunks of seeds that hold a missing picture.
+    """The fixed chunks of seeds that hold a missing image.
 
-    Raises InputError when `out` holds pictures of other settings and `overwrite` is False.
+    Raises InputError when `out` holds images of other settings and `overwrite` is False.
     """
     there = read_json(out / RUN_FILE) if (out / RUN_FILE).exists() else {}
     same = all(there.get(key) == value for key, value in record.items())
     if not same and not overwrite and _finished(out):
-        raise InputError(f"{out} holds pictures of another command; choose another --out, or add --overwrite")
+        raise InputError(f"{out} holds images of another command; choose another --out, or add --overwrite")
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     return [chunk for chunk in chunks if overwrite or not all(_path(out, seed).exists() for seed in chunk)]
 
 
 def _start(out: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Writes the run record; with `overwrite` the pictures that an earlier record stood for go first."""
+    """Writes the run record; with `overwrite` the images that an earlier record stood for go first."""
     if overwrite and (out / RUN_FILE).exists():
         for path in _finished(out):
             path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bdkit.models.layouts.loading import DTYPES
+from bdkit.checkpoints.loading import DTYPES
 from bdkit.models.options import LoadOptions
 
 

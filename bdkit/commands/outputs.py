@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bdkit.errors import InputError
+from bdkit.utils.errors import InputError
 
 
 def check_free(out: Path, overwrite: bool, *, besides: str = "") -> None:

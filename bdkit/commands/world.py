@@ -4,11 +4,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bdkit.configs import add_dataclass_arguments, config_from_args
-from bdkit.errors import InputError
 from bdkit.miniworld.sheet import contact_sheet
 from bdkit.miniworld.subjects import SPLITS
-from dreambench.pictures import write_png
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import write_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class SheetConfig:
     kind: world (a subject of each class in its contexts), individuals, contexts, outfits or changes
     seed: another seed, other subjects
     split: whose subjects are shown: train, evaluators, dev or test
-    columns: pictures in a row
-    size: pixels a side that each picture is drawn with
+    columns: images in a row
+    size: pixels a side that each image is drawn with
     upscale: times each pixel is repeated
     """
 

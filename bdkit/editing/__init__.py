@@ -1,1 +1,1 @@
-"""Ways to steer a picture beyond its prompt."""
+"""Ways to steer an image beyond its prompt."""

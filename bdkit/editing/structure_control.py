@@ -1,4 +1,4 @@
-"""ControlNets: the structure of one picture, the subject of another (Sec. 3.3, 4.2)."""
+"""ControlNets: the structure of one image, the subject of another (Sec. 3.3, 4.2)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.diffusion import Control
-from bdkit.errors import InputError
-from bdkit.models.layouts.hub import is_hub_id
+from bdkit.checkpoints.hub import is_hub_id
+from bdkit.sampling import Control
+from bdkit.utils.errors import InputError
 
 # Off-the-shelf ControlNets for Stable Diffusion v1-5, used without training.
 CONTROLNETS = {
@@ -39,8 +39,8 @@ class StructureControl:
 
     Args:
         controlnets: one or several; their residuals are added up.
-        structures: the structure map of each ControlNet (see `structure_map`), resized to the picture that is drawn
-            as the reference does. For one ControlNet a single map, or a list of one map a picture; for several a list
+        structures: the structure map of each ControlNet (see `structure_map`), resized to the image that is drawn
+            as the reference does. For one ControlNet a single map, or a list of one map an image; for several a list
             of such.
         strength: factor of each ControlNet's residuals, at least 0; one for all, or one each.
         start: share of the steps, 0 to 1, at which it begins; one for all, or one each.
@@ -96,22 +96,22 @@ class StructureControl:
         return cls([load_controlnet(path) for path in paths], structures, **settings)
 
     def residuals(self, unet: UNet2DConditionModel, count: int, height: int, width: int, factor: int) -> Control:
-        """What `bdkit.diffusion.sample` takes as ``control``.
+        """What `bdkit.sampling.sample` takes as ``control``.
 
         Args:
             unet: the U-Net that is controlled, to check that the ControlNets belong to it.
-            count: number of pictures that are drawn together.
+            count: number of images that are drawn together.
             height, width: their pixels.
             factor: pixels per latent.
 
         Raises:
-            InputError: a ControlNet of another U-Net, or as many maps as neither one nor the pictures.
+            InputError: a ControlNet of another U-Net, or as many maps as neither one nor the images.
         """
         for net in self.nets.nets:
             _check_fits(net, unet, factor)
         for maps in self.structures:
             if len(maps) not in (1, count):
-                raise InputError(f"{len(maps)} structure maps for {count} pictures; give 1 or as many")
+                raise InputError(f"{len(maps)} structure maps for {count} images; give 1 or as many")
         pixels = [structure_pixels(maps, height, width) for maps in self.structures]
         pixels = [values.expand(count, -1, -1, -1) for values in pixels]
 

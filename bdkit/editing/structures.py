@@ -1,4 +1,4 @@
-"""Structure maps of a picture, which a ControlNet keeps: edges, depth, soft edges and scribbles (Sec. 4.2)."""
+"""Structure maps of an image, which a ControlNet keeps: edges, depth, soft edges and scribbles (Sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from bdkit.errors import InputError
+from bdkit.utils.errors import InputError
 
 # The thresholds of the public BLIP-Diffusion example; ControlNet's own demonstration has 100 and 200.
 CANNY_LOW, CANNY_HIGH = 30, 70
@@ -19,7 +19,7 @@ EXTRA = "pip install 'bdkit[structure]'"
 
 
 def canny_edges(image: Image.Image, *, low: float = CANNY_LOW, high: float = CANNY_HIGH) -> Image.Image:
-    """Edges by Canny, white on black, RGB, of the picture's own size.
+    """Edges by Canny, white on black, RGB, of the image's own size.
 
     Args:
         low: gradients below this (of 0..255 values) are no edge.
@@ -32,7 +32,7 @@ def canny_edges(image: Image.Image, *, low: float = CANNY_LOW, high: float = CAN
 
 
 def depth_map(image: Image.Image, *, model: str = DEPTH_MODEL) -> Image.Image:
-    """Depth by a transformers depth-estimation model, near is bright, RGB, of the picture's own size.
+    """Depth by a transformers depth-estimation model, near is bright, RGB, of the image's own size.
 
     Args:
         model: id or folder of the model.
@@ -55,7 +55,7 @@ def depth_map(image: Image.Image, *, model: str = DEPTH_MODEL) -> Image.Image:
 
 
 def hed_edges(image: Image.Image, *, scribble: bool = False, model: str = ANNOTATORS) -> Image.Image:
-    """Soft edges by HED, or scribbles made of them, white on black, RGB, of the picture's own size.
+    """Soft edges by HED, or scribbles made of them, white on black, RGB, of the image's own size.
 
     Args:
         model: id or folder with the weights, ControlNetHED.pth.

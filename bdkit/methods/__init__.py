@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from bdkit.errors import InputError
-from bdkit.finetuning import FewStepConfig
 from bdkit.methods.base import Method, MethodConfig, start_folder
 from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
@@ -18,8 +16,10 @@ from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import load_base
 from bdkit.models.options import LoadOptions
-from bdkit.models.stable_diffusion import load_base
+from bdkit.training.finetuning import FewStepConfig
+from bdkit.utils.errors import InputError
 
 METHODS: dict[str, Any] = {
     "base": TextToImage,

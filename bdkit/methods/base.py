@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.errors import InputError
-from bdkit.finetuning import FewStepConfig, Snapshot, Work, cast
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import checkpoint_hash
+from bdkit.training.finetuning import FewStepConfig, Snapshot, Work, cast
+from bdkit.utils.errors import InputError
 
 TOKEN_AND_NOUN = "{} {}"
 """The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
@@ -34,13 +34,13 @@ class Method(Protocol):
     """Steps at which `fit` keeps the weights, the last one included; () for a method that trains nothing."""
 
     def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
-        """Learns a subject from its pictures; the same seed gives the same bits on a CPU."""
+        """Learns a subject from its images; the same seed gives the same bits on a CPU."""
 
     def select(self, step: int | None) -> None:
         """Draws with the weights as they were after ``step`` steps; None: after the last."""
 
     def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
-        """One picture a seed; a template is like "a {} {} in the jungle", one for all or one a seed."""
+        """One image a seed; a template is like "a {} {} in the jungle", one for all or one a seed."""
 
     def state(self) -> dict[str, Tensor]:
         """What `fit` learned, all snapshots, as CPU tensors."""
@@ -138,7 +138,7 @@ class ModelMethod:
         seeds: Sequence[int],
         subject_embeddings: Tensor | None = None,
     ) -> list[Image.Image]:
-        """One picture a seed; ``words`` (and the subject vectors) take the two places of a template."""
+        """One image a seed; ``words`` (and the subject vectors) take the two places of a template."""
         config = self._base_config
         templates = [prompt_template] if isinstance(prompt_template, str) else prompt_template
         pictures: list[Image.Image] = self.model(

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bdkit.finetuning import FinetuneConfig, Snapshot, cast, finetune_subject
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.training.finetuning import FinetuneConfig, Snapshot, cast, finetune_subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class BlipDiffusionConfig(FinetuneConfig, MethodConfig):
 
 
 class BlipDiffusionMethod(TrainedMethod):
-    """The mean subject embedding of the pictures, and a U-Net trained with it for ``config.steps`` steps."""
+    """The mean subject embedding of the images, and a U-Net trained with it for ``config.steps`` steps."""
 
     name: ClassVar[str] = "blip-diffusion"
 

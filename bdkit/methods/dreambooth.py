@@ -17,9 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bdkit.diffusion import training_scheduler
-from bdkit.errors import InputError
-from bdkit.finetuning import (
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.text_encoder import SubjectTextEncoder
+from bdkit.models.tokenizers import RARE_TOKEN
+from bdkit.sampling import training_scheduler
+from bdkit.training.finetuning import (
     CAPTION,
     FewStepConfig,
     Snapshot,
@@ -31,10 +34,7 @@ from bdkit.finetuning import (
     train_few_steps,
     training_settings,
 )
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
-from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.subject_text_encoder import SubjectTextEncoder
-from bdkit.models.vocabulary import RARE_TOKEN
+from bdkit.utils.errors import InputError
 
 CLASS_IMAGE_BATCH = 8
 
@@ -45,7 +45,7 @@ class DreamBoothConfig(FewStepConfig, MethodConfig):
 
     token: the rare word that comes to mean the subject
     train_text_encoder: train the text encoder too
-    prior_loss_weight: weight of the loss on pictures of the class, which keeps "a dog" any dog; 0: no such pictures
+    prior_loss_weight: weight of the loss on images of the class, which keeps "a dog" any dog; 0: no such images
     class_images: how many of them the model itself draws from "a dog" before it is trained
     """
 
@@ -59,7 +59,7 @@ class DreamBoothConfig(FewStepConfig, MethodConfig):
         if self.prior_loss_weight < 0 or (self.prior_loss_weight > 0 and self.class_images < 1):
             raise InputError(
                 f"prior_loss_weight is {self.prior_loss_weight} with {self.class_images} class_images; "
-                "use a weight of at least 0, and with a weight at least 1 picture"
+                "use a weight of at least 0, and with a weight at least 1 image"
             )
 
 
@@ -174,15 +174,15 @@ class DreamBooth(TrainedMethod):
                 cast(part, self.model.unet.dtype).requires_grad_(False).eval()
 
     def _prior(self, class_noun: str) -> Tensor:
-        """Latents of the model's own pictures of the class, the same for every subject of the class.
+        """Latents of the model's own images of the class, the same for every subject of the class.
 
-        Paper: pictures; here: the latents they would be decoded from, which spares a lossy way there and back.
+        Paper: images; here: the latents they would be decoded from, which spares a lossy way there and back.
         """
         if class_noun not in self._class_latents:
             seeds = [_class_seed(class_noun, index) for index in range(self.config.class_images)]
             parts = []
             starts = range(0, len(seeds), CLASS_IMAGE_BATCH)
-            for start in tqdm(starts, desc=f"pictures of any {class_noun}", disable=not self.progress):
+            for start in tqdm(starts, desc=f"images of any {class_noun}", disable=not self.progress):
                 draw = partial(
                     self.model,
                     CAPTION,

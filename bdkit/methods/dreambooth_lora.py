@@ -15,11 +15,11 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from bdkit.errors import InputError
-from bdkit.finetuning import Snapshot, frozen
-from bdkit.methods.adapters import ADAPTER, LORA, LORA_B, lora_tensors, save_adapter
+from bdkit.checkpoints.adapters import ADAPTER, LORA, LORA_B, lora_tensors, save_adapter
 from bdkit.methods.dreambooth import DreamBooth, DreamBoothConfig
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.training.finetuning import Snapshot, frozen
+from bdkit.utils.errors import InputError
 
 INITIAL = "gaussian"  # that of the public recipe: A from a normal distribution, B nought
 

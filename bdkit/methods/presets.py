@@ -29,7 +29,7 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
     # 100 / 300 steps: 0.724 / 0.749.
     # With its weights of 1.6 million pictures: zero-shot 0.676; after 40 / 76 steps 0.736 / 0.753; DreamBooth after
     # 100 / 300 / 500 steps 0.731 / 0.753 / 0.767. With eight subjects: 76 steps 0.749, with the embedding frozen 0.746;
-    # with a rate falling from 4e-4, 6e-4, 1e-3: 0.744, 0.747, 0.721; with mirrored pictures at 3e-4, 4e-4 0.741, 0.716,
+    # with a rate falling from 4e-4, 6e-4, 1e-3: 0.744, 0.747, 0.721; with mirrored images at 3e-4, 4e-4 0.741, 0.716,
     # falling from 6e-4, 8e-4 0.743, 0.736. Differences of 0.01 are noise.
     "mini": {
         "base": TextToImageConfig(start="mini-base"),
@@ -99,7 +99,7 @@ DEFAULT_PRESET = "paper"
 class BenchRow:
     """One row of the table; rows with the same method and overrides share one fit a subject.
 
-    snapshot: training steps after which the pictures are made; None: after the last
+    snapshot: training steps after which the images are made; None: after the last
     """
 
     name: str

@@ -8,9 +8,9 @@ from typing import ClassVar
 from PIL import Image
 from torch import Tensor
 
-from bdkit.errors import InputError
 from bdkit.methods.base import MethodConfig, ModelMethod
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class TextToImageConfig(MethodConfig):
 
 
 class TextToImage(ModelMethod):
-    """Any dog for "a dog in the jungle": looks at no picture and learns nothing."""
+    """Any dog for "a dog in the jungle": looks at no image and learns nothing."""
 
     name: ClassVar[str] = "base"
 

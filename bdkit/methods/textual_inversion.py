@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.diffusion import training_scheduler
-from bdkit.errors import InputError
-from bdkit.finetuning import (
+from bdkit.checkpoints.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
+from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.tokenizers import PLACEHOLDER_TOKEN
+from bdkit.sampling import training_scheduler
+from bdkit.training.finetuning import (
     FewStepConfig,
     Snapshot,
     cache_latents,
@@ -22,10 +25,7 @@ from bdkit.finetuning import (
     train_few_steps,
     training_settings,
 )
-from bdkit.methods.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
-from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.vocabulary import PLACEHOLDER_TOKEN
+from bdkit.utils.errors import InputError
 
 # The neutral captions of the original code.
 TEMPLATES = (
@@ -64,7 +64,7 @@ class TextualInversionConfig(FewStepConfig, MethodConfig):
     """Textual Inversion.
 
     placeholder_token: the new word
-    templates: captions of the subject's pictures, one drawn for each
+    templates: captions of the subject's images, one drawn for each
     with_class_noun: write "<*> dog" rather than "<*>", in training as in the prompts
     """
 

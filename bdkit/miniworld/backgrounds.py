@@ -1,4 +1,4 @@
-"""Pictures without a subject, for the inputs of prompted context generation."""
+"""Images without a subject, for the inputs of prompted context generation."""
 
 import numpy as np
 import skia

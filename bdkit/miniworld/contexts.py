@@ -76,7 +76,7 @@ _FRONTS: dict[str, Callable[[Brush], None]] = {
 
 
 def draw_foreground(canvas: skia.Canvas, context: str, rng: np.random.Generator, light: float = 1.0) -> None:
-    """Paint what lies in front of the subject's feet (grass, snow, water) over the picture; in most contexts nothing.
+    """Paint what lies in front of the subject's feet (grass, snow, water) over the image; in most contexts nothing.
 
     Arguments as in `draw_context`; an unknown context raises the same ValueError.
     """

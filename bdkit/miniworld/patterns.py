@@ -1,6 +1,6 @@
 """The patterns that a subject's surface can carry, drawn into a box of subject coordinates.
 
-Features are at least about 0.1 units wide, which is 4 pixels of a 64 pixel picture.
+Features are at least about 0.1 units wide, which is 4 pixels of a 64 pixel image.
 """
 
 import math

@@ -21,7 +21,7 @@ from bdkit.miniworld.subjects import Subject, generator
 from bdkit.miniworld.vessels import draw_bowl, draw_can, draw_candle, draw_teapot, draw_vase
 from bdkit.miniworld.wearables import draw_backpack, draw_boot, draw_clock, draw_glasses, draw_sneaker
 
-# class -> picture widths per unit of subject coordinates, and how far the subject's feet spread (units)
+# class -> image widths per unit of subject coordinates, and how far the subject's feet spread (units)
 UNITS: dict[str, tuple[float, float]] = {
     "backpack": (0.69, 0.4),
     "stuffed animal": (0.7, 0.42),
@@ -49,7 +49,7 @@ _HAT_ROOM = {
     "red hat": 0.91,
     "firefighter outfit": 0.91,
 }
-# the most of the picture that a subject may cover, and its least distance from the picture's edges
+# the most of the image that a subject may cover, and its least distance from the image's edges
 _MOST_WIDTH, _MOST_HEIGHT, _EDGE = 0.96, 0.93, 0.02
 
 _OBJECTS: dict[str, Callable[[Pen, Subject, float], None]] = {
@@ -101,10 +101,10 @@ def render(scene: Scene, size: int = 64) -> Rendering:
 
 
 def _subject_layer(scene: Scene, size: int) -> tuple[NDArray[np.uint8], skia.Surface, Box, tuple[int, int]]:
-    """The subject on a transparent layer that is larger than the picture.
+    """The subject on a transparent layer that is larger than the image.
 
-    Returns the layer, its surface, the box that the subject covers in the picture (0..1) and the corner at which the
-    picture is cut out of the layer: a subject that would leave the picture is moved, or drawn smaller, to stay in it.
+    Returns the layer, its surface, the box that the subject covers in the image (0..1) and the corner at which the
+    image is cut out of the layer: a subject that would leave the image is moved, or drawn smaller, to stay in it.
     """
     margin = size // 4
     layer = np.zeros((size + 2 * margin, size + 2 * margin, 4), np.uint8)

@@ -1,4 +1,4 @@
-"""What a picture shows, as data. Renderer, captions and ground truth are three functions of a Scene."""
+"""What an image shows, as data. Renderer, captions and ground truth are three functions of a Scene."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from bdkit.miniworld.subjects import LIVE_CLASSES, Subject, generator
 
 __all__ = ["CHANGES", "CONTEXTS", "OUTFITS", "STUDIO", "Light", "Pose", "Scene", "sample_scene", "scene_for_prompt"]
 
-# the share of scenes in a random context that are plain studio pictures
+# the share of scenes in a random context that are plain studio images
 STUDIO_SHARE = 0.12
 
 # DreamBench's wording of each outfit and change: what stands after, or before, the class noun
@@ -31,7 +31,7 @@ OUTFIT_WORDS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """x: offset of the subject's middle from the picture's, y: of its feet from the ground, in picture widths;
+    """x: offset of the subject's middle from the image's, y: of its feet from the ground, in image widths;
     rotation in degrees; scale (1 = usual); flip mirrors it; bend in -1..1 moves legs, tail or arms."""
 
     x: float
@@ -52,7 +52,7 @@ class Light:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture as data. context: one of CONTEXTS or STUDIO; outfit: one of OUTFITS (live classes only) or None;
+    """An image as data. context: one of CONTEXTS or STUDIO; outfit: one of OUTFITS (live classes only) or None;
     change: one of CHANGES or None; seed decides the background's details."""
 
     subject: Subject

@@ -36,7 +36,7 @@ def contact_sheet(
 
     kind: "world" (a row a class: one subject in its contexts), "individuals" (a row a class: different subjects),
     "contexts" (all 20 and studio), "outfits" (dogs and cats in all ten), "changes" (each class as it is and in all
-    five). columns: pictures in a row of the first two kinds. Raises ValueError for an unknown kind or split.
+    five). columns: images in a row of the first two kinds. Raises ValueError for an unknown kind or split.
     """
     if kind not in _ROWS:
         raise ValueError(f"unknown kind of sheet {kind!r}: use one of {', '.join(_ROWS)}")

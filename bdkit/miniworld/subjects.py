@@ -130,7 +130,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One individual. Words cannot pin it down; two pictures of it can.
+    """One individual. Words cannot pin it down; two images of it can.
 
     class_noun: one of CLASSES. shape: N_SHAPE numbers in 0..1 (what each means depends on the class).
     colours: main, second (the pattern's) and accent, RGB in 0..255, plainly different from each other.

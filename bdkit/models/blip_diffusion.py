@@ -13,17 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import BertTokenizer, CLIPTokenizer
 
-from bdkit.diffusion import Vae, decode_latents, initial_noise, latent_factor, sample
-from bdkit.errors import InputError
 from bdkit.models.conditioning import SubjectConditioning, check_noun
 from bdkit.models.conventions import Conventions
-from bdkit.models.images import to_images, to_unit
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.offload import offload_in_turn
 from bdkit.models.options import LoadOptions
+from bdkit.models.preprocessing import to_images, to_unit
 from bdkit.models.prompts import warn_of_lost
-from bdkit.models.subject_text_encoder import SubjectTextEncoder
 from bdkit.models.subjects import group_subjects, mean_subjects
+from bdkit.models.text_encoder import SubjectTextEncoder
+from bdkit.sampling import Vae, decode_latents, initial_noise, latent_factor, sample
+from bdkit.utils.errors import InputError
 
 if TYPE_CHECKING:
     from bdkit.editing.structure_control import StructureControl
@@ -108,7 +108,7 @@ class BlipDiffusion(SubjectConditioning):
             InputError: no such folder, a part is missing or damaged, a file has the wrong hash or holds more than
                 tensors, or keys are missing or unexpected.
         """
-        from bdkit.models.checkpoints import load_model
+        from bdkit.checkpoints.load import load_model
 
         return load_model(
             path,
@@ -117,7 +117,7 @@ class BlipDiffusion(SubjectConditioning):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write the diffusers layout with safetensors; nothing half-written is left when it fails."""
-        from bdkit.models.checkpoints import save_model
+        from bdkit.checkpoints.load import save_model
 
         return save_model(self, Path(folder), dtype)
 
@@ -161,20 +161,20 @@ class BlipDiffusion(SubjectConditioning):
         progress: bool = False,
         control: StructureControl | None = None,
     ) -> Any:
-        """Generate one picture a prompt, subject or seed (Sec. 3, Sec. 4.1); None means the model's own default.
+        """Generate one image a prompt, subject or seed (Sec. 3, Sec. 4.1); None means the model's own default.
 
         Args:
             prompt: template(s) with ``{}`` where the subject goes, e.g. ``a {} in the jungle``.
-            reference_images: pictures of one subject; their vectors are averaged. Of n subjects: with n words in
-                ``source_subject`` a list of n pictures (or of n lists). With neither these nor
+            reference_images: images of one subject; their vectors are averaged. Of n subjects: with n words in
+                ``source_subject`` a list of n images (or of n lists). With neither these nor
                 ``subject_embeddings`` (nor a cached subject) it is plain text-to-image.
-            source_subject: category word of the reference pictures.
+            source_subject: category word of the reference images.
             target_subject: word that stands in the prompt, by default the source's.
-            seeds: one a picture (default 0, 1, ...); picture k depends on seed k alone.
+            seeds: one an image (default 0, 1, ...); image k depends on seed k alone.
             latents: (B, C, h, w) initial noise instead of the seeds' own.
             scheduler: any diffusers scheduler.
             output_type: "pil", "np" (B, H, W, 3 float32 in 0..1), "pt" (B, 3, H, W, likewise) or "latent".
-            reference_weights: how much each reference picture counts in the mean.
+            reference_weights: how much each reference image counts in the mean.
             template: where the subject vectors go, "place", "public" or "paper"; see `encode_prompt`.
             callback: called with (index, timestep, latents) after each step.
             progress: show a bar of the steps.
@@ -210,7 +210,7 @@ class BlipDiffusion(SubjectConditioning):
             texts = defaults.negative_prompt if negative_prompt is None else negative_prompt
             texts = [texts] if isinstance(texts, str) else list(texts)
             if len(texts) not in (1, count):
-                raise InputError(f"{len(texts)} negative prompts for {count} pictures; give 1 or as many")
+                raise InputError(f"{len(texts)} negative prompts for {count} images; give 1 or as many")
             negative, more = self._encode_prompt(texts, None, None, 1, None, "the negative prompt")
             negative, lost = negative.expand(count, -1, -1), {**lost, **more}
         warn_of_lost(lost)
@@ -258,7 +258,7 @@ class BlipDiffusion(SubjectConditioning):
             raise InputError(f"height {height} and width {width} must be multiples of {factor}")
         if latents is not None:
             if latents.shape[0] != count:
-                raise InputError(f"{latents.shape[0]} initial latents for {count} pictures; give as many")
+                raise InputError(f"{latents.shape[0]} initial latents for {count} images; give as many")
             expected = (count, self.unet.config.in_channels, height // factor, width // factor)
             if tuple(latents.shape) != expected:
                 raise InputError(f"the initial latents have shape {tuple(latents.shape)} instead of {expected}")
@@ -277,7 +277,7 @@ class BlipDiffusion(SubjectConditioning):
             return embeddings, words or self.subject_class
         if images is not None:
             if noun is None:
-                raise InputError("reference pictures need source_subject, their category word")
+                raise InputError("reference images need source_subject, their category word")
             return mean_subjects(self, group_subjects(images, noun, weights)), words
         if self.subject_embeddings is not None:
             return self.subject_embeddings, words or self.subject_class

@@ -1,4 +1,4 @@
-"""From pictures, words and prompts to the hidden states that guide the U-Net (Sec. 3.1)."""
+"""From images, words and prompts to the hidden states that guide the U-Net (Sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BertTokenizer, CLIPTokenizer
 
-from bdkit.errors import InputError
 from bdkit.models.conventions import Conventions
-from bdkit.models.images import Picture
 from bdkit.models.multimodal_encoder import MultimodalEncoder
+from bdkit.models.preprocessing import Picture
 from bdkit.models.prompts import PromptLayout, find_template, prompt_ids, warn_of_lost
-from bdkit.models.subject_text_encoder import SubjectTextEncoder
+from bdkit.models.text_encoder import SubjectTextEncoder
+from bdkit.utils.errors import InputError
 
 if TYPE_CHECKING:
     from bdkit.models.blip_diffusion import GenerationDefaults
@@ -37,12 +37,12 @@ class SubjectConditioning(nn.Module):
         raise NotImplementedError
 
     def encode_subject(self, images: Picture | Sequence[Picture], subject: str | Sequence[str]) -> Tensor:
-        """Subject vectors (B, Q, D) of B pictures, with the category word of each (or one for all); Sec. 3.1.
+        """Subject vectors (B, Q, D) of B images, with the category word of each (or one for all); Sec. 3.1.
 
-        Pictures are PIL images, arrays (H, W, 3) or tensors (3, H, W), of floats in 0..1 or whole numbers in 0..255.
+        Images are PIL images, arrays (H, W, 3) or tensors (3, H, W), of floats in 0..1 or whole numbers in 0..255.
 
         Raises:
-            InputError: no picture, or as many words as neither one nor the pictures.
+            InputError: no image, or as many words as neither one nor the images.
         """
         pictures: list[Any] = (
             [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) == 3 else list(images)
@@ -50,11 +50,9 @@ class SubjectConditioning(nn.Module):
         words = [subject] * len(pictures) if isinstance(subject, str) else list(subject)
         pictures = pictures * len(words) if len(pictures) == 1 else pictures
         if not pictures:
-            raise InputError("no subject picture was given; give at least one")
+            raise InputError("no subject image was given; give at least one")
         if len(words) != len(pictures):
-            raise InputError(
-                f"{len(pictures)} pictures but {len(words)} category words; give one word, or one a picture"
-            )
+            raise InputError(f"{len(pictures)} images but {len(words)} category words; give one word, or one an image")
         pixels = self.conventions.pixels(pictures, self.multimodal_encoder.image_size)
         config = self.multimodal_encoder.qformer.config
         longest = min(self.qformer_tokenizer.model_max_length, config.max_position_embeddings)

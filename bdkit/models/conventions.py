@@ -1,4 +1,4 @@
-"""What weights expect around them: the prompt's template and the preprocessing of the subject's picture."""
+"""What weights expect around them: the prompt's template and the preprocessing of the subject's image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bdkit.models.images import SubjectPixels
+from bdkit.models.preprocessing import SubjectPixels
 from bdkit.models.prompts import find_template
 
 
@@ -17,7 +17,7 @@ class Conventions:
     Args:
         template: name in `PROMPT_TEMPLATES`.
         ctx_begin_pos: where the subject vectors begin in the template "public", the begin-of-text token counted.
-        pixels: how a subject's picture becomes the image encoder's input.
+        pixels: how a subject's image becomes the image encoder's input.
     """
 
     template: str = "place"

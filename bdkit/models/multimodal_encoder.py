@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-from bdkit.errors import InputError
+from bdkit.utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Literal
 
 from transformers import CLIPTokenizer
 
-from bdkit.errors import InputError
-from bdkit.models.subject_text_encoder import insert_placeholder_ids
+from bdkit.models.text_encoder import insert_placeholder_ids
+from bdkit.utils.errors import InputError
 
 PUBLIC_NEGATIVE_PROMPT = (
     "over-exposure, under-exposure, saturated, duplicate, out of frame, lowres, cropped, worst quality, low quality, "

@@ -1,4 +1,4 @@
-"""Reference pictures and their words: which belong to which subject, and their mean (Sec. 3.3)."""
+"""Reference images and their words: which belong to which subject, and their mean (Sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bdkit.errors import InputError
-from bdkit.models.images import Picture
+from bdkit.models.preprocessing import Picture
+from bdkit.utils.errors import InputError
 
 if TYPE_CHECKING:
     from bdkit.models.blip_diffusion import BlipDiffusion
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One subject: its pictures, its category word, and how much each picture counts (sum 1)."""
+    """One subject: its images, its category word, and how much each image counts (sum 1)."""
 
     pictures: list[Picture]
     noun: str
@@ -28,20 +28,20 @@ class Subject:
 
 
 def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[Any] | None = None) -> list[Subject]:
-    """The subjects that reference pictures show.
+    """The subjects that reference images show.
 
-    With one word, a flat list of pictures is one subject. With n words, entry k (a picture or a list of them) is
-    subject k; a single picture, or a list of one, serves all n. With a list of lists, one word serves all.
+    With one word, a flat list of images is one subject. With n words, entry k (an image or a list of them) is
+    subject k; a single image, or a list of one, serves all n. With a list of lists, one word serves all.
 
     Args:
-        weights: one number a picture, in the same nesting as ``images``; by default all count alike.
+        weights: one number an image, in the same nesting as ``images``; by default all count alike.
 
     Raises:
-        InputError: no picture, or numbers of pictures, words and weights that do not fit.
+        InputError: no image, or numbers of images, words and weights that do not fit.
     """
     entries = _entries(images)
     if not entries:
-        raise InputError("no subject picture was given; give at least one")
+        raise InputError("no subject image was given; give at least one")
     words = [nouns] if isinstance(nouns, str) else list(nouns)
     several = isinstance(entries[0], list) or len(words) > 1
     groups = [e if isinstance(e, list) else [e] for e in entries] if several else [entries]
@@ -54,8 +54,8 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
     shares = shares * count if len(shares) == 1 else shares
     if not len(groups) == len(words) == len(shares) == count:
         raise InputError(
-            f"{len(groups)} pictures but {len(words)} category words (and {len(shares)} weights); give one word, or "
-            "one a picture or list of pictures"
+            f"{len(groups)} images but {len(words)} category words (and {len(shares)} weights); give one word, or "
+            "one an image or list of images"
         )
     return [
         Subject(pictures=group, noun=word, weights=_normalised(share, len(group)))
@@ -64,7 +64,7 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
 
 
 def _entries(images: Any) -> list[Any]:
-    """Pictures, or lists of pictures, as a list; a batch of arrays or tensors is taken apart."""
+    """Images, or lists of images, as a list; a batch of arrays or tensors is taken apart."""
     if isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 3):
         return [images]
     return [list(e) if isinstance(e, list | tuple) or getattr(e, "ndim", 3) == 4 else e for e in images]
@@ -72,12 +72,12 @@ def _entries(images: Any) -> list[Any]:
 
 def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
     if count == 0:
-        raise InputError("no subject picture was given; give at least one")
+        raise InputError("no subject image was given; give at least one")
     values = [1.0] * count if weights is None else [float(w) for w in weights]
     if len(values) != count:
-        raise InputError(f"{count} reference pictures but {len(values)} weights; give one a picture")
+        raise InputError(f"{count} reference images but {len(values)} weights; give one an image")
     if min(values) < 0 or not 0 < sum(values) < float("inf"):
-        raise InputError(f"the weights {values} of the reference pictures must be at least 0, and not all 0")
+        raise InputError(f"the weights {values} of the reference images must be at least 0, and not all 0")
     return [value / sum(values) for value in values]
 
 

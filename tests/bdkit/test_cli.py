@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 
 from bdkit import cli
 from bdkit.cli import one_line
-from bdkit.errors import InputError
-from dreambench.errors import InputError as DreambenchInputError
+from bdkit.utils.errors import InputError
+from bdkit.utils.errors import InputError as DreambenchInputError
 
 
 def run(*arguments: str) -> tuple[int, float, str, str]:

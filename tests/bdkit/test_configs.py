@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from bdkit.configs import add_dataclass_arguments, config_from_args, parse_numbers
-from bdkit.errors import InputError
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, parse_numbers
+from bdkit.utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from bdkit.diffusion import (
+from bdkit.sampling import (
     NOISE_SCHEDULE,
     Vae,
     decode_latents,
@@ -25,8 +25,8 @@ from bdkit.diffusion import (
     timestep_weights,
     training_scheduler,
 )
-from bdkit.errors import InputError
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -151,7 +151,7 @@ def test_timesteps_are_spread_over_a_batch() -> None:
         assert torch.allclose(factors, torch.ones(10))
 
 
-def test_noise_of_a_picture_depends_on_its_seed_alone() -> None:
+def test_noise_of_an_image_depends_on_its_seed_alone() -> None:
     noise, generators = initial_noise([5, 9, -2], (4, 8, 8))
     alone, (generator,) = initial_noise([9], (4, 8, 8))
     assert torch.equal(noise[1:2], alone)
@@ -179,7 +179,7 @@ def test_every_scheduler_is_exact_in_seeds_and_batch(name: str, unet: UNet2DCond
     assert (batch[0] - batch[1]).abs().max() > 0.1
 
 
-def test_ancestral_noise_comes_from_the_pictures_own_generator(unet: UNet2DConditionModel) -> None:
+def test_ancestral_noise_comes_from_the_images_own_generator(unet: UNet2DConditionModel) -> None:
     states, noise = random(2, 20, 32, seed=3)[:1].expand(2, -1, -1), random(1, 4, 8, 8).expand(2, -1, -1, -1)
     _, generators = initial_noise([1, 2], (4, 8, 8))
     ancestral = sample(

@@ -1,4 +1,4 @@
-"""Few-step fine-tuning: it learns the pictures, touches only what it should, and is exact in seed and steps."""
+"""Few-step fine-tuning: it learns the images, touches only what it should, and is exact in seed and steps."""
 
 import copy
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from bdkit.diffusion import initial_noise
-from bdkit.errors import InputError
-from bdkit.finetuning import (
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.sampling import initial_noise
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.finetuning import (
     FewStepConfig,
     FinetuneConfig,
     SubjectFinetuning,
@@ -19,13 +20,12 @@ from bdkit.finetuning import (
     frozen,
     mean_embedding,
 )
-from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny import tiny_model
-from bdkit.training_loop import TrainingDiverged
+from bdkit.training.loop import TrainingDiverged
+from bdkit.utils.errors import InputError
 
 
 def pictures(count: int = 4, seed: int = 0) -> list[Image.Image]:
-    """A disc of one colour at different places: what a subject's pictures have in common."""
+    """A disc of one colour at different places: what a subject's images have in common."""
     rng = np.random.default_rng(seed)
     colour = tuple(int(value) for value in rng.integers(0, 256, 3))
     images = []
@@ -42,7 +42,7 @@ def model() -> BlipDiffusion:
     return tiny_model()
 
 
-def test_latents_of_pictures_and_their_mirror_images(model: BlipDiffusion) -> None:
+def test_latents_of_images_and_their_mirror_images(model: BlipDiffusion) -> None:
     images = pictures(5)
     plain, both = cache_latents(model, images, 0), cache_latents(model, images, 0, random_flip=True)
     assert plain.shape == (5, 4, 8, 8)
@@ -51,12 +51,12 @@ def test_latents_of_pictures_and_their_mirror_images(model: BlipDiffusion) -> No
     assert not torch.allclose(both[5:], plain, atol=1e-3)
 
 
-def test_no_pictures_are_refused(model: BlipDiffusion) -> None:
-    with pytest.raises(InputError, match="no subject picture"):
+def test_no_images_are_refused(model: BlipDiffusion) -> None:
+    with pytest.raises(InputError, match="no subject image"):
         cache_latents(model, [], 0)
 
 
-def test_a_batch_holds_different_pictures_as_far_as_there_are_so_many() -> None:
+def test_a_batch_holds_different_images_as_far_as_there_are_so_many() -> None:
     latents = torch.arange(4.0).view(4, 1, 1, 1)
     seen = set()
     for seed in range(20):
@@ -67,7 +67,7 @@ def test_a_batch_holds_different_pictures_as_far_as_there_are_so_many() -> None:
     assert draw_latents(latents[:2], 3, torch.Generator().manual_seed(0)).shape == (3, 1, 1, 1)
 
 
-def test_flipping_draws_mirror_images_but_no_picture_twice() -> None:
+def test_flipping_draws_mirror_images_but_no_image_twice() -> None:
     latents = torch.arange(8.0).view(8, 1, 1, 1)
     drawn = set()
     for seed in range(20):
@@ -92,7 +92,7 @@ def test_frozen_restores_each_flag() -> None:
     assert not layer.bias.requires_grad
 
 
-def test_fine_tuning_lowers_the_loss_on_its_pictures_and_leaves_the_model_alone(model: BlipDiffusion) -> None:
+def test_fine_tuning_lowers_the_loss_on_its_images_and_leaves_the_model_alone(model: BlipDiffusion) -> None:
     images = pictures()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -135,7 +135,7 @@ def test_a_snapshot_is_what_a_shorter_run_gives(model: BlipDiffusion) -> None:
     assert not torch.equal(long[6]["unet.conv_in.weight"], long[3]["unet.conv_in.weight"])
 
 
-def test_the_embedding_is_the_mean_over_the_pictures_and_is_trained_on_demand(model: BlipDiffusion) -> None:
+def test_the_embedding_is_the_mean_over_the_images_and_is_trained_on_demand(model: BlipDiffusion) -> None:
     images = pictures()
     mean = torch.stack([model.encode_subject(image, "dog")[0] for image in images]).mean(dim=0, keepdim=True)
 

@@ -7,7 +7,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from bdkit.training_loop import TrainingConfig, TrainingLoop
+from bdkit.training.loop import TrainingConfig, TrainingLoop
 
 CONFIG = TrainingConfig(steps=24, batch_size=4, learning_rate=1e-2, max_grad_norm=0, checkpoint_seconds=0)
 

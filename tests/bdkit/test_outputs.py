@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bdkit.commands.outputs import check_free
-from bdkit.errors import InputError
 from bdkit.methods.base import check_class_noun
+from bdkit.utils.errors import InputError
 
 
 def test_what_is_there_is_kept_unless_overwrite_is_said(tmp_path: Path) -> None:

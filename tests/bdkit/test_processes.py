@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bdkit.presets import PRETRAIN
-from bdkit.pretraining.mini import MiniPretraining
+from bdkit.training.pretraining.presets import PRETRAIN
+from bdkit.training.pretraining.stages import MiniPretraining
 
 SCRIPT = str(Path(__file__).with_name("two_processes.py"))
 

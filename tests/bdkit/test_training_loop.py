@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdkit.errors import InputError
-from bdkit.training_loop import (
+from bdkit.training.loop import (
     TrainingConfig,
     TrainingDiverged,
     TrainingLoop,
@@ -29,6 +28,7 @@ from bdkit.training_loop import (
     write_atomically,
     write_json,
 )
+from bdkit.utils.errors import InputError
 
 PLAIN = TrainingConfig(
     steps=24, batch_size=4, learning_rate=1e-2, schedule="linear", warmup_steps=5, checkpoint_seconds=0

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdkit.pretraining.corpus import epoch_indices
-from bdkit.training_loop import TrainingConfig, TrainingLoop
+from bdkit.training.loop import TrainingConfig, TrainingLoop
+from bdkit.training.pretraining.corpus import epoch_indices
 
 NUMBERS = torch.linspace(-1, 1, 24)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from bdkit.models.full_size import FULL_SIZE, random_controlnet, random_model
+from bdkit.testing.full_size import FULL_SIZE, random_controlnet, random_model
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_size.py"
 
@@ -23,7 +23,7 @@ def script() -> ModuleType:
 
 
 def test_parts_have_the_published_numbers_of_parameters() -> None:
-    from bdkit.finetuning import SubjectFinetuning
+    from bdkit.training.finetuning import SubjectFinetuning
 
     model = random_model(FULL_SIZE, "meta")
     counts = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdkit.utils.errors import InputError
 from dreambench.dreambench_plus import FOLDERS, PUBLISHED_COUNTS, make_prompt, read_suite
-from dreambench.errors import InputError
 from dreambench.photos import check_photos, photo_paths
 from dreambench.suites import load_suite, suite_from_json, suite_to_json
 
@@ -26,7 +26,7 @@ PROMPTS = [
 
 
 def make_folder(root: Path, counts: dict[str, int]) -> Path:
-    """A folder in the published layout, with pictures of noise."""
+    """A folder in the published layout, with images of noise."""
     rng = np.random.default_rng(0)
     for category, (below, _) in FOLDERS.items():
         for number in range(counts[category]):
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_whole_suite_has_the_published_counts(tmp_path: Path) -> None:
     suite = load_suite("dreambench-plus", make_folder(tmp_path, PUBLISHED_COUNTS))
     assert len(suite.subjects) == 150
-    assert suite.n_pictures == 1350
+    assert suite.n_images == 1350
     assert Counter(subject.category for subject in suite.subjects) == PUBLISHED_COUNTS
     assert sum(subject.live for subject in suite.subjects) == 65
     for subject in suite.subjects:
@@ -113,7 +113,7 @@ def test_subject_has_one_place(text: str, noun: str, template: str, published: s
 def test_limits_reach_the_subjects_own_prompts(folder: Path) -> None:
     suite = read_suite(folder, counts=None).limited(subjects=2, prompts=3)
     assert [[prompt.index for prompt in suite.prompts(subject)] for subject in suite.subjects] == [[0, 3, 6]] * 2
-    assert suite.n_pictures == 6
+    assert suite.n_images == 6
     assert suite.hash != read_suite(folder, counts=None).hash
 
 
@@ -143,7 +143,7 @@ def remove_prompt(root: Path) -> None:
     ("damage", "message"),
     [
         (remove_prompt, "00.txt holds 8 prompts, not 9"),
-        (lambda root: (root / "images/object/01.jpg").unlink(), "only a picture or only captions for object/01"),
+        (lambda root: (root / "images/object/01.jpg").unlink(), "only an image or only captions for object/01"),
         (lambda root: (root / "captions/object/01.txt").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
         (lambda root: (root / "captions/object/01.txt").write_text(""), "holds 0 prompts"),
         (lambda root: (root / "captions/object/01.txt").write_text("a{b\n" + "x\n" * 9), "has a brace"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.fetch import FetchConfig, RemoteFile, fetch_dreambench, remote_files
 from dreambench.photos import check_photos, photo_paths, photos_folder
 from dreambench.suites import load_suite
@@ -164,7 +164,7 @@ def test_incomplete_photos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "backpack").mkdir()
     for number in range(5):
         (tmp_path / f"backpack/0{number}.jpg").write_bytes(b"x")
-    with pytest.raises(InputError, match="holds 5 pictures, DreamBench has 6"):
+    with pytest.raises(InputError, match="holds 5 images, DreamBench has 6"):
         check_photos(tmp_path, suite)
     (tmp_path / "backpack/05.jpg").write_bytes(b"x")
     check_photos(tmp_path, suite)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambench.errors import InputError
-from dreambench.pictures import MAX_PIXELS, read_folder, read_picture, write_png
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import MAX_PIXELS, read_folder, read_image, write_png
 
 RED = (200, 10, 10)
 
@@ -24,7 +24,7 @@ def half_red(size: tuple[int, int] = (40, 20)) -> Image.Image:
 def test_reads_rgb_of_every_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     half_red().save(path)
-    image = read_picture(path)
+    image = read_image(path)
     assert image.mode == "RGB"
     assert image.size == (40, 20)
     np.testing.assert_allclose(np.asarray(image)[10, 5], RED, atol=12)
@@ -35,7 +35,7 @@ def test_applies_exif_orientation(tmp_path: Path, orientation: int, red_at: tupl
     exif = Image.Exif()
     exif[0x0112] = orientation
     half_red().save(tmp_path / "x.png", exif=exif)
-    image = read_picture(tmp_path / "x.png")
+    image = read_image(tmp_path / "x.png")
     assert image.size == ((40, 20) if orientation == 3 else (20, 40))
     assert image.getpixel(red_at) == RED
 
@@ -47,60 +47,60 @@ def test_lays_transparency_on_white(tmp_path: Path) -> None:
         ("la", "LA", (0, 0), (255, 255, 255)),
     ]:
         Image.new(mode, (4, 4), colour).save(tmp_path / f"{name}.png")
-        assert read_picture(tmp_path / f"{name}.png").getpixel((1, 1)) == expected
+        assert read_image(tmp_path / f"{name}.png").getpixel((1, 1)) == expected
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
     palette.save(tmp_path / "p.png", transparency=1)
-    assert read_picture(tmp_path / "p.png").getpixel((1, 1)) == (255, 255, 255)
+    assert read_image(tmp_path / "p.png").getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_scales_sixteen_bit_grey(tmp_path: Path) -> None:
     values = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
     for suffix in ("png", "tif"):
         Image.fromarray(values).save(tmp_path / f"x.{suffix}")
-        image = read_picture(tmp_path / f"x.{suffix}")
+        image = read_image(tmp_path / f"x.{suffix}")
         np.testing.assert_array_equal(np.asarray(image)[..., 0], [[0, 100], [200, 255]])
         assert image.mode == "RGB"
 
 
 def test_scales_float_grey(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)).save(tmp_path / "x.tif")
-    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "x.tif"))[0, :, 0], [0, 255])
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.tif"))[0, :, 0], [0, 255])
 
 
 def test_converts_grey_one_bit_and_cmyk(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 77).save(tmp_path / "l.png")
-    assert read_picture(tmp_path / "l.png").getpixel((0, 0)) == (77, 77, 77)
+    assert read_image(tmp_path / "l.png").getpixel((0, 0)) == (77, 77, 77)
     Image.new("1", (4, 4), 1).save(tmp_path / "one.png")
-    assert read_picture(tmp_path / "one.png").getpixel((0, 0)) == (255, 255, 255)
+    assert read_image(tmp_path / "one.png").getpixel((0, 0)) == (255, 255, 255)
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
-    red, green, blue = np.asarray(read_picture(tmp_path / "c.jpg"))[8, 8].tolist()
+    red, green, blue = np.asarray(read_image(tmp_path / "c.jpg"))[8, 8].tolist()
     assert red > 240
     assert max(green, blue) < 15
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tif"])
-def test_truncated_picture_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_truncated_image_is_refused(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
     data = (tmp_path / f"whole.{suffix}").read_bytes()
     (tmp_path / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=f"cut.{suffix} is not a readable picture"):
-        read_picture(tmp_path / f"cut.{suffix}")
+    with pytest.raises(InputError, match=f"cut.{suffix} is not a readable image"):
+        read_image(tmp_path / f"cut.{suffix}")
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0junk"])
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0junk"])
 def test_junk_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.png").write_bytes(data)
-    with pytest.raises(InputError, match=r"x\.png is not a readable picture"):
-        read_picture(tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"x\.png is not a readable image"):
+        read_image(tmp_path / "x.png")
 
 
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is missing"):
-        read_picture(tmp_path / "no.png")
-    with pytest.raises(InputError, match="is not a readable picture"):
-        read_picture(tmp_path)
+        read_image(tmp_path / "no.png")
+    with pytest.raises(InputError, match="is not a readable image"):
+        read_image(tmp_path)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -115,11 +115,11 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [8001, 10_000, 60_000])
-def test_huge_picture_is_refused_before_decoding(tmp_path: Path, side: int) -> None:
+def test_huge_image_is_refused_before_decoding(tmp_path: Path, side: int) -> None:
     (tmp_path / "x.png").write_bytes(png_header(side, side))
     assert side * side > MAX_PIXELS
     with pytest.raises(InputError, match="more than 64 million pixels"):
-        read_picture(tmp_path / "x.png")
+        read_image(tmp_path / "x.png")
 
 
 def test_strip_is_refused_and_eight_to_one_is_not(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_strip_is_refused_and_eight_to_one_is_not(tmp_path: Path) -> None:
     Image.new("RGB", (8, 1)).save(tmp_path / "fits.png")
     for name in ("strip", "tall"):
         with pytest.raises(InputError, match="is a strip"):
-            read_picture(tmp_path / f"{name}.png")
-    assert read_picture(tmp_path / "fits.png").size == (8, 1)
+            read_image(tmp_path / f"{name}.png")
+    assert read_image(tmp_path / "fits.png").size == (8, 1)
 
 
 def test_folder_in_name_order_without_other_files(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_folder_in_name_order_without_other_files(tmp_path: Path) -> None:
     assert [image.getpixel((0, 0)) for image in read_folder(tmp_path)] == [(1, 1, 1), (2, 2, 2)]
 
 
-def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no pictures in"):
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images in"):
         read_folder(tmp_path)
     (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
     with pytest.raises(InputError, match="camera's own format"):
@@ -151,7 +151,7 @@ def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         read_folder(tmp_path / "no")
 
 
-def test_folder_with_one_bad_picture_names_it(tmp_path: Path) -> None:
+def test_folder_with_one_bad_image_names_it(tmp_path: Path) -> None:
     half_red().save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(b"bad")
     with pytest.raises(InputError, match=r"b\.jpg"):
@@ -162,7 +162,7 @@ def test_write_png_makes_folders_and_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one/x.png", "two/x.png"):
         write_png(half_red(), tmp_path / name)
     assert (tmp_path / "one/x.png").read_bytes() == (tmp_path / "two/x.png").read_bytes()
-    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "one/x.png")), np.asarray(half_red()))
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "one/x.png")), np.asarray(half_red()))
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["x.png"]
 
 
@@ -170,8 +170,8 @@ WRITE_OVER_THE_LIMIT = """
 import resource, sys
 from pathlib import Path
 from PIL import Image
-from dreambench.errors import InputError
-from dreambench.pictures import write_png
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import write_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     write_png(Image.effect_noise((200, 200), 90), Path(sys.argv[1]))

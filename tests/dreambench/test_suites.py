@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import Suite, class_nouns, load_suite, suite_from_json, suite_to_json
 
 
@@ -16,7 +16,7 @@ def test_dreambench_is_the_published_one() -> None:
     assert sum(subject.n_references for subject in suite.subjects) == 158
     assert {subject.n_references for subject in suite.subjects} == {4, 5, 6}
     assert {subject.class_noun for subject in suite.subjects if subject.live} == {"dog", "cat"}
-    assert suite.n_pictures == 3000
+    assert suite.n_images == 3000
     assert suite.source == "photos"
 
 
@@ -71,7 +71,7 @@ def test_limits_spread_evenly() -> None:
     suite = load_suite("mini").limited(subjects=2, prompts=3, samples=1)
     assert [subject.name for subject in suite.subjects] == ["backpack", "dog7"]
     assert [prompt.index for prompt in suite.object_prompts] == [0, 8, 16]
-    assert suite.n_pictures == 6
+    assert suite.n_images == 6
     assert suite.hash != load_suite("mini").hash
     assert load_suite("mini").limited() == load_suite("mini")
     assert load_suite("mini").limited(samples=100).samples_per_prompt == 4

@@ -1,12 +1,12 @@
-"""Small networks inside this package's own encoders: a picture's row is the same bits in every run."""
+"""Small networks inside this package's own encoders: an image's row is the same bits in every run."""
 
 import numpy as np
 import torch
 from tiny_bench import TinyEncoder
 
-from eval.encoders import Encoder
-from eval.evaluators import Evaluators
-from eval.protocols import Preprocessing
+from eval.score.encoders import Encoder
+from eval.score.evaluators import Evaluators
+from eval.score.protocols import Preprocessing
 
 HOW = Preprocessing(short_side=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -19,7 +19,7 @@ def network(seed: int) -> torch.nn.Module:
 
 
 class Clip(Encoder):
-    """Pictures by a network, texts as the tiny encoder has them."""
+    """Images by a network, texts as the tiny encoder has them."""
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         return TinyEncoder(2, size=24).embed_texts(texts)

@@ -12,19 +12,19 @@ from exact_evaluators import evaluators
 from PIL import Image
 from tiny_bench import METHODS, ROWS, TinyMethod
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.maker import one_thread
-from eval.rows import Generation
-from eval.runner import generate
-from eval.score import ScoreOptions, score_folder
+from eval.generate.maker import one_thread
+from eval.generate.rows import Generation
+from eval.generate.runner import generate
+from eval.score.score import ScoreOptions, score_folder
 
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2)
 DELAY = 0.01
 
 
 class Slow(TinyMethod):
-    """Takes its time, as real ones do; the pictures are the same."""
+    """Takes its time, as real ones do; the images are the same."""
 
     def __init__(self, model: str) -> None:
         super().__init__(model, delay=DELAY)
@@ -103,7 +103,7 @@ def leave_no_child() -> None:
 
 def start(**named: Any) -> BaseProcess:
     """`run` in a child process."""
-    CHILDREN.set_forkserver_preload(["fault_bench", "eval.runner", "eval.score"])
+    CHILDREN.set_forkserver_preload(["fault_bench", "eval.generate.runner", "eval.score.score"])
     child = CHILDREN.Process(target=run, kwargs=named)
     child.start()
     STARTED.append(child)
@@ -112,4 +112,4 @@ def start(**named: Any) -> BaseProcess:
 
 def pictures(out: Path) -> dict[str, bytes]:
     """Every file under OUT/pictures."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in (out / "pictures").rglob("*") if path.is_file()}
+    return {str(path.relative_to(out)): path.read_bytes() for path in (out / "images").rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Scored folders with figures of our choice: no network is run, pictures are noise."""
+"""Scored folders with figures of our choice: no network is run, images are noise."""
 
 import json
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dreambench.pictures import write_png
+from bdkit.utils.images import write_png
 from dreambench.suites import Suite, load_suite
-from eval.layout import REAL, REAL_WITH_SELF, Job, picture_path, save_suite, slots
-from eval.runner import prepare
-from eval.score import COLUMNS, NO_PROMPT, write_scores
+from eval.generate.runner import prepare
+from eval.results_dir import REAL, REAL_WITH_SELF, Job, image_path, save_suite, slots
+from eval.score.score import COLUMNS, NO_PROMPT, write_scores
 
 METRICS = ("dino", "clip_i", "clip_t")
 SUITE = load_suite("mini-quick").limited(samples=1)
@@ -54,7 +54,7 @@ def make_scores(
 def make_folder(
     out: Path, scores: pd.DataFrame | None = None, suite: Suite = SUITE, protocol: str = "mini", **record: Any
 ) -> Path:
-    """OUT with suite.json, scores.csv and run.json, no pictures."""
+    """OUT with suite.json, scores.csv and run.json, no images."""
     scores = make_scores(suite=suite) if scores is None else scores
     save_suite(suite, out)
     write_scores(scores.assign(protocol=protocol), out)
@@ -64,8 +64,8 @@ def make_folder(
     return out
 
 
-def add_pictures(out: Path, methods: tuple[str, ...], suite: Suite = SUITE, seed_sets: int = 2) -> None:
-    """References as the mini world draws them, and pictures of noise, where bdkit puts them."""
+def add_images(out: Path, methods: tuple[str, ...], suite: Suite = SUITE, seed_sets: int = 2) -> None:
+    """References as the mini world draws them, and images of noise, where bdkit puts them."""
     prepare(suite, out)
     rng = np.random.default_rng(1)
     for method in methods:
@@ -73,4 +73,4 @@ def add_pictures(out: Path, methods: tuple[str, ...], suite: Suite = SUITE, seed
             for subject in suite.subjects:
                 for slot in slots(suite, subject):
                     noise = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
-                    write_png(noise, picture_path(out, Job(method, seed_set), slot))
+                    write_png(noise, image_path(out, Job(method, seed_set), slot))

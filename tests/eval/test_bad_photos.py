@@ -8,7 +8,7 @@ from fault_bench import run
 from PIL import Image
 
 from bdkit.cli import one_line
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
 
 

@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 from tiny_bench import METHODS, ROWS, evaluators
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
 from eval.bench import BenchConfig, chosen_rows, protocol_of, run_bench
-from eval.grid import fit_tile, spread
-from eval.layout import REAL
-from eval.statistics import estimate, subject_means
-from eval.tables import format_figure, make_tables, markdown, read_paper, summarise
+from eval.report.grid import fit_tile, spread
+from eval.report.statistics import estimate, subject_means
+from eval.report.tables import format_figure, make_tables, markdown, read_paper, summarise
+from eval.results_dir import REAL
 
 FILES = {
-    "suite.json", "references", "pictures", "manifest.csv", "run.json", "scores.csv", "scores.parquet", "table.csv",
+    "suite.json", "references", "images", "manifest.csv", "run.json", "scores.csv", "scores.parquet", "table.csv",
     "table.md", "differences.csv", "correlations.csv", "by_subject.csv", "by_prompt.csv", "by_split.csv", "grid.png",
     "plots", "report.html",
 }  # fmt: skip
@@ -50,7 +50,7 @@ def test_table_holds_the_figures_and_what_they_were_made_with(out: Path) -> None
     suite = load_suite("mini-quick").limited(prompts=2)
     row = table.loc["tiny-2"]
     assert (row["method"], row["steps"], row["learning_rate"], row["seed_sets"]) == ("tiny", 2, "0.2", "0 1")
-    assert (row["n_pictures"], row["n_subjects"]) == (2 * suite.n_pictures, len(suite.subjects))
+    assert (row["n_images"], row["n_subjects"]) == (2 * suite.n_images, len(suite.subjects))
     assert (row["protocol"], row["suite_hash"], row["checkpoint"]) == ("mini", suite.hash, "a")
     assert table.loc["tiny", "steps"] == 6
     assert row["device"]
@@ -75,7 +75,7 @@ def test_second_run_gives_the_same_scores(out: Path, tmp_path: Path) -> None:
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
-def test_shards_make_pictures_and_the_whole_command_scores_them(out: Path, tmp_path: Path) -> None:
+def test_shards_make_images_and_the_whole_command_scores_them(out: Path, tmp_path: Path) -> None:
     for shard in ("2/2", "1/2"):
         run(tmp_path, shard=shard)
         assert not {"scores.csv", "table.md", "report.html"} & {path.name for path in tmp_path.iterdir()}
@@ -88,15 +88,15 @@ def test_report_needs_no_other_file(out: Path) -> None:
     page = (out / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert all(source.startswith(("data:image/svg+xml;base64,", "#")) for source in sources)
-    n_pictures = load_suite("mini-quick").limited(prompts=2).n_pictures
-    assert page.count("data:image/webp;base64,") > 4 * 2 * n_pictures
+    n_images = load_suite("mini-quick").limited(prompts=2).n_images
+    assert page.count("data:image/webp;base64,") > 4 * 2 * n_images
     assert "colorful_sneaker" in page
     assert "://" not in page.replace("http-equiv", "")
 
 
 def test_grid_has_a_tile_for_each_column_and_line(out: Path) -> None:
     grid = Image.open(out / "grid.png")
-    # a reference and four kinds of pictures; every subject with two prompts
+    # a reference and four kinds of images; every subject with two prompts
     assert grid.width == 6 + 5 * (128 + 6)
     assert grid.height > 2 * len(load_suite("mini-quick").subjects) * 128
     assert len(grid.convert("RGB").getcolors(maxcolors=2**24) or []) > 1000
@@ -128,7 +128,7 @@ def test_chosen_methods_only(tmp_path: Path) -> None:
         ({"methods": ("plain", "magic")}, "unknown method 'magic'; known are tiny-2, tiny, plain"),
         ({"seed_sets": ()}, "seed sets"),
         ({"seed_sets": (1, 1)}, "seed sets"),
-        ({"batch_size": 0}, "a batch of 0 pictures"),
+        ({"batch_size": 0}, "a batch of 0 images"),
         ({"subjects": 0}, "at least 1"),
     ],
 )
@@ -164,7 +164,7 @@ def test_paper_table_is_the_papers() -> None:
     assert all("2305.14720" in row["source"] for row in rows.values())
 
 
-def test_tiles_keep_the_whole_picture() -> None:
+def test_tiles_keep_the_whole_image() -> None:
     tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
     assert tile.size == (16, 16)
     assert tile.getpixel((8, 8)) == (255, 0, 0)

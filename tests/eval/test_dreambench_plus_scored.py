@@ -12,11 +12,11 @@ from bdkit.cli import main
 from dreambench.dreambench_plus import FOLDERS, KINDS, PUBLISHED_COUNTS
 from dreambench.suites import load_suite
 from eval.bench import BenchConfig, run_bench
-from eval.layout import load_saved_suite, save_suite
-from eval.manifest import read_pictures
-from eval.score import score_pictures
-from eval.sections import markdown
-from eval.tables import make_tables, summarise
+from eval.report.sections import markdown
+from eval.report.tables import make_tables, summarise
+from eval.results_dir import load_saved_suite, save_suite
+from eval.score.images import read_images
+from eval.score.score import score_images
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_bench_runs_on_it(photos: Path, tmp_path: Path) -> None:
     assert set(kinds) == {"photorealistic", "style_transfer"}  # of 9 prompts the limit takes 0, 3 and 6
 
 
-def test_pictures_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> None:
+def test_images_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> None:
     """samples/METHOD/tgt_image/SUBJECT/PROMPT_SAMPLE.jpg, with the prompts in text/."""
     suite = load_suite("dreambench-plus", photos).limited(subjects=2)
     rng = np.random.default_rng(1)
@@ -67,14 +67,14 @@ def test_pictures_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> No
                 path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(target)
             words.write_text(prompt.text(subject.class_noun))
-    found = read_pictures(tmp_path / "samples", suite)
+    found = read_images(tmp_path / "samples", suite)
     assert len(found.pictures) == 18
     assert not found.unknown
     out = tmp_path / "scores"
     save_suite(suite, out)
-    score_pictures(found, suite, evaluators(classifier=False), out, photos=photos, show_progress=False)
+    score_images(found, suite, evaluators(classifier=False), out, photos=photos, show_progress=False)
     results = make_tables(out)
-    assert results.coverage["emu2"].n_pictures == 18
+    assert results.coverage["emu2"].n_images == 18
     assert results.estimates["emu2", "clip_t"].n_subjects == 2
 
 
@@ -100,7 +100,7 @@ def test_the_command_line_makes_a_table_of_it(photos: Path, tmp_path: Path, caps
     command = ["score", str(samples.parent), "--suite", "dreambench++", "--photos", str(photos), "--out", str(out)]
     command += ["--layout", "dreambench++", "--protocol", "mini", "--workers", "0", "--no-cache"]
     assert main(command) == 2
-    assert f"{150 * 9 - 36} pictures are missing" in capsys.readouterr().err
+    assert f"{150 * 9 - 36} images are missing" in capsys.readouterr().err
     assert main([*command, "--allow-missing"]) == 0
     scores = pd.read_csv(out / "scores.csv")
     made = scores[scores["method"] == samples.name]
@@ -109,6 +109,6 @@ def test_the_command_line_makes_a_table_of_it(photos: Path, tmp_path: Path, caps
     capsys.readouterr()
     assert main(["table", str(out), "--split", "category"]) == 0
     text = capsys.readouterr().out
-    assert f"| {samples.name} (36/1350 pictures, 4/150 subjects) |" in text
+    assert f"| {samples.name} (36/1350 images, 4/150 subjects) |" in text
     for heading in ("animals", "humans", "objects", "styles"):
         assert f"## Split: {heading}" in text

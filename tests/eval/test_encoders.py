@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms import functional as vision
 
-from dreambench.errors import InputError
-from eval import checkpoints, encoders
-from eval.checkpoints import WeightsSource, load_into
-from eval.encoders import PROTOCOLS, Encoder, load_classifier, load_clip, load_encoder, preprocess, to_batch
-from eval.mini_models import CLASSIFIER_CONFIG, CLIP_CONFIG, IDENTITY_CONFIG, build_network, save_network
-from eval.preprocessing import crop_pixels
+from bdkit.utils.errors import InputError
+from eval.mini.networks import CLASSIFIER_CONFIG, CLIP_CONFIG, IDENTITY_CONFIG, build_network, save_network
+from eval.score.checkpoints import WeightsSource, load_into
+from eval.score.encoders import PROTOCOLS, Encoder, load_classifier, load_clip, load_encoder, preprocess, to_batch
+from eval.score.preprocessing import crop_pixels
+from eval.score.score import checkpoints, encoders
 
 WORDS = ["a", "cat", "dog", "in", "jungle", "snow", "the"]
 
@@ -71,7 +71,7 @@ def test_mini_leaves_its_own_size_alone_and_crops_photos_in_the_middle() -> None
     assert (middle[:, 2:62] == (0, 0, 255)).all()
 
 
-def test_grey_and_transparent_pictures_are_taken() -> None:
+def test_grey_and_transparent_images_are_taken() -> None:
     how = PROTOCOLS["mini"].dino
     for mode in ("L", "RGBA", "P", "CMYK"):
         assert to_batch([picture(80, 70).convert(mode)], how).shape == (1, 3, 64, 64)
@@ -187,7 +187,7 @@ def test_unknown_names_list_the_known(name: str, protocol: str, needle: str) -> 
         load_classifier("dreambench")
 
 
-def test_a_pictures_vector_does_not_depend_on_its_neighbours(shipped: Path) -> None:
+def test_an_images_vector_does_not_depend_on_its_neighbours(shipped: Path) -> None:
     """To the bit: scores must be the same whatever was embedded before, or is taken from the cache."""
     torch.manual_seed(0)
     network = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0, depth=1, img_size=32)

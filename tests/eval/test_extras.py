@@ -11,14 +11,14 @@ from PIL import Image
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import sample_scene
 from bdkit.miniworld.subjects import sample_subject
-from dreambench.errors import InputError
-from dreambench.pictures import read_picture, write_png
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import read_image, write_png
 from dreambench.suites import load_suite
-from eval.extras import ExtraOptions
-from eval.layout import REAL, REAL_WITH_SELF, Job, picture_path, slots
-from eval.perceptual import BACKBONE_FILE, FOLDER, HEADS_FILE, Lpips
-from eval.runner import prepare
-from eval.score import Evaluators, ScoreOptions, load_evaluators, score_folder
+from eval.generate.runner import prepare
+from eval.results_dir import REAL, REAL_WITH_SELF, Job, image_path, slots
+from eval.score.extras import ExtraOptions
+from eval.score.perceptual import BACKBONE_FILE, FOLDER, HEADS_FILE, Lpips
+from eval.score.score import Evaluators, ScoreOptions, load_evaluators, score_folder
 
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2, samples=2)
 JOB = Job("theirs", 0)
@@ -44,7 +44,7 @@ def disc(number: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder, masks of all its pictures and references, and sources: each picture with its disc repainted."""
+    """A results folder, masks of all its images and references, and sources: each image with its disc repainted."""
     out = tmp_path_factory.mktemp("scored") / "out"
     prepare(SUITE, out)
     rng = np.random.default_rng(0)
@@ -52,10 +52,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for subject in SUITE.subjects:
         individual = sample_subject(subject.class_noun, "someone", "test")
         for slot in slots(SUITE, subject):
-            path = picture_path(out, JOB, slot)
+            path = image_path(out, JOB, slot)
             image = render(sample_scene(individual, rng)).image
             write_png(Image.fromarray(image), path)
-            place = path.relative_to(out / "pictures")
+            place = path.relative_to(out / "images")
             mask = disc(number)
             write_png(Image.fromarray(mask), out.parent / "masks" / place)
             source = np.where(mask[..., None] > 0, 255 - image, image)
@@ -81,7 +81,7 @@ def scores(folder: Path, evaluators: Evaluators) -> pd.DataFrame:
 
 
 def masked(path: Path, mask: Path, kept: str) -> Image.Image:
-    pixels, share = np.asarray(read_picture(path), dtype=np.float64), np.asarray(Image.open(mask)) / 255
+    pixels, share = np.asarray(read_image(path), dtype=np.float64), np.asarray(Image.open(mask)) / 255
     share = share if kept == "subject" else 1 - share
     mixed = pixels * share[..., None] + GREY * (1 - share[..., None])
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
@@ -99,8 +99,8 @@ def test_subject_metrics_see_the_subject_alone(
 ) -> None:
     network = evaluators.encoders[encoder]
     for subject in SUITE.subjects:
-        paths = [picture_path(folder, JOB, slot) for slot in slots(SUITE, subject)]
-        masks = [folder.parent / "masks" / path.relative_to(folder / "pictures") for path in paths]
+        paths = [image_path(folder, JOB, slot) for slot in slots(SUITE, subject)]
+        masks = [folder.parent / "masks" / path.relative_to(folder / "images") for path in paths]
         own = sorted((folder / "references" / subject.name).glob("*.png"))
         of_own = [folder.parent / "masks" / path.relative_to(folder) for path in own]
         seen = network.embed_images([masked(*pair, "subject") for pair in zip(paths, masks, strict=True)])
@@ -123,8 +123,8 @@ def test_background_metric_reads_the_place(folder: Path, scores: pd.DataFrame, e
         for slot in slots(SUITE, subject):
             if slot.prompt.kind != "context":
                 continue
-            path = picture_path(folder, JOB, slot)
-            mask = folder.parent / "masks" / path.relative_to(folder / "pictures")
+            path = image_path(folder, JOB, slot)
+            mask = folder.parent / "masks" / path.relative_to(folder / "images")
             words = slot.prompt.text(subject.class_noun).removeprefix(f"a {subject.class_noun} ")
             image, text = clip.embed_images([masked(path, mask, "background")])[0], clip.embed_texts([words])[0]
             wanted.append(float(image.astype(float) @ text.astype(float)))
@@ -197,7 +197,7 @@ def test_what_is_missing_is_one_line(
     for extras, message in (
         (ExtraOptions(), "give the subjects' masks with --masks"),
         (ExtraOptions(masks=masks), "made from with --sources"),
-        (ExtraOptions(masks=str(tmp_path), sources=tmp_path), "every picture needs its mask"),
+        (ExtraOptions(masks=str(tmp_path), sources=tmp_path), "every image needs its mask"),
         (ExtraOptions(masks=masks, sources=tmp_path), "is missing"),
     ):
         with pytest.raises(InputError, match=message) as error:

@@ -20,16 +20,16 @@ from PIL import Image
 from tiny_bench import ROWS
 
 from bdkit.cli import main, one_line
-from dreambench.errors import InputError
-from eval.layout import save_suite
-from eval.maker import one_thread
-from eval.manifest import read_tree
-from eval.merge import merge_shards
-from eval.rows import Row
-from eval.runner import generate
-from eval.score import ScoreOptions, merge_scores, score_pictures
-from eval.score_shards import FOLDER
-from eval.stamps import picture_state, read_stamp, write_stamped
+from bdkit.utils.errors import InputError
+from eval.generate.maker import one_thread
+from eval.generate.merge import merge_shards
+from eval.generate.rows import Row
+from eval.generate.runner import generate
+from eval.generate.stamps import image_state, read_stamp, write_stamped
+from eval.results_dir import save_suite
+from eval.score.images import read_tree
+from eval.score.score import ScoreOptions, merge_scores, score_images
+from eval.score.score_shards import FOLDER
 
 N_KILLS = 20
 RESULTS = ("manifest.csv", "scores.csv")
@@ -39,8 +39,8 @@ def results(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in RESULTS}
 
 
-def n_pictures(out: Path) -> int:
-    return sum(1 for path in (out / "pictures").rglob("*.png") if not path.name.startswith("."))
+def n_images(out: Path) -> int:
+    return sum(1 for path in (out / "images").rglob("*.png") if not path.name.startswith("."))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def durations(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
-    """Seconds that a child takes until the pictures are there, and for the whole."""
+    """Seconds that a child takes until the images are there, and for the whole."""
     out = tmp_path_factory.mktemp("timed")
     start(out=out / "first").join()  # imports
     started = time.monotonic()
@@ -82,8 +82,8 @@ def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(
     killed = {"generate": 0, "score": 0}
     out = tmp_path / "out"
     shards = [{"out": out, "tiny": Slow, "shard": (number, n_shards)} for number in range(1, n_shards + 1)]
-    total = n_pictures(whole)
-    # the first half of the kills while pictures are made: each run goes on where the last was, a little further
+    total = n_images(whole)
+    # the first half of the kills while images are made: each run goes on where the last was, a little further
     while killed["generate"] < N_KILLS // 2:
         children = [start(**shard) for shard in shards]
         waits = sorted((rng.uniform(0, 4 * generating / N_KILLS), number) for number in range(n_shards))
@@ -94,8 +94,8 @@ def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(
         for child in children:
             child.join()
             killed["generate"] += child.exitcode == -signal.SIGKILL
-        if n_pictures(out) == total:
-            for path in (out / "pictures").rglob("*.png"):
+        if n_images(out) == total:
+            for path in (out / "images").rglob("*.png"):
                 if rng.random() < 0.5:
                     path.unlink()
     children = [start(**shard) for shard in shards]
@@ -192,7 +192,7 @@ def damage(path: Path, how: str) -> None:
         "empty": b"",
         "zeros": bytes(len(data)),
         "one bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
-        "text": b"not a picture\n",
+        "text": b"not an image\n",
         "something behind it": data + b"\0",
     }
     path.write_bytes(changed[how])
@@ -201,31 +201,31 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["truncated", "without its end", "empty", "zeros", "one bit", "text", "something behind it"]
 )
-def test_a_damaged_picture_is_noticed_and_made_again(tmp_path: Path, whole: Path, how: str) -> None:
+def test_a_damaged_image_is_noticed_and_made_again(tmp_path: Path, whole: Path, how: str) -> None:
     run(tmp_path)
-    pictures_before = pictures(tmp_path)
-    files = [tmp_path / "pictures/seed0/tiny/dog/00-1.png", tmp_path / "references/vase/01.png"]
+    images_before = pictures(tmp_path)
+    files = [tmp_path / "images/seed0/tiny/dog/00-1.png", tmp_path / "references/vase/01.png"]
     before = [path.read_bytes() for path in files]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     for path in files:
         damage(path, how)
-    with pytest.warns(UserWarning, match=f"1 damaged pictures in {tmp_path} are made again"):
+    with pytest.warns(UserWarning, match=f"1 damaged images in {tmp_path} are made again"):
         run(tmp_path)
     assert [path.read_bytes() for path in files] == before
-    assert pictures(tmp_path) == pictures_before == pictures(whole)
+    assert pictures(tmp_path) == images_before == pictures(whole)
     assert {path for path, written in times.items() if path.stat().st_mtime_ns != written} == set(files)
     assert (tmp_path / "manifest.csv").read_bytes() == (whole / "manifest.csv").read_bytes()
 
 
-def test_pictures_of_others_are_refused_or_made_again_never_mixed(tmp_path: Path, whole: Path) -> None:
+def test_images_of_others_are_refused_or_made_again_never_mixed(tmp_path: Path, whole: Path) -> None:
     run(tmp_path)
-    path = tmp_path / "pictures/seed2/plain/vase/12-0.png"
+    path = tmp_path / "images/seed2/plain/vase/12-0.png"
     for stranger in (
-        (tmp_path / "pictures/seed2/plain/vase/12-1.png").read_bytes(),
+        (tmp_path / "images/seed2/plain/vase/12-1.png").read_bytes(),
         Path(__file__).parent.parent.parent.joinpath("results/mini/grid.png").read_bytes(),
     ):
         path.write_bytes(stranger)
-        with pytest.raises(InputError, match="holds pictures of 'plain' made with other weights or settings") as caught:
+        with pytest.raises(InputError, match="holds images of 'plain' made with other weights or settings") as caught:
             run(tmp_path)
         assert "\n" not in (one_line(caught.value) or "\n")
         assert path.read_bytes() == stranger
@@ -235,16 +235,16 @@ def test_pictures_of_others_are_refused_or_made_again_never_mixed(tmp_path: Path
 
 def test_seed_sets_that_are_left_out_must_fit_the_record(tmp_path: Path) -> None:
     run(tmp_path, seed_sets=(0, 2))
-    with pytest.raises(InputError, match="seed2/tiny-2 holds pictures of 'tiny-2' made with other weights"):
+    with pytest.raises(InputError, match="seed2/tiny-2 holds images of 'tiny-2' made with other weights"):
         generate(job(tmp_path, seed_sets=(0,), rows=(Row(name="tiny-2", method="tiny"), *ROWS[1:]), remake=True))
 
 
-def test_stamps_tell_whole_pictures_from_damaged_ones(tmp_path: Path) -> None:
+def test_stamps_tell_whole_images_from_damaged_ones(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     path = tmp_path / "x.png"
-    assert picture_state(path, "a" * 32) == "missing"
+    assert image_state(path, "a" * 32) == "missing"
     write_stamped(Image.fromarray(noise), path, "a" * 32)
-    assert [picture_state(path, key) for key in ("a" * 32, "b" * 32)] == ["done", "other"]
+    assert [image_state(path, key) for key in ("a" * 32, "b" * 32)] == ["done", "other"]
     np.testing.assert_array_equal(np.asarray(Image.open(path)), noise)
     data = path.read_bytes()
     for length in range(len(data)):
@@ -295,7 +295,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on(
     ballast.unlink()
     run(out, **named)
     assert made.items() <= pictures(out).items() <= pictures(whole).items()
-    assert len(pictures(out)) == 3 * fault_bench.SUITE.n_pictures
+    assert len(pictures(out)) == 3 * fault_bench.SUITE.n_images
 
 
 @pytest.mark.parametrize("leave", [0, 8_000])
@@ -310,7 +310,7 @@ def test_scoring_on_a_full_disk_is_told_in_one_line_and_goes_on(
 
     def score() -> None:
         options = ScoreOptions(cache=small_disk / "cache")
-        score_pictures(
+        score_images(
             found, fault_bench.SUITE, evaluators("mini"), small_disk / "out", options=options, show_progress=False
         )
 

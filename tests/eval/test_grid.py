@@ -1,4 +1,4 @@
-"""Contact sheets of any pictures, and the references that stand beside them."""
+"""Contact sheets of any images, and the references that stand beside them."""
 
 import io
 from pathlib import Path
@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.grid import jpeg, picture_grid
-from eval.runner import load_references, prepare
+from eval.generate.runner import load_references, prepare
+from eval.report.grid import image_grid, jpeg
 
 RED, BLUE, GREY = (Image.new(mode, (8, 8), colour) for mode, colour in (("RGB", "red"), ("RGBA", "blue"), ("L", 128)))
 
 
-def test_picture_grid_places_every_picture() -> None:
-    sheet = picture_grid([[RED, BLUE], [GREY]], tile=16, gap=4)
+def test_image_grid_places_every_image() -> None:
+    sheet = image_grid([[RED, BLUE], [GREY]], tile=16, gap=4)
     assert sheet.size == (4 + 2 * 20, 4 + 2 * 20)
     assert [sheet.getpixel(place) for place in ((4, 4), (39, 19), (4, 24))] == [(255, 0, 0), (0, 0, 255), (128,) * 3]
-    assert sheet.getpixel((30, 30)) == (255, 255, 255)  # the second row has one picture
+    assert sheet.getpixel((30, 30)) == (255, 255, 255)  # the second row has one image
 
 
-def test_picture_grid_makes_room_for_text() -> None:
-    plain, titled = picture_grid([[RED], [RED]], tile=64), picture_grid([[RED], [RED]], ["a title"], tile=64)
-    wrapped = picture_grid([[RED], [RED]], ["a title of many words in a narrow column"], tile=64)
-    lined = picture_grid([[RED], [RED]], lines=["one", "two"], tile=64)
+def test_image_grid_makes_room_for_text() -> None:
+    plain, titled = image_grid([[RED], [RED]], tile=64), image_grid([[RED], [RED]], ["a title"], tile=64)
+    wrapped = image_grid([[RED], [RED]], ["a title of many words in a narrow column"], tile=64)
+    lined = image_grid([[RED], [RED]], lines=["one", "two"], tile=64)
     assert plain.height < titled.height < wrapped.height
     assert lined.height == plain.height + 2 * 18
     for sheet in (titled, wrapped, lined):
@@ -34,7 +34,7 @@ def test_picture_grid_makes_room_for_text() -> None:
 
 
 def test_jpeg_is_the_sheet_in_few_bytes() -> None:
-    sheet = picture_grid([[RED, BLUE]], tile=64)
+    sheet = image_grid([[RED, BLUE]], tile=64)
     data = jpeg(sheet)
     again = Image.open(io.BytesIO(data))
     assert (again.format, again.size) == ("JPEG", sheet.size)

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from drawn_pictures import SUITE, draw, keys_of, places, tree, write_manifest
+from drawn_images import SUITE, draw, keys_of, places, tree, write_manifest
 
-from dreambench.errors import InputError
-from eval.manifest import read_manifest, read_pictures
+from bdkit.utils.errors import InputError
+from eval.score.images import read_images, read_manifest
 
 
-@pytest.mark.parametrize("folders", ["", "mine", "seed3/mine", "pictures/seed3/mine"])
+@pytest.mark.parametrize("folders", ["", "mine", "seed3/mine", "images/seed3/mine"])
 def test_the_tree_is_read_at_any_depth(tmp_path: Path, folders: str) -> None:
     tree(tmp_path / "in" / folders)
-    found = read_pictures(tmp_path / "in", SUITE)
+    found = read_images(tmp_path / "in", SUITE)
     assert keys_of(found) == set(places())
     assert {picture.method for picture in found.pictures} == {"mine" if folders else "in"}
     assert {picture.seed_set for picture in found.pictures} == {3 if "seed" in folders else 0}
@@ -28,7 +28,7 @@ def test_prompt_folders_are_read_with_and_without_token(tmp_path: Path) -> None:
         draw(tmp_path / "theirs" / name / " ".join(text.split()) / f"{sample + 9}.png", seed)
     (tmp_path / "theirs" / SUITE.subjects[0].name / "a dog that flies").mkdir()
     draw(tmp_path / "theirs" / SUITE.subjects[0].name / "a dog that flies" / "1.png", 5)
-    found = read_pictures(tmp_path, SUITE)
+    found = read_images(tmp_path, SUITE)
     assert {(subject, prompt) for subject, prompt, _ in keys_of(found)} == {place[:2] for place in places()}
     assert {picture.method for picture in found.pictures} == {"theirs"}
     assert [reason for _, reason in found.unknown] == [f"'a dog that flies' is no prompt of {SUITE.subjects[0].name}"]
@@ -39,7 +39,7 @@ def test_samples_of_prompt_folders_count_in_natural_order(tmp_path: Path) -> Non
     folder = tmp_path / subject.name / SUITE.prompts(subject)[0].text(subject.class_noun)
     for name in ("10.png", "2.png"):
         draw(folder / name, int(name[:-4]))
-    found = read_pictures(tmp_path, SUITE, layout="prompt-folders")
+    found = read_images(tmp_path, SUITE, layout="prompt-folders")
     assert {picture.path.name: picture.sample for picture in found.pictures} == {"2.png": 0, "10.png": 1}
 
 
@@ -54,7 +54,7 @@ def test_the_layout_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a bird" if seed == 0 else text)
     for given in (tmp_path, root):
-        found = read_pictures(given, SUITE)
+        found = read_images(given, SUITE)
         assert keys_of(found) == set(places()[1:])
         assert {picture.method for picture in found.pictures} == {"blip_gs7_5"}
         assert [reason for _, reason in found.unknown] == ["made for 'a bird', not for the suite's prompt 0"]

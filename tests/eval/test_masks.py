@@ -1,4 +1,4 @@
-"""Masks from files and from CLIPSeg, and pictures with one side blanked out."""
+"""Masks from files and from CLIPSeg, and images with one side blanked out."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from dreambench.errors import InputError
-from dreambench.pictures import write_png
-from eval.masks import ClipSegSegmenter, keep, keep_background, keep_subject, mean_colour, read_mask
-from eval.protocols import PROTOCOLS
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import write_png
+from eval.score.masks import ClipSegSegmenter, keep, keep_background, keep_subject, mean_colour, read_mask
+from eval.score.protocols import PROTOCOLS
 
 
 def picture(size: tuple[int, int] = (6, 4)) -> Image.Image:
@@ -66,12 +66,12 @@ def test_mask_files(tmp_path: Path) -> None:
     write_png(Image.fromarray(values), tmp_path / "dog" / "00-1.png")
     found = read_mask(tmp_path, Path("dog/00-1"), (6, 4))
     np.testing.assert_array_equal(found, values / 255)
-    with pytest.raises(InputError, match="every picture needs its mask"):
+    with pytest.raises(InputError, match="every image needs its mask"):
         read_mask(tmp_path, Path("dog/00-2"), (6, 4))
-    with pytest.raises(InputError, match="has 6 x 4 pixels, its picture 4 x 6"):
+    with pytest.raises(InputError, match="has 6 x 4 pixels, its image 4 x 6"):
         read_mask(tmp_path, Path("dog/00-1"), (4, 6))
-    (tmp_path / "dog" / "00-3.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="not a readable picture"):
+    (tmp_path / "dog" / "00-3.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="not a readable image"):
         read_mask(tmp_path, Path("dog/00-3"), (6, 4))
 
 
@@ -98,7 +98,7 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_clipseg_masks_have_the_pictures_sizes(clipseg: Path) -> None:
+def test_clipseg_masks_have_the_images_sizes(clipseg: Path) -> None:
     segment = ClipSegSegmenter(str(clipseg))
     images = [picture((40, 30)), picture((20, 50))]
     masks = segment(images, "dog")

@@ -1,4 +1,4 @@
-"""Every metric against a plain float64 loop over real embeddings of real pictures."""
+"""Every metric against a plain float64 loop over real embeddings of real images."""
 
 import math
 
@@ -15,8 +15,8 @@ from bdkit.miniworld.scenes import sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import sample_subject
 from bdkit.miniworld.truth import truth
 from dreambench.suites import Prompt, class_nouns, load_suite
-from eval.metrics import METRICS, Batch
-from eval.metrics.prompt_right import expected
+from eval.score.metrics import METRICS, Batch
+from eval.score.metrics.prompt_right import expected
 
 SUBJECTS = ("dog", "vase", "teapot")
 OWN = 1
@@ -132,7 +132,7 @@ def test_expected_is_the_mini_worlds_truth(live: bool) -> None:
     assert len(CHANGES) == 5
 
 
-def test_perfect_pictures_score_one(batch: Batch) -> None:
+def test_perfect_images_score_one(batch: Batch) -> None:
     same = Batch(
         generated=batch.references,
         references=batch.references,

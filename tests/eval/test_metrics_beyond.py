@@ -14,13 +14,13 @@ from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import sample_scene
 from bdkit.miniworld.subjects import sample_subject
 from dreambench.suites import Prompt, load_suite
-from eval.masks import keep
-from eval.metrics import METRICS, Batch
-from eval.metrics.base import Edit, nearest_of_references
-from eval.metrics.clip_t_background import place_words
-from eval.metrics.copied import threshold
-from eval.metrics.ssim_outside import paste_source, ssim_map
-from eval.perceptual import Lpips, PerceptualDistance
+from eval.score.masks import keep
+from eval.score.metrics import METRICS, Batch
+from eval.score.metrics.base import Edit, nearest_of_references
+from eval.score.metrics.clip_t_background import place_words
+from eval.score.metrics.copied import threshold
+from eval.score.metrics.ssim_outside import paste_source, ssim_map
+from eval.score.perceptual import Lpips, PerceptualDistance
 
 PROMPTS = tuple(load_suite("mini").object_prompts[index] for index in (0, 0, 0, 3, 20, 20))
 NETWORKS = {
@@ -86,7 +86,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 
 def cosines(batch: Batch, encoder: str) -> list[list[float]]:
-    """Each picture with those references that it is compared with."""
+    """Each image with those references that it is compared with."""
     generated, references = batch.generated[encoder].tolist(), batch.references[encoder].tolist()
     return [
         [cosine(picture, references[column]) for column in range(len(references)) if batch.pairs[row, column]]
@@ -191,8 +191,8 @@ def test_nearest_of_references() -> None:
     assert nearest_of_references(vectors[:1]).shape == (0,)
 
 
-def test_copies_are_flagged_and_honest_pictures_are_not() -> None:
-    """A picture of the same vase elsewhere is no copy; the reference is, and so is it with one pixel changed."""
+def test_copies_are_flagged_and_honest_images_are_not() -> None:
+    """An image of the same vase elsewhere is no copy; the reference is, and so is it with one pixel changed."""
     images, _ = drawn("a vase", 9)
     references, honest = images[:5], images[5:]
     changed = images[1].copy()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from dreambench.errors import InputError
-from eval.mini_augment import crop, degrade, jiggle, to_tensor
-from eval.mini_encoders import SMOKE, TRAININGS, Material, train_evaluator
-from eval.mini_measures import neighbours_accuracy, retrieval
-from eval.mini_models import HEADS, WordTokenizer, build_network, load_network, save_network
-from eval.mini_tasks import ClassifierTask, IdentityTask, Pool, sinkhorn
+from bdkit.utils.errors import InputError
+from eval.mini.augment import crop, degrade, jiggle, to_tensor
+from eval.mini.encoders import SMOKE, TRAININGS, Material, train_evaluator
+from eval.mini.measure import neighbours_accuracy, retrieval
+from eval.mini.networks import HEADS, WordTokenizer, build_network, load_network, save_network
+from eval.mini.tasks import ClassifierTask, IdentityTask, Pool, sinkhorn
 
 WORDS = ["a", "blue", "cup", "green", "in", "red", "snow", "the", "thing"]
 
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     assert not (tmp_path / "identity.safetensors").exists()
 
 
-def test_a_batch_of_instances_has_few_classes_and_two_pictures_of_each() -> None:
+def test_a_batch_of_instances_has_few_classes_and_two_images_of_each() -> None:
     pool, rng = make_pool(), np.random.default_rng(0)
     chosen = pool.few_classes(6, 1, rng)
     assert len(set(chosen.tolist())) == 6
@@ -124,7 +124,7 @@ def test_pools_that_do_not_fit_together_are_refused() -> None:
     parts: dict[str, Any] = {"images": pool.images, "subject": pool.subject, "labels": pool.labels}
     with pytest.raises(ValueError, match="lengths"):
         Pool(**parts, captions=pool.captions[:-1])
-    with pytest.raises(ValueError, match="two pictures"):
+    with pytest.raises(ValueError, match="two images"):
         Pool(**{**parts, "subject": np.arange(8)}, captions=pool.captions)
 
 
@@ -168,7 +168,7 @@ def test_views_keep_size_and_range_and_follow_the_seed() -> None:
     torch.testing.assert_close(untouched, x, atol=1e-4, rtol=0)
 
 
-def test_damage_is_small_and_spares_a_share_of_the_pictures() -> None:
+def test_damage_is_small_and_spares_a_share_of_the_images() -> None:
     x = to_tensor(make_pool(20, 5).images)
     damaged = degrade(x, torch.Generator().manual_seed(0), share=0.6)
     change = (damaged - x).abs().mean(dim=(1, 2, 3))
@@ -185,7 +185,7 @@ def test_sinkhorn_uses_all_prototypes_equally() -> None:
 
 
 def test_measures_on_embeddings_with_a_known_answer() -> None:
-    # two classes of two instances with two pictures each; one query is nearest to the wrong instance
+    # two classes of two instances with two images each; one query is nearest to the wrong instance
     angles = np.deg2rad([0, 5, 40, 25, 180, 181, 220, 221])
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     subjects, classes = np.array([0, 0, 1, 1, 2, 2, 3, 3]), np.array([0, 0, 0, 0, 1, 1, 1, 1])

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torchvision.transforms import v2
 from transformers import PreTrainedTokenizerFast
 
-from dreambench.errors import InputError
-from eval.checkpoints import WeightsSource
-from eval.encoders import ClipEncoder
-from eval.more_encoders import MORE_ENCODERS, EncoderChoice, load_more_encoder
+from bdkit.utils.errors import InputError
+from eval.score.checkpoints import WeightsSource
+from eval.score.encoders import ClipEncoder
+from eval.score.more_encoders import MORE_ENCODERS, EncoderChoice, load_more_encoder
 
 TINY = "tiny-SigLIP2"
 SIDE = 224
@@ -63,7 +63,7 @@ def test_dinov2_is_timms_class_token(tmp_path: Path) -> None:
     wanted = tokens / tokens.norm(dim=1, keepdim=True)
     found = encoder.embed_images(PHOTOS)
     assert found.shape == (3, 384)
-    # tensors are resized in float and PIL pictures in whole numbers, hence not 1e-6
+    # tensors are resized in float and PIL images in whole numbers, hence not 1e-6
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3)
     assert encoder.checkpoint["file"] == name
     assert len(encoder.checkpoint["sha256"]) == 64

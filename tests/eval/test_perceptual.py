@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreambench.errors import InputError
-from eval.checkpoints import WeightsSource
-from eval.perceptual import BACKBONE_FILE, FOLDER, HEADS_FILE, Lpips, load_lpips
+from bdkit.utils.errors import InputError
+from eval.score.checkpoints import WeightsSource
+from eval.score.perceptual import BACKBONE_FILE, FOLDER, HEADS_FILE, Lpips, load_lpips
 
 
 def pictures(count: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_is_the_lpips_package(folder: Path) -> None:
     assert wanted.max() > 0
 
 
-def test_of_equal_pictures_is_zero_and_symmetric(folder: Path) -> None:
+def test_of_equal_images_is_zero_and_symmetric(folder: Path) -> None:
     distance = load_lpips(WeightsSource(folder=folder))
     first, second = pictures(2), pictures(3)[:2]
     np.testing.assert_array_equal(distance(first, first), 0)

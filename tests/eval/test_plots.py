@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from scored_folder import SUITE, make_folder, make_scores
 
-from eval.literature import read_published
-from eval.plots import COLOURS, MARKERS, curves, draw_plots, draw_steps, draw_subjects, draw_tradeoff, make_plots
-from eval.results import Results
-from eval.tables import summarise
+from eval.report.literature import read_published
+from eval.report.plots import COLOURS, MARKERS, curves, draw_plots, draw_steps, draw_subjects, draw_tradeoff, make_plots
+from eval.report.summary import Results
+from eval.report.tables import summarise
 
 ROWS = {
     "dreambooth-100": {"method": "dreambooth", "snapshot": 100, "settings": {"steps": 500}},

@@ -8,10 +8,18 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from bdkit.cli import main
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.preprocessing import to_batch
-from eval.protocols import PROTOCOLS, Protocol, check_one_protocol, differences, find_protocol, rewritten, settings
+from eval.score.preprocessing import to_batch
+from eval.score.protocols import (
+    PROTOCOLS,
+    Protocol,
+    check_one_protocol,
+    differences,
+    find_protocol,
+    rewritten,
+    settings,
+)
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -75,7 +83,7 @@ def test_texts_of_every_prompt() -> None:
 def test_only_six_samples_changes_the_suite() -> None:
     suite = load_suite("dreambench")
     assert find_protocol("dreambench").apply_to(suite) == suite
-    assert find_protocol("six-samples").apply_to(suite).n_pictures == 30 * 25 * 6
+    assert find_protocol("six-samples").apply_to(suite).n_images == 30 * 25 * 6
     with pytest.raises(InputError, match=r"unknown protocol 'x'; known: dreambench, .*mini"):
         find_protocol("x")
 

@@ -1,7 +1,7 @@
 """Every protocol against the float64 reference, and both oracles, through the real model classes.
 
 The networks have random weights and one layer each (BDKIT_REFERENCE_LAYERS=12 for the whole ones, and
-BDKIT_REFERENCE_SUBJECTS=3 for a look at fewer pictures).
+BDKIT_REFERENCE_SUBJECTS=3 for a look at fewer images).
 """
 
 import os
@@ -21,19 +21,19 @@ from safetensors.torch import save_file
 
 from dreambench.photos import photo_paths
 from dreambench.suites import Suite, load_suite
-from eval.checkpoints import load_into
-from eval.encoders import ClipEncoder, Encoder
-from eval.evaluators import Evaluators, load_evaluators
-from eval.layout import REAL, REAL_WITH_SELF
-from eval.manifest import Found, Picture
-from eval.protocols import PROTOCOLS, find_protocol
-from eval.score import ScoreOptions, score_pictures
+from eval.results_dir import REAL, REAL_WITH_SELF
+from eval.score.checkpoints import load_into
+from eval.score.encoders import ClipEncoder, Encoder
+from eval.score.evaluators import Evaluators, load_evaluators
+from eval.score.images import Found, Picture
+from eval.score.protocols import PROTOCOLS, find_protocol
+from eval.score.score import ScoreOptions, score_images
 
 LAYERS = int(os.environ.get("BDKIT_REFERENCE_LAYERS", "1"))
 SUBJECTS = int(os.environ.get("BDKIT_REFERENCE_SUBJECTS", "30"))
 TOLERANCE = 1e-6
 PUBLISHED = {"dino": 0.774, "clip_i": 0.885}
-# Pixels or networks of their own cost time, so these are compared on fewer pictures
+# Pixels or networks of their own cost time, so these are compared on fewer images
 COSTLY = {"dino-s8": 12, "dino-squash": 42, "dino-248": 42}
 SIZES = ((512, 512), (320, 240), (200, 300))
 
@@ -83,7 +83,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    """DreamBench's subjects with a prompt or two each: 51 pictures beside the 158 photos."""
+    """DreamBench's subjects with a prompt or two each: 51 images beside the 158 photos."""
     whole = load_suite("dreambench")
     objects = (whole.object_prompts[3], whole.object_prompts[21])
     one_each = replace(whole, live_prompts=whole.live_prompts[20:21], object_prompts=objects, samples_per_prompt=1)
@@ -92,8 +92,8 @@ def suite() -> Suite:
 
 @pytest.fixture(scope="module")
 def found(suite: Suite, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """A third of each photo in another picture, so that cosines are neither 0 nor 1."""
-    root = tmp_path_factory.mktemp("pictures")
+    """A third of each photo in another image, so that cosines are neither 0 nor 1."""
+    root = tmp_path_factory.mktemp("images")
     pictures = []
     for subject in suite.subjects:
         for prompt in suite.prompts(subject):
@@ -192,7 +192,7 @@ def test_every_protocol_is_the_references(
         suite = replace(suite, subjects=suite.subjects[: max(1, COSTLY[name] // 7)])
     names = {subject.name: subject for subject in suite.subjects}
     found = Found(found.root, tuple(picture for picture in found.pictures if picture.subject in names))
-    frame = score_pictures(
+    frame = score_images(
         found, suite, networks.evaluators(name), tmp_path, photos=photos,
         options=ScoreOptions(cache=cache_folder, workers=0), show_progress=False,
     )  # fmt: skip
@@ -234,7 +234,7 @@ def test_both_oracles_are_the_references(
     suite: Suite, photos: Path, networks: Networks, embedded: tuple[Callable[..., np.ndarray], ...],
     cache_folder: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    frame = score_pictures(
+    frame = score_images(
         Found(tmp_path, ()), suite, networks.evaluators("dreambench"), tmp_path / "out", photos=photos, jobs=[],
         options=ScoreOptions(cache=cache_folder, workers=0), show_progress=False,
     )  # fmt: skip
@@ -264,7 +264,7 @@ def test_both_oracles_are_the_references(
     reason="needs the public weights in BDKIT_WEIGHTS_DIR and the photos in BDKIT_DREAMBENCH_DIR",
 )
 def test_the_papers_oracle_with_the_public_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frame = score_pictures(
+    frame = score_images(
         Found(tmp_path, ()), load_suite("dreambench"), load_evaluators("dreambench"), tmp_path / "out",
         photos=photos_folder(), jobs=[], show_progress=False,
     )  # fmt: skip

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scored_folder import SUITE, add_pictures, make_folder, make_scores
+from scored_folder import SUITE, add_images, make_folder, make_scores
 
 from bdkit.cli import main
-from eval.manifest import Found, Picture, read_tree
-from eval.report import ReportConfig, make_report
-from eval.tables import make_tables
+from eval.report.html import ReportConfig, make_report
+from eval.report.tables import make_tables
+from eval.score.images import Found, Picture, read_tree
 
 METHODS = ("base", "<b>bold & sharp</b>")
-N = 2 * 2 * SUITE.n_pictures
+N = 2 * 2 * SUITE.n_images
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    add_pictures(folder, ("base", "bold"))
+    add_images(folder, ("base", "bold"))
     make_folder(folder, make_scores(("base", "bold")))
     make_report(folder, make_tables(folder), show_progress=False)
     return folder
@@ -36,13 +36,13 @@ def data_of(path: Path) -> dict[str, Any]:
     return json.loads(found[1])
 
 
-def test_every_scored_picture_is_there_with_its_scores(out: Path) -> None:
+def test_every_scored_image_is_there_with_its_scores(out: Path) -> None:
     data = data_of(out / "report.html")
     assert data["embedded"]
-    assert len(data["pictures"]) == N
+    assert len(data["images"]) == N
     assert [name for name, _ in data["metrics"]] == ["DINO", "CLIP-I", "CLIP-T"]
     scores = make_scores(("base", "bold"))
-    for _, row, subject, seed_set, prompt, sample, values in data["pictures"][::5]:
+    for _, row, subject, seed_set, prompt, sample, values in data["images"][::5]:
         suite_subject = SUITE.subjects[subject]
         text, kind = data["prompts"][prompt]
         index = next(
@@ -59,27 +59,27 @@ def test_every_scored_picture_is_there_with_its_scores(out: Path) -> None:
     assert [len(subject["references"]) for subject in data["subjects"]] == [s.n_references for s in SUITE.subjects]
 
 
-def test_more_pictures_than_fit_are_linked(out: Path, tmp_path: Path) -> None:
+def test_more_images_than_fit_are_linked(out: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(out, tmp_path / "results folder")
     make_report(folder, make_tables(folder), config=ReportConfig(embed_at_most=N - 1), show_progress=False)
     data = data_of(folder / "report.html")
     assert not data["embedded"]
-    assert all((folder / source[0]).is_file() for source in data["pictures"])
-    assert len({source[0] for source in data["pictures"]}) == N
+    assert all((folder / source[0]).is_file() for source in data["images"])
+    assert len({source[0] for source in data["images"]}) == N
     assert "keep this file in its results folder" in (folder / "report.html").read_text()
     assert (folder / "report.html").stat().st_size < (out / "report.html").stat().st_size
 
 
-def test_pictures_of_another_program_are_found(out: Path, tmp_path: Path) -> None:
+def test_images_of_another_program_are_found(out: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "scores", make_scores(("base", "bold")))
     shutil.copytree(out / "references", folder / "references")
     own = read_tree(out, SUITE, "x")
     elsewhere = tuple(picture for picture in own.pictures if picture.method == "base")
     make_report(folder, make_tables(folder), found=Found(out, elsewhere), show_progress=False)
     data = data_of(folder / "report.html")
-    assert len(data["pictures"]) == data["absent"] == N // 2
+    assert len(data["images"]) == data["absent"] == N // 2
     assert not (folder / "grid.png").exists()
-    assert f"{N // 2} scored pictures are not there" in (folder / "report.html").read_text()
+    assert f"{N // 2} scored images are not there" in (folder / "report.html").read_text()
 
 
 def test_command_makes_it_from_finished_scores(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,14 +90,14 @@ def test_command_makes_it_from_finished_scores(out: Path, tmp_path: Path, capsys
     page = (folder / "report.html").read_text()
     assert "<h2>Published results</h2>" in page
     assert "copied, protocol unknown" in page
-    sources = [picture[0] for picture in data_of(folder / "report.html")["pictures"]]
+    sources = [picture[0] for picture in data_of(folder / "report.html")["images"]]
     assert len(sources) == N
     assert all((folder / source).resolve().is_relative_to(out.resolve()) for source in sources)
 
 
-def test_missing_pictures_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
-    add_pictures(tmp_path, ("base",))
-    first = next((tmp_path / "pictures" / "seed0" / "base" / "dog").iterdir())
+def test_missing_images_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
+    add_images(tmp_path, ("base",))
+    first = next((tmp_path / "images" / "seed0" / "base" / "dog").iterdir())
     first.unlink()
     scores = make_scores(("base",))
     there = read_tree(tmp_path, SUITE, "x").pictures
@@ -106,14 +106,14 @@ def test_missing_pictures_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
     scores = scores[[key in kept or key[3] == -1 for key in keys]]
     make_folder(tmp_path, scores, allow_missing=True)
     make_report(tmp_path, make_tables(tmp_path), show_progress=False)
-    assert len(data_of(tmp_path / "report.html")["pictures"]) == N // 2 - 1
-    assert f"{N // 2 - 1}/{N // 2} pictures" in (tmp_path / "report.html").read_text()
+    assert len(data_of(tmp_path / "report.html")["images"]) == N // 2 - 1
+    assert f"{N // 2 - 1}/{N // 2} images" in (tmp_path / "report.html").read_text()
 
 
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
     """A manifest may name a method anything."""
     make_folder(tmp_path, make_scores(METHODS))
-    add_pictures(tmp_path, ("base",))
+    add_images(tmp_path, ("base",))
     pictures = [
         Picture(picture.path, method, picture.seed_set, picture.subject, picture.prompt, picture.sample)
         for method in METHODS
@@ -176,13 +176,13 @@ def test_works_in_chromium(out: Path, browser: Any, tmp_path: Path) -> None:
     assert best[0] == pytest.approx(clip_t.max(), abs=6e-4)
 
     choose(browser, subject="vase", method="bold")
-    assert texts(browser, "#count") == [f"{N // 6} of {N // 6} pictures"]
+    assert texts(browser, "#count") == [f"{N // 6} of {N // 6} images"]
     assert set(texts(browser, ".card b")) == {"bold"}
     assert set(texts(browser, ".card figure:first-child figcaption")) == {"vase"}
     prompt = texts(browser, "#prompt option")[-1]
     choose(browser, subject="all subjects", method="all methods", prompt="all: outfit")
     n_outfits = sum(prompt.kind == "outfit" for prompt in SUITE.prompts(SUITE.subjects[0]))
-    assert texts(browser, "#count") == [f"{4 * n_outfits} of {4 * n_outfits} pictures"]
+    assert texts(browser, "#count") == [f"{4 * n_outfits} of {4 * n_outfits} images"]
     choose(browser, prompt=prompt, view="methods side by side")
     assert texts(browser, ".side th")[1:] == ["reference", "Base model, not personalised", "bold"]
     assert len(texts(browser, ".side tbody tr")) > 0
@@ -200,7 +200,7 @@ def test_works_in_chromium(out: Path, browser: Any, tmp_path: Path) -> None:
         numbers = [float(text.split()[0]) for text in texts(browser, column)[:4]]
         assert numbers == sorted(numbers, reverse=wanted)
 
-    browser.execute_script("document.getElementById('pictures').scrollIntoView()")
+    browser.execute_script("document.getElementById('images').scrollIntoView()")
     loaded = browser.execute_async_script(
         "const done = arguments[0];"
         "const images = [...document.querySelectorAll('.plots img, .card img')].slice(0, 12);"
@@ -211,7 +211,7 @@ def test_works_in_chromium(out: Path, browser: Any, tmp_path: Path) -> None:
     assert loaded is True
     browser.save_screenshot(str(tmp_path / "shot.png"))
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
-    assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 2000  # pictures are on the screen
+    assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 2000  # images are on the screen
 
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -17,15 +17,16 @@ from PIL import Image
 from tiny_bench import METHODS, ROWS, TinyMethod
 
 from bdkit.miniworld.subjects import sample_subject, split_of
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
+from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Suite, load_suite
-from eval.audit import audit
-from eval.decoding import Workers
-from eval.layout import GROUND_TRUTH, REAL, Job, slots
-from eval.manifest import read_tree
-from eval.progress import Event, JobProgress
-from eval.rows import Generation, Row, derive_seed, picture_seed
-from eval.runner import draw_references, generate
+from eval.generate.progress import Event, JobProgress
+from eval.generate.rows import Generation, Row, image_seed
+from eval.generate.runner import draw_references, generate
+from eval.results_dir import GROUND_TRUTH, REAL, Job, slots
+from eval.score.check import audit
+from eval.score.decoding import Workers
+from eval.score.images import read_tree
 
 
 def small_suite() -> Suite:
@@ -46,7 +47,7 @@ def job(out: Path, **named: Any) -> Generation:
 
 def tree(out: Path, *, times: bool = False) -> dict[str, Any]:
     """Every file under OUT/pictures and OUT/references: its content, or when it was written."""
-    paths = [path for name in ("pictures", "references") for path in (out / name).rglob("*") if path.is_file()]
+    paths = [path for name in ("images", "references") for path in (out / name).rglob("*") if path.is_file()]
     return {str(path.relative_to(out)): path.stat().st_mtime_ns if times else path.read_bytes() for path in paths}
 
 
@@ -57,23 +58,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_writes_every_picture_and_nothing_else(whole: Path) -> None:
+def test_writes_every_image_and_nothing_else(whole: Path) -> None:
     suite = small_suite()
     jobs = [Job(name, seed_set) for name in ("tiny", "tiny-2", "plain", GROUND_TRUTH) for seed_set in (0, 2)]
     checked = audit(read_tree(whole, suite, whole.name), suite, jobs, (), Workers(0), show_progress=False)
     assert [problem for problem in checked.problems if problem.kind != "same content"] == []
-    assert len(checked.pictures) == len(jobs) * suite.n_pictures
+    assert len(checked.pictures) == len(jobs) * suite.n_images
     n_references = sum(subject.n_references for subject in suite.subjects)
-    assert len(tree(whole)) == len(jobs) * suite.n_pictures + n_references
+    assert len(tree(whole)) == len(jobs) * suite.n_images + n_references
     assert {path.name for path in whole.iterdir()} == {
-        "suite.json", "run.json", "manifest.csv", "pictures", "references"
+        "suite.json", "run.json", "manifest.csv", "images", "references"
     }  # fmt: skip
 
 
-def test_manifest_lists_each_picture_with_its_seed_and_hash(whole: Path) -> None:
+def test_manifest_lists_each_image_with_its_seed_and_hash(whole: Path) -> None:
     suite = small_suite()
     rows = list(csv.DictReader((whole / "manifest.csv").open()))
-    assert len(rows) == 8 * suite.n_pictures
+    assert len(rows) == 8 * suite.n_images
     assert len({row["seed"] for row in rows}) == len(rows)
     for row in rows:
         assert hashlib.sha256((whole / row["path"]).read_bytes()).hexdigest() == row["sha256"]
@@ -83,7 +84,7 @@ def test_manifest_lists_each_picture_with_its_seed_and_hash(whole: Path) -> None
         row for row in rows if (row["method"], row["seed_set"], row["subject"]) == ("tiny", "2", subject.name)
         and (row["prompt"], row["sample"]) == (str(slot.prompt.index), str(slot.sample))
     )  # fmt: skip
-    assert int(first["seed"]) == picture_seed(suite, "tiny", slot, 2)
+    assert int(first["seed"]) == image_seed(suite, "tiny", slot, 2)
     assert first["text"] == slot.prompt.text(subject.class_noun)
 
 
@@ -98,14 +99,14 @@ def test_rows_of_one_method_share_a_fit_and_differ_by_snapshot(tmp_path: Path) -
     generate(job(tmp_path, rows=ROWS[:2], methods={"tiny": Counting}))
     assert fits == ["dog", "vase"]
     files = tree(tmp_path)
-    two, six = (np.frombuffer(files[f"pictures/seed0/{row}/dog/00-0.png"], np.uint8) for row in ("tiny-2", "tiny"))
+    two, six = (np.frombuffer(files[f"images/seed0/{row}/dog/00-0.png"], np.uint8) for row in ("tiny-2", "tiny"))
     assert two.tobytes() != six.tobytes()
 
 
 def test_seed_sets_and_rows_have_their_own_seeds(whole: Path) -> None:
     files = tree(whole)
-    assert files["pictures/seed0/plain/dog/00-0.png"] != files["pictures/seed2/plain/dog/00-0.png"]
-    assert files["pictures/seed0/plain/dog/00-0.png"] != files["pictures/seed0/plain/dog/00-1.png"]
+    assert files["images/seed0/plain/dog/00-0.png"] != files["images/seed2/plain/dog/00-0.png"]
+    assert files["images/seed0/plain/dog/00-0.png"] != files["images/seed0/plain/dog/00-1.png"]
 
 
 def test_second_run_writes_nothing_and_asks_no_method(whole: Path) -> None:
@@ -120,10 +121,10 @@ def test_second_run_writes_nothing_and_asks_no_method(whole: Path) -> None:
     assert tree(whole, times=True) == before
 
 
-def test_missing_pictures_alone_are_made_again(tmp_path: Path, whole: Path) -> None:
+def test_missing_images_alone_are_made_again(tmp_path: Path, whole: Path) -> None:
     generate(job(tmp_path, seed_sets=(0, 2)))
     before = tree(tmp_path, times=True)
-    lost = ["pictures/seed0/tiny/dog/00-1.png", "pictures/seed2/tiny-2/vase/12-0.png", "references/dog/01.png"]
+    lost = ["images/seed0/tiny/dog/00-1.png", "images/seed2/tiny-2/vase/12-0.png", "references/dog/01.png"]
     for name in lost:
         (tmp_path / name).unlink()
     generate(job(tmp_path, seed_sets=(0, 2)))
@@ -139,8 +140,8 @@ sys.path.insert(0, sys.argv[1])
 from tiny_bench import METHODS, ROWS
 from dataclasses import replace
 from dreambench.suites import load_suite
-from eval.rows import Generation
-from eval.runner import generate
+from eval.generate.rows import Generation
+from eval.generate.runner import generate
 slow = {"tiny": lambda model: METHODS["tiny"](model, delay=0.02), "plain": METHODS["plain"]}
 generate(Generation(suite=load_suite("mini-quick").limited(subjects=2, prompts=2), rows=ROWS, model="m",
                     out=Path(sys.argv[2]), seed_sets=(0, 2), methods=slow, show_progress=False))
@@ -157,16 +158,16 @@ def start(out: Path) -> subprocess.Popen:
 def test_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path, whole: Path) -> None:
     rng = random.Random(4)
     kept: dict[str, int] = {}
-    total = len([name for name in tree(whole) if name.startswith("pictures")])
+    total = len([name for name in tree(whole) if name.startswith("images")])
     for stop_at in sorted(rng.sample(range(10, total - 5), 3)):
         process = start(tmp_path)
-        while process.poll() is None and len(list((tmp_path / "pictures").rglob("[!.]*.png"))) < stop_at:
+        while process.poll() is None and len(list((tmp_path / "images").rglob("[!.]*.png"))) < stop_at:
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert process.returncode == -signal.SIGKILL
         now = {name: written for name, written in tree(tmp_path, times=True).items() if "/.writing-" not in name}
-        assert len([name for name in now if name.startswith("pictures")]) < total
+        assert len([name for name in now if name.startswith("images")]) < total
         assert kept.items() <= now.items()
         kept = now
     output, _ = start(tmp_path).communicate(timeout=120)
@@ -204,13 +205,13 @@ def test_other_suite_or_weights_in_the_folder_are_refused(whole: Path, tmp_path:
         generate(job(whole, suite=load_suite("mini-quick")))
     generate(job(tmp_path, rows=ROWS[1:2]))
     other = {"tiny": lambda model: TinyMethod(model, weights="b")}
-    with pytest.raises(InputError, match="holds pictures of 'tiny' made with other weights"):
+    with pytest.raises(InputError, match="holds images of 'tiny' made with other weights"):
         generate(job(tmp_path, rows=ROWS[1:2], methods=other))
     before = tree(tmp_path, times=True)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(InputError, match="holds pictures of 'tiny' made with other weights"):
+    with pytest.raises(InputError, match="holds images of 'tiny' made with other weights"):
         generate(job(tmp_path, rows=ROWS[1:2], methods=other))
-    # the pictures themselves tell what they were made with
+    # the images themselves tell what they were made with
     generate(job(tmp_path, rows=ROWS[1:2]))
     assert tree(tmp_path, times=True) == before
     generate(job(tmp_path, rows=ROWS[1:2], methods=other, remake=True))
@@ -236,7 +237,7 @@ def test_batches_are_whole_prompts_and_stay_as_they_were_begun(
     wanted = [prompt.template for prompt in suite.live_prompts for _ in range(2)]
     assert [template for templates in asked for template in templates] == wanted
     before = tree(tmp_path)
-    lost = tmp_path / "pictures/seed0/tiny/dog/02-1.png"
+    lost = tmp_path / "images/seed0/tiny/dog/02-1.png"
     lost.unlink()
     asked.clear()
     generate(job(tmp_path, batch_size=2, **named))
@@ -289,13 +290,13 @@ def test_photos_suite_fits_on_the_photos(tmp_path: Path) -> None:
     suite = load_suite("dreambench").limited(subjects=1, prompts=1, samples=1)
     folder = tmp_path / "photos"
     (folder / "backpack").mkdir(parents=True)
-    with pytest.raises(InputError, match="no pictures in"):
+    with pytest.raises(InputError, match="no images in"):
         generate(job(tmp_path / "out", suite=suite, photos=folder))
     for number in range(6):
         Image.new("RGB", (30, 20), (200, 40 * number, 0)).save(folder / f"backpack/0{number}.jpg")
     generate(job(tmp_path / "out", suite=suite, photos=folder))
     assert not (tmp_path / "out/references").exists()
-    assert {path.name for path in (tmp_path / "out/pictures/seed0").iterdir()} == {"tiny", "tiny-2", "plain"}
+    assert {path.name for path in (tmp_path / "out/images/seed0").iterdir()} == {"tiny", "tiny-2", "plain"}
 
 
 def test_seeds_depend_on_every_part() -> None:
@@ -313,7 +314,7 @@ def test_progress_estimates_the_time_left_by_kind_of_work() -> None:
     bar.handle(Event("fit", "a", "a, dog", seconds=0.1))
     bar.handle(Event("picture", "a", "a, dog", 2, seconds=0.04))
     bar.handle(Event("found", "b", "b, dog", 1))
-    # two pictures of a, two of b at the same pace, and a fit of b with twice the steps, by two workers
+    # two images of a, two of b at the same pace, and a fit of b with twice the steps, by two workers
     assert bar.seconds_left() == pytest.approx((2 * 0.02 + 2 * 0.02 + 0.2) / 2)
     for kind, group, count in (("picture", "a", 2), ("fit", "b", 1), ("picture", "b", 2)):
         bar.handle(Event(kind, group, "", count))

@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 from tiny_bench import METHODS, ROWS, evaluators
 
-from dreambench.errors import InputError
-from dreambench.pictures import read_picture
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import read_image
 from dreambench.suites import load_suite
-from eval.layout import GROUND_TRUTH, REAL, REAL_WITH_SELF, Job, find_jobs
-from eval.metrics import METRICS
-from eval.rows import Generation
-from eval.runner import generate, prepare
-from eval.score import COLUMNS, read_scores, score_folder
+from eval.generate.rows import Generation
+from eval.generate.runner import generate, prepare
+from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, Job, find_jobs
+from eval.score.metrics import METRICS
+from eval.score.score import COLUMNS, read_scores, score_folder
 
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2)
 
@@ -28,7 +28,7 @@ def score(out: Path, **named: object) -> pd.DataFrame:
     return score_folder(out, evaluators(), show_progress=False, **named)  # type: ignore[arg-type]
 
 
-def test_one_row_for_each_picture_and_metric(out: Path) -> None:
+def test_one_row_for_each_image_and_metric(out: Path) -> None:
     frame = score(out)
     assert list(frame.columns) == [*COLUMNS, "protocol"]
     assert set(frame["protocol"]) == {"mini"}
@@ -39,7 +39,7 @@ def test_one_row_for_each_picture_and_metric(out: Path) -> None:
         if metric.optional:
             continue
         for method in ("tiny-2", GROUND_TRUTH):
-            assert counts[method, name] == SUITE.n_pictures
+            assert counts[method, name] == SUITE.n_images
         for method in (REAL, REAL_WITH_SELF):
             assert counts.get((method, name), 0) == (0 if metric.of_prompt else n_references)
     assert not frame.duplicated(subset=list(COLUMNS[:-1])).any()
@@ -56,7 +56,7 @@ def test_the_parquet_serves_where_the_csv_was_left_out(out: Path) -> None:
         read_scores(out)
 
 
-def test_same_bytes_again_and_each_picture_embedded_once(out: Path) -> None:
+def test_same_bytes_again_and_each_image_embedded_once(out: Path) -> None:
     score(out)
     first = (out / "scores.csv").read_bytes()
     again = evaluators()
@@ -64,14 +64,14 @@ def test_same_bytes_again_and_each_picture_embedded_once(out: Path) -> None:
     assert (out / "scores.csv").read_bytes() == first
     n_references = sum(subject.n_references for subject in SUITE.subjects)
     for encoder in again.encoders.values():
-        assert encoder.n_embedded == n_references + 2 * SUITE.n_pictures
+        assert encoder.n_embedded == n_references + 2 * SUITE.n_images
 
 
 def test_oracle_against_a_plain_loop(out: Path) -> None:
     frame = score(out)
     subject = SUITE.subjects[0]
     encoder = evaluators().encoders["dino"]
-    images = [read_picture(path) for path in sorted((out / "references" / subject.name).iterdir())]
+    images = [read_image(path) for path in sorted((out / "references" / subject.name).iterdir())]
     vectors = encoder.embed_images(images).astype(np.float64)
     n = len(images)
     for method, with_self in ((REAL, False), (REAL_WITH_SELF, True)):
@@ -86,25 +86,25 @@ def test_generated_against_a_plain_loop(out: Path) -> None:
     frame = score(out)
     subject = SUITE.subjects[1]
     networks = evaluators()
-    references = [read_picture(path) for path in sorted((out / "references" / subject.name).iterdir())]
+    references = [read_image(path) for path in sorted((out / "references" / subject.name).iterdir())]
     for prompt in SUITE.prompts(subject):
-        path = out / f"pictures/seed0/tiny-2/{subject.name}/{prompt.index:02d}-1.png"
+        path = out / f"images/seed0/tiny-2/{subject.name}/{prompt.index:02d}-1.png"
         rows = frame[(frame["method"] == "tiny-2") & (frame["subject"] == subject.name)]
         rows = rows[(rows["prompt"] == prompt.index) & (rows["sample"] == 1)].set_index("metric")["value"]
         for metric, name in (("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")):
-            picture = networks.encoders[name].embed_images([read_picture(path)])[0].astype(np.float64)
+            picture = networks.encoders[name].embed_images([read_image(path)])[0].astype(np.float64)
             cosines = [picture @ vector for vector in networks.encoders[name].embed_images(references)]
             assert rows[metric] == pytest.approx(np.mean(cosines), abs=2e-6)
-        picture = networks.encoders["clip"].embed_images([read_picture(path)])[0]
+        picture = networks.encoders["clip"].embed_images([read_image(path)])[0]
         text = networks.encoders["clip"].embed_texts([prompt.text(subject.class_noun)])[0]
         assert rows["clip_t"] == pytest.approx(float(picture @ text), abs=2e-6)
 
 
-def test_missing_pictures_are_listed(out: Path) -> None:
-    lost = [out / "pictures/seed0/tiny-2/dog/00-0.png", out / "pictures/seed0/tiny-2/vase/12-1.png"]
+def test_missing_images_are_listed(out: Path) -> None:
+    lost = [out / "images/seed0/tiny-2/dog/00-0.png", out / "images/seed0/tiny-2/vase/12-1.png"]
     for path in lost:
         path.unlink()
-    with pytest.raises(InputError, match=r"2 pictures are missing .*dog/00-0\.png.*vase/12-1\.png"):
+    with pytest.raises(InputError, match=r"2 images are missing .*dog/00-0\.png.*vase/12-1\.png"):
         score(out)
     assert not (out / "scores.csv").exists()
     listed = pd.read_csv(out / "problems.csv")
@@ -116,28 +116,28 @@ def test_missing_pictures_are_listed(out: Path) -> None:
     assert not (out / "problems.csv").exists()
 
 
-def test_many_missing_pictures_are_one_line_and_a_file(out: Path) -> None:
+def test_many_missing_images_are_one_line_and_a_file(out: Path) -> None:
     with pytest.raises(
-        InputError, match=rf"{SUITE.n_pictures} pictures are missing .* more; .*problems\.csv lists all"
+        InputError, match=rf"{SUITE.n_images} images are missing .* more; .*problems\.csv lists all"
     ) as caught:
         score(out, jobs=[Job("absent", 0)])
     assert "\n" not in str(caught.value)
-    assert len(pd.read_csv(out / "problems.csv")) == SUITE.n_pictures
+    assert len(pd.read_csv(out / "problems.csv")) == SUITE.n_images
 
 
-def test_broken_picture_is_named(out: Path) -> None:
-    path = out / "pictures/seed0/tiny-2/dog/00-0.png"
+def test_broken_image_is_named(out: Path) -> None:
+    path = out / "images/seed0/tiny-2/dog/00-0.png"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"dog/00-0\.png is not a readable picture"):
+    with pytest.raises(InputError, match=r"dog/00-0\.png is not a readable image"):
         score(out)
 
 
-def test_pictures_of_another_program_are_scored(tmp_path: Path) -> None:
+def test_images_of_another_program_are_scored(tmp_path: Path) -> None:
     prepare(SUITE, tmp_path)
     for subject in SUITE.subjects:
         for prompt in SUITE.prompts(subject):
             for sample in range(2):
-                path = tmp_path / f"pictures/seed0/theirs/{subject.name}/{prompt.index:02d}-{sample}.png"
+                path = tmp_path / f"images/seed0/theirs/{subject.name}/{prompt.index:02d}-{sample}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGBA", (30, 20), (9, prompt.index, sample, 100)).save(path)
     assert find_jobs(tmp_path) == [Job("theirs", 0)]
@@ -172,12 +172,12 @@ def test_empty_and_damaged_folders(tmp_path: Path, out: Path) -> None:
     with pytest.raises(InputError, match="references/dog holds"):
         score(out)
     prepare(load_suite("mini-quick"), tmp_path / "empty")
-    with pytest.raises(InputError, match="no pictures under"):
+    with pytest.raises(InputError, match="no images under"):
         score(tmp_path / "empty")
 
 
 def test_oracle_names_are_taken(out: Path) -> None:
-    (out / f"pictures/seed0/{REAL}/dog").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(out / f"pictures/seed0/{REAL}/dog/00-0.png")
+    (out / f"images/seed0/{REAL}/dog").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(out / f"images/seed0/{REAL}/dog/00-0.png")
     with pytest.raises(InputError, match="is the name of the oracle's row"):
         score(out)

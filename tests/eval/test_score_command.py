@@ -1,4 +1,4 @@
-"""`bdkit score` and `bdkit table` on a folder of another program's pictures, with the shipped evaluators."""
+"""`bdkit score` and `bdkit table` on a folder of another program's images, with the shipped evaluators."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.weights]
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures") / "theirs"
+    folder = tmp_path_factory.mktemp("images") / "theirs"
     rng = np.random.default_rng(0)
     for subject in SUITE.subjects:
         for prompt in SUITE.prompts(subject):
@@ -52,7 +52,7 @@ def test_a_folder_is_scored_and_tabled_and_protocols_are_never_mixed(
     assert "a table never mixes protocols" in capsys.readouterr().err
 
 
-def test_missing_pictures_stop_it_or_show_in_the_table(
+def test_missing_images_stop_it_or_show_in_the_table(
     theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = theirs / "dog" / "00-0.png"
@@ -60,12 +60,12 @@ def test_missing_pictures_stop_it_or_show_in_the_table(
     lost.unlink()
     try:
         assert score(theirs, tmp_path / "out") == 2
-        assert "1 pictures are missing" in capsys.readouterr().err
+        assert "1 images are missing" in capsys.readouterr().err
         assert pd.read_csv(tmp_path / "out/problems.csv")["path"].tolist() == ["seed0/theirs/dog/00-0.png"]
         assert score(theirs, tmp_path / "out", "--allow-missing") == 0
-        assert "warning: 1 pictures are missing" in capsys.readouterr().err
+        assert "warning: 1 images are missing" in capsys.readouterr().err
         assert main(["table", str(tmp_path / "out")]) == 0
-        assert f"{SUITE.n_pictures - 1}/{SUITE.n_pictures}" in capsys.readouterr().out
+        assert f"{SUITE.n_images - 1}/{SUITE.n_images}" in capsys.readouterr().out
     finally:
         lost.write_bytes(data)
 

@@ -1,4 +1,4 @@
-"""Pictures of any program: layouts, manifests, everything that can be wrong with them, and the protocols' rules."""
+"""Images of any program: layouts, manifests, everything that can be wrong with them, and the protocols' rules."""
 
 import json
 from dataclasses import replace
@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_pictures import SUITE, draw, manifest, places, tree
+from drawn_images import SUITE, draw, manifest, places, tree
 from exact_evaluators import evaluators
 from PIL import Image
 
-from dreambench.errors import InputError
-from dreambench.pictures import read_picture
-from eval.embedding import Embeddings
-from eval.layout import REAL, REAL_WITH_SELF, save_suite
-from eval.manifest import Found, read_manifest, read_pictures
-from eval.protocols import find_protocol
-from eval.score import ScoreOptions, score_pictures
-from eval.sections import markdown
-from eval.tables import summarise
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import read_image
+from eval.report.sections import markdown
+from eval.report.tables import summarise
+from eval.results_dir import REAL, REAL_WITH_SELF, save_suite
+from eval.score.features import Embeddings
+from eval.score.images import Found, read_images, read_manifest
+from eval.score.protocols import find_protocol
+from eval.score.score import ScoreOptions, score_images
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def score(found: Found, photos: Path, out: Path, protocol: str = "dreambench", **options: object) -> pd.DataFrame:
-    return score_pictures(
+    return score_images(
         found,
         SUITE,
         evaluators(protocol),
@@ -50,7 +50,7 @@ def values(frame: pd.DataFrame, method: str, metric: str) -> pd.Series:
 def test_a_manifest_scores_as_the_tree_does(tmp_path: Path, photos: Path) -> None:
     found = read_manifest(manifest(tmp_path), tmp_path / "flat")
     one = score(found, photos, tmp_path / "one")
-    other = score(read_pictures(tree(tmp_path / "any"), SUITE), photos, tmp_path / "other")
+    other = score(read_images(tree(tmp_path / "any"), SUITE), photos, tmp_path / "other")
     pd.testing.assert_frame_equal(one, other)
     assert (tmp_path / "one/scores.csv").read_bytes() == (tmp_path / "other/scores.csv").read_bytes()
 
@@ -67,16 +67,16 @@ def test_everything_that_is_wrong_is_listed_before_scoring(tmp_path: Path, photo
     draw(root / first / f"{c}-0.jpg", 73)
     (root / second / f"{a}-1.png").write_bytes((root / second / f"{a}-0.png").read_bytes())
     (root / first / f"{c}-1.png").write_bytes((photos / first / "00.jpg").read_bytes())
-    found = read_pictures(root, SUITE)
+    found = read_images(root, SUITE)
     with pytest.raises(InputError) as caught:
         score(found, photos, tmp_path / "out")
     text = str(caught.value)
     assert "\n" not in text
     for words in (
-        "1 pictures are missing",
-        "3 pictures have no place",
-        "1 pictures have a place that",
-        "1 pictures cannot be read",
+        "1 images are missing",
+        "3 images have no place",
+        "1 images have a place that",
+        "1 images cannot be read",
     ):
         assert words in text
     assert not (tmp_path / "out/scores.csv").exists()
@@ -88,32 +88,32 @@ def test_everything_that_is_wrong_is_listed_before_scoring(tmp_path: Path, photo
     assert problems["same content"] == sorted([f"{second}/{a}-1.png", f"{first}/{c}-1.png"])
 
 
-def test_fewer_pictures_only_when_they_are_allowed(tmp_path: Path, photos: Path) -> None:
+def test_fewer_images_only_when_they_are_allowed(tmp_path: Path, photos: Path) -> None:
     root = tree(tmp_path / "mine")
-    whole = values(score(read_pictures(root, SUITE), photos, tmp_path / "whole"), "mine", "dino")
+    whole = values(score(read_images(root, SUITE), photos, tmp_path / "whole"), "mine", "dino")
     name = SUITE.subjects[0].name
     (root / name / "00-0.png").unlink()
     (root / name / "00-1.png").write_bytes(b"broken")
     draw(root / "extra.png", 5)
-    found = read_pictures(root, SUITE)
-    with pytest.raises(InputError, match="1 pictures are missing"):
+    found = read_images(root, SUITE)
+    with pytest.raises(InputError, match="1 images are missing"):
         score(found, photos, tmp_path / "out")
     with pytest.raises(InputError, match=r"have no place in the suite .*--ignore-surplus"):
         score(found, photos, tmp_path / "out", allow_missing=True)
-    with pytest.warns(UserWarning, match="1 pictures are missing, 1 pictures have no place"):
+    with pytest.warns(UserWarning, match="1 images are missing, 1 images have no place"):
         frame = score(found, photos, tmp_path / "out", allow_missing=True, ignore_surplus=True)
     part = values(frame, "mine", "dino")
     pd.testing.assert_series_equal(part, whole.drop([(name, 0, 0), (name, 0, 1)]))
     scoring = json.loads((tmp_path / "out/run.json").read_text())["scoring"]
-    assert scoring["pictures"] == {"mine": {"scored": len(whole) - 2, "expected": len(whole)}}
+    assert scoring["images"] == {"mine": {"scored": len(whole) - 2, "expected": len(whole)}}
     assert scoring["allow_missing"] is True
 
 
 BAD = {
-    "truncated": (lambda path, data: path.write_bytes(data[: len(data) // 2]), "is not a readable picture"),
-    "empty": (lambda path, data: path.write_bytes(b""), "is not a readable picture"),
-    "cut in its last row": (lambda path, data: path.write_bytes(data[:-30]), "is not a readable picture"),
-    "junk": (lambda path, data: path.write_bytes(b"\x89PNG junk"), "is not a readable picture"),
+    "truncated": (lambda path, data: path.write_bytes(data[: len(data) // 2]), "is not a readable image"),
+    "empty": (lambda path, data: path.write_bytes(b""), "is not a readable image"),
+    "cut in its last row": (lambda path, data: path.write_bytes(data[:-30]), "is not a readable image"),
+    "junk": (lambda path, data: path.write_bytes(b"\x89PNG junk"), "is not a readable image"),
     "strip": (lambda path, data: Image.new("RGB", (10, 1)).save(path), "is a strip of 10 x 1"),
     "huge": (lambda path, data: Image.new("1", (9000, 9000)).save(path), "more than 64 million pixels"),
 }
@@ -127,48 +127,48 @@ GOOD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_pictures_that_cannot_be_scored_are_named(tmp_path: Path, photos: Path, kind: str) -> None:
+def test_images_that_cannot_be_scored_are_named(tmp_path: Path, photos: Path, kind: str) -> None:
     root = tree(tmp_path / "mine")
     path = root / SUITE.subjects[0].name / "00-0.png"
     spoil, words = BAD[kind]
     spoil(path, path.read_bytes())
     with pytest.raises(InputError, match=words):
-        score(read_pictures(root, SUITE), photos, tmp_path / "out")
+        score(read_images(root, SUITE), photos, tmp_path / "out")
     assert "00-0.png" in (tmp_path / "out/problems.csv").read_text()
 
 
 @pytest.mark.parametrize("kind", [*GOOD, "cmyk", "rotated"])
-def test_unusual_pictures_score_as_what_they_show(tmp_path: Path, photos: Path, kind: str) -> None:
+def test_unusual_images_score_as_what_they_show(tmp_path: Path, photos: Path, kind: str) -> None:
     name = SUITE.subjects[0].name
     scored = []
     for folder in ("as it is", "converted"):
         root = tree(tmp_path / folder / "mine")
         path = root / name / "00-0.png"
         if kind == "cmyk":
-            read_picture(path).convert("CMYK").save(path, "JPEG", quality=100)
+            read_image(path).convert("CMYK").save(path, "JPEG", quality=100)
         elif kind == "rotated":
             exif = Image.Exif()
             exif[0x0112] = 6
-            read_picture(path).save(path, exif=exif)
+            read_image(path).save(path, exif=exif)
         else:
-            GOOD[kind](read_picture(path)).save(path)
+            GOOD[kind](read_image(path)).save(path)
         if folder == "converted":
-            shown = read_picture(path)
+            shown = read_image(path)
             shown.save(path, "PNG")
-        scored.append(values(score(read_pictures(root, SUITE), photos, tmp_path / folder / "out"), "mine", "dino"))
+        scored.append(values(score(read_images(root, SUITE), photos, tmp_path / folder / "out"), "mine", "dino"))
     pd.testing.assert_series_equal(*scored)
 
 
 def test_copies_of_the_references_are_seen_without_being_asked_for(tmp_path: Path, photos: Path) -> None:
     tree(tmp_path / "mine" / "honest")
     for seed, (subject, prompt, sample) in enumerate(places()):
-        copy = read_picture(photos / subject / f"{seed % 3:02d}.jpg")
-        copy.putpixel((3, 3), (seed, 255, 0))  # other bytes, as good as the same picture
+        copy = read_image(photos / subject / f"{seed % 3:02d}.jpg")
+        copy.putpixel((3, 3), (seed, 255, 0))  # other bytes, as good as the same image
         path = tmp_path / "mine" / "copier" / subject / f"{prompt:02d}-{sample}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         copy.save(path)
     save_suite(SUITE, tmp_path / "out")
-    frame = score(read_pictures(tmp_path / "mine", SUITE), photos, tmp_path / "out")
+    frame = score(read_images(tmp_path / "mine", SUITE), photos, tmp_path / "out")
     assert values(frame, "copier", "copied").eq(1).all()
     assert values(frame, "honest", "copied").mean() < 0.5
     assert values(frame, REAL, "copied").eq(0).all()
@@ -180,9 +180,9 @@ def test_copies_of_the_references_are_seen_without_being_asked_for(tmp_path: Pat
 def test_a_network_that_gives_no_numbers_is_named(tmp_path: Path, photos: Path) -> None:
     networks = evaluators()
     networks.encoders["dino"].network[-1].weight.data[0, 0] = float("nan")
-    with pytest.raises(InputError, match="the weights of 'dino' give no numbers for a picture: damaged") as caught:
-        score_pictures(
-            read_pictures(tree(tmp_path / "mine"), SUITE), SUITE, networks, tmp_path / "out", photos=photos,
+    with pytest.raises(InputError, match="the weights of 'dino' give no numbers for an image: damaged") as caught:
+        score_images(
+            read_images(tree(tmp_path / "mine"), SUITE), SUITE, networks, tmp_path / "out", photos=photos,
             options=ScoreOptions(cache=tmp_path / "cache"), show_progress=False,
         )  # fmt: skip
     assert "\n" not in str(caught.value)
@@ -193,8 +193,8 @@ def test_a_network_that_gives_no_numbers_is_named(tmp_path: Path, photos: Path) 
 
 def test_an_unreadable_reference_is_never_allowed(tmp_path: Path, photos: Path) -> None:
     (photos / SUITE.subjects[0].name / "01.jpg").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"01\.jpg is not a readable picture"):
-        score(read_pictures(tree(tmp_path / "mine"), SUITE), photos, tmp_path / "out", allow_missing=True)
+    with pytest.raises(InputError, match=r"01\.jpg is not a readable image"):
+        score(read_images(tree(tmp_path / "mine"), SUITE), photos, tmp_path / "out", allow_missing=True)
 
 
 def test_one_reference_is_the_manifests_or_the_first(tmp_path: Path, photos: Path) -> None:
@@ -202,9 +202,9 @@ def test_one_reference_is_the_manifests_or_the_first(tmp_path: Path, photos: Pat
     networks = evaluators()
     subject = SUITE.subjects[0]
     paths = sorted((photos / subject.name).iterdir())
-    vectors = networks.encoders["dino"].embed_images([read_picture(path) for path in paths]).astype(np.float64)
+    vectors = networks.encoders["dino"].embed_images([read_image(path) for path in paths]).astype(np.float64)
     picture = next(picture for picture in everything.pictures if picture.subject == subject.name)
-    own = networks.encoders["dino"].embed_images([read_picture(picture.path)])[0].astype(np.float64)
+    own = networks.encoders["dino"].embed_images([read_image(picture.path)])[0].astype(np.float64)
     for reference, index in ((None, 0), ("2", 2), ("03", 3), ("01.jpg", 1)):
         pictures = tuple(replace(one, reference=reference) for one in everything.pictures)
         frame = score(Found(everything.root, pictures), photos, tmp_path / "out", "one-reference")
@@ -219,7 +219,7 @@ def test_one_reference_is_the_manifests_or_the_first(tmp_path: Path, photos: Pat
 
 
 def test_a_random_reference_is_one_of_them_and_always_the_same(tmp_path: Path, photos: Path) -> None:
-    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    found = read_images(tree(tmp_path / "mine"), SUITE)
     frame = score(found, photos, tmp_path / "out", "random-reference")
     pd.testing.assert_frame_equal(frame, score(found, photos, tmp_path / "again", "random-reference"))
     encoder = evaluators().encoders["dino"]
@@ -227,8 +227,7 @@ def test_a_random_reference_is_one_of_them_and_always_the_same(tmp_path: Path, p
     for picture in found.pictures:
         paths = sorted((photos / picture.subject).iterdir())
         cosines = (
-            encoder.embed_images([read_picture(picture.path)])
-            @ encoder.embed_images([read_picture(p) for p in paths]).T
+            encoder.embed_images([read_image(picture.path)]) @ encoder.embed_images([read_image(p) for p in paths]).T
         )
         value = values(frame, "mine", "dino")[picture.subject, picture.prompt, picture.sample]
         assert np.abs(cosines[0] - value).min() < 1e-6
@@ -237,7 +236,7 @@ def test_a_random_reference_is_one_of_them_and_always_the_same(tmp_path: Path, p
 
 
 def test_texts_and_factors_of_clip_t(tmp_path: Path, photos: Path) -> None:
-    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    found = read_images(tree(tmp_path / "mine"), SUITE)
     cosines = values(score(found, photos, tmp_path / "plain"), "mine", "clip_t")
     assert (cosines < 0).any()
     assert (cosines > 0).any()
@@ -251,34 +250,34 @@ def test_texts_and_factors_of_clip_t(tmp_path: Path, photos: Path) -> None:
     subject = next(subject for subject in SUITE.subjects if subject.name == picture.subject)
     prompt = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == picture.prompt)
     text = encoder.embed_texts([prompt.template.format("zwx", subject.class_noun)])[0]
-    expected = float(encoder.embed_images([read_picture(picture.path)])[0] @ text)
+    expected = float(encoder.embed_images([read_image(picture.path)])[0] @ text)
     assert other[picture.subject, picture.prompt, picture.sample] == pytest.approx(expected, abs=1e-6)
 
 
-def test_no_background_wants_cut_out_pictures(tmp_path: Path, photos: Path) -> None:
+def test_no_background_wants_cut_out_images(tmp_path: Path, photos: Path) -> None:
     root = tree(tmp_path / "mine")
     with pytest.raises(InputError, match="has no transparent background"):
-        score(read_pictures(root, SUITE), photos, tmp_path / "out", "no-background")
+        score(read_images(root, SUITE), photos, tmp_path / "out", "no-background")
     for path in [*root.rglob("*.png"), *photos.rglob("*.jpg")]:
-        image = read_picture(path).convert("RGBA")
+        image = read_image(path).convert("RGBA")
         image.putalpha(Image.linear_gradient("L").resize(image.size))
         path.unlink()
         image.save(path.with_suffix(".png"))
-    frame = score(read_pictures(root, SUITE), photos, tmp_path / "out", "no-background")
+    frame = score(read_images(root, SUITE), photos, tmp_path / "out", "no-background")
     assert set(frame["protocol"]) == {"no-background"}
 
 
 def test_six_samples_are_expected_where_the_protocol_says_so(tmp_path: Path, photos: Path) -> None:
-    found = read_pictures(tree(tmp_path / "mine"), SUITE)
-    with pytest.raises(InputError, match=f"{len(places()) * 2} pictures are missing"):
+    found = read_images(tree(tmp_path / "mine"), SUITE)
+    with pytest.raises(InputError, match=f"{len(places()) * 2} images are missing"):
         score(found, photos, tmp_path / "out", "six-samples")
     six = find_protocol("six-samples").apply_to(SUITE)
-    frame = score(read_pictures(tree(tmp_path / "mine", six), six), photos, tmp_path / "out", "six-samples")
+    frame = score(read_images(tree(tmp_path / "mine", six), six), photos, tmp_path / "out", "six-samples")
     assert len(values(frame, "mine", "dino")) == 3 * len(places())
 
 
 def test_workers_and_order_change_no_byte(tmp_path: Path, photos: Path) -> None:
-    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    found = read_images(tree(tmp_path / "mine"), SUITE)
     for workers in (0, 1, 2):
         score(found, photos, tmp_path / f"{workers}", workers=workers)
     backwards = Found(found.root, found.pictures[::-1])
@@ -292,7 +291,7 @@ def test_workers_and_order_change_no_byte(tmp_path: Path, photos: Path) -> None:
 def test_a_second_run_and_a_second_protocol_embed_nothing_new(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = read_pictures(tree(tmp_path / "mine"), SUITE)
+    found = read_images(tree(tmp_path / "mine"), SUITE)
     embedded: list[int] = []
     embed = Embeddings.embed
     monkeypatch.setattr(Embeddings, "embed", lambda *a: embedded.append(embed(*a)) or embedded[-1])  # type: ignore[func-returns-value]

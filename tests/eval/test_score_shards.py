@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from drawn_pictures import SUITE, draw, tree
+from drawn_images import SUITE, draw, tree
 from exact_evaluators import evaluators
 
 from bdkit.cli import main
-from dreambench.errors import InputError
-from eval.embedding import Embeddings
-from eval.layout import REAL, save_suite
-from eval.manifest import read_pictures
-from eval.score import ScoreOptions, merge_scores, score_pictures
-from eval.score_shards import FOLDER
-from eval.tables import make_tables
+from bdkit.utils.errors import InputError
+from eval.report.tables import make_tables
+from eval.results_dir import REAL, save_suite
+from eval.score.features import Embeddings
+from eval.score.images import read_images
+from eval.score.score import ScoreOptions, merge_scores, score_images
+from eval.score.score_shards import FOLDER
 
 FILES = ("scores.csv", "scores.parquet", "run.json", "suite.json")
 N_REFERENCES = sum(subject.n_references for subject in SUITE.subjects)
@@ -41,8 +41,8 @@ def root(tmp_path: Path) -> Path:
 
 def score(root: Path, photos: Path, out: Path, protocol: str = "dreambench", **options: object) -> pd.DataFrame:
     save_suite(SUITE, out)
-    return score_pictures(
-        read_pictures(root, SUITE),
+    return score_images(
+        read_images(root, SUITE),
         SUITE,
         evaluators(protocol),
         out,
@@ -78,7 +78,7 @@ def test_shards_together_are_one_run(tmp_path: Path, root: Path, photos: Path, c
     assert make_tables(out).estimates == make_tables(tmp_path / "whole").estimates
 
 
-def test_a_shard_embeds_its_own_pictures_alone(
+def test_a_shard_embeds_its_own_images_alone(
     tmp_path: Path, root: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded: list[int] = []
@@ -97,7 +97,7 @@ def test_a_shard_embeds_its_own_pictures_alone(
 def test_what_is_missing_is_counted_together(tmp_path: Path, root: Path, photos: Path) -> None:
     first, second = (subject.name for subject in SUITE.subjects)
     (root / "one" / first / "00-0.png").unlink()
-    (root / "one" / second / "00-1.png").write_bytes(b"no picture")
+    (root / "one" / second / "00-1.png").write_bytes(b"no image")
     (root / "two" / first / "00-0.png").write_bytes((photos / first / "00.jpg").read_bytes())
     score(root, photos, tmp_path / "whole", allow_missing=True)
     for number in (1, 2, 3):
@@ -105,9 +105,9 @@ def test_what_is_missing_is_counted_together(tmp_path: Path, root: Path, photos:
     merge_scores([tmp_path / "out"], tmp_path / "out")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
     assert (tmp_path / "out/problems.csv").read_bytes() == (tmp_path / "whole/problems.csv").read_bytes()
-    counts = json.loads((tmp_path / "out/run.json").read_text())["scoring"]["pictures"]
+    counts = json.loads((tmp_path / "out/run.json").read_text())["scoring"]["images"]
     assert counts["one"]["expected"] - counts["one"]["scored"] == 2
-    with pytest.raises(InputError, match="1 pictures are missing"):
+    with pytest.raises(InputError, match="1 images are missing"):
         score(root, photos, tmp_path / "strict", shard=(3, 3))
     assert not (tmp_path / "strict" / FOLDER).exists()
 
@@ -119,8 +119,8 @@ def test_parts_of_different_runs_are_never_joined(tmp_path: Path, root: Path, ph
     score(root, photos, tmp_path / "protocol", "clip-t-x100", shard=(2, 2))
     score(root, photos, tmp_path / "count", shard=(2, 3))
     draw(root / "two" / SUITE.subjects[1].name / "00-0.png", 77)
-    score(root, photos, tmp_path / "pictures", shard=(2, 2))
-    for name in ("protocol", "count", "pictures"):
+    score(root, photos, tmp_path / "images", shard=(2, 2))
+    for name in ("protocol", "count", "images"):
         with pytest.raises(InputError, match="are no shards of one run"):
             merge_scores([tmp_path / "a", tmp_path / name], tmp_path / "out")
     with pytest.raises(InputError, match="holds no scores of a shard"):
@@ -129,7 +129,7 @@ def test_parts_of_different_runs_are_never_joined(tmp_path: Path, root: Path, ph
     # a folder keeps the parts of its last run alone, and none once all was scored
     score(root, photos, tmp_path / "count", shard=(1, 2))
     assert sorted(path.name for path in (tmp_path / "count" / FOLDER).iterdir()) == ["1-of-2.json", "1-of-2.parquet"]
-    merge_scores([tmp_path / "count", tmp_path / "pictures"], tmp_path / "out")
+    merge_scores([tmp_path / "count", tmp_path / "images"], tmp_path / "out")
     score(root, photos, tmp_path / "count")
     assert bytes_of(tmp_path / "count") == bytes_of(tmp_path / "out")
     assert not (tmp_path / "count" / FOLDER).exists()

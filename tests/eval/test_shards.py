@@ -6,15 +6,15 @@ import pytest
 from tiny_bench import METHODS, ROWS, TinyMethod
 
 from bdkit.cli import main
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.layout import GROUND_TRUTH
-from eval.locks import FileLock, at_work
-from eval.merge import merge_shards
-from eval.rows import Generation, group_rows
-from eval.runner import generate, run_units
-from eval.units import Unit, enumerate_tasks, enumerate_units, parse_shard
-from eval.workers import longest_first, suitable_workers, usable_cores
+from eval.generate.locks import FileLock, at_work
+from eval.generate.merge import merge_shards
+from eval.generate.rows import Generation, group_rows
+from eval.generate.runner import generate, run_units
+from eval.generate.units import Unit, enumerate_tasks, enumerate_units, parse_shard
+from eval.generate.workers import longest_first, suitable_workers, usable_cores
+from eval.results_dir import GROUND_TRUTH
 
 SUITE = load_suite("mini-quick").limited(prompts=2)
 
@@ -33,7 +33,7 @@ def job(out: Path, **named: Any) -> Generation:
 
 
 def pictures(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in (out / "pictures").rglob("*") if path.is_file()}
+    return {str(path.relative_to(out)): path.read_bytes() for path in (out / "images").rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 40])
 def test_shards_divide_every_unit_once_whole_fits_and_evenly(tmp_path: Path, count: int) -> None:
     everything = enumerate_units(job(tmp_path))
-    assert len(everything) == len(set(everything)) == 4 * 2 * SUITE.n_pictures
+    assert len(everything) == len(set(everything)) == 4 * 2 * SUITE.n_images
     parts = [enumerate_tasks(job(tmp_path, shard=(number, count))) for number in range(1, count + 1)]
     units = [[unit for task in part for unit in task.units] for part in parts]
     assert sorted(everything, key=str) == sorted((unit for part in units for unit in part), key=str)
@@ -88,7 +88,7 @@ def test_a_program_of_ones_own_may_divide_the_units(tmp_path: Path, whole: Path)
     run_units(job(tmp_path), units[7:11])
     made = set(pictures(tmp_path))
     assert made == {
-        f"pictures/seed{unit.seed_set}/{unit.row}/{unit.subject}/{unit.prompt:02d}-{unit.sample}.png"
+        f"images/seed{unit.seed_set}/{unit.row}/{unit.subject}/{unit.prompt:02d}-{unit.sample}.png"
         for unit in units[7:11]
     }
     run_units(job(tmp_path), reversed(units))
@@ -113,10 +113,10 @@ def test_merged_folders_give_the_bytes_of_one_run(tmp_path: Path, whole: Path) -
         generate(job(folder, shard=(number, 3)))
         assert 0 < len(pictures(folder)) < len(pictures(whole))
     out = tmp_path / "out"
-    damaged = next(path for path in sorted((folders[1] / "pictures").rglob("*.png")))
+    damaged = next(path for path in sorted((folders[1] / "images").rglob("*.png")))
     good = damaged.read_bytes()
     damaged.write_bytes(good[:-20])
-    with pytest.raises(InputError, match="1 of 96 pictures are missing or damaged in all of these folders: pictures/"):
+    with pytest.raises(InputError, match="1 of 96 images are missing or damaged in all of these folders: images/"):
         merge_shards(folders, out, show_progress=False)
     assert (out / "missing.txt").read_text() == f"{damaged.relative_to(folders[1])}\n"
     assert not (out / "manifest.csv").exists()
@@ -127,9 +127,9 @@ def test_merged_folders_give_the_bytes_of_one_run(tmp_path: Path, whole: Path) -
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     for name in names - {"run.json"}:
         assert (out / name).read_bytes() == (whole / name).read_bytes()
-    before = {path: path.stat().st_mtime_ns for path in (out / "pictures").rglob("*.png")}
+    before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
     generate(job(out))
-    assert {path: path.stat().st_mtime_ns for path in (out / "pictures").rglob("*.png")} == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")} == before
     record = json.loads((out / "run.json").read_text())
     assert record["rows"] == json.loads((whole / "run.json").read_text())["rows"]
     assert list(record["rows"]) == [row.name for row in merged.rows] == [row.name for row in ROWS]
@@ -158,11 +158,11 @@ def test_folders_of_different_runs_are_not_merged(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_of_another_unit_is_never_merged(tmp_path: Path) -> None:
+def test_an_image_of_another_unit_is_never_merged(tmp_path: Path) -> None:
     generate(job(tmp_path / "a", suite=SUITE.limited(subjects=1, prompts=1), seed_sets=(0,)))
-    one, other = sorted((tmp_path / "a/pictures/seed0/tiny/dog").iterdir())[:2]
+    one, other = sorted((tmp_path / "a/images/seed0/tiny/dog").iterdir())[:2]
     one.write_bytes(other.read_bytes())
-    with pytest.raises(InputError, match=r"dog/00-0.png is no picture of 'tiny' as its folder's run.json tells of"):
+    with pytest.raises(InputError, match=r"dog/00-0.png is no image of 'tiny' as its folder's run.json tells of"):
         merge_shards([tmp_path / "a"], tmp_path / "out", show_progress=False)
 
 

@@ -7,11 +7,9 @@ import pytest
 import scored_folder
 from scipy.stats import bootstrap
 
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.metrics import METRICS
-from eval.score import COLUMNS
-from eval.statistics import (
+from eval.report.statistics import (
     N_RESAMPLES,
     SEED,
     coverage,
@@ -26,6 +24,8 @@ from eval.statistics import (
     subject_means,
     subject_table,
 )
+from eval.score.metrics import METRICS
+from eval.score.score import COLUMNS
 
 SUBJECTS = ("dog", "vase", "cat", "can", "toy", "boot")
 
@@ -47,7 +47,7 @@ def plain_means(scores: pd.DataFrame, method: str, metric: str) -> dict[tuple[in
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 
-def test_estimate_is_mean_over_pictures_then_subjects_then_seed_sets() -> None:
+def test_estimate_is_mean_over_images_then_subjects_then_seed_sets() -> None:
     scores = make_scores()
     means = plain_means(scores, "a", "dino")
     by_seed_set = [sum(means[seed_set, subject] for subject in SUBJECTS) / 6 for seed_set in range(2)]
@@ -56,7 +56,7 @@ def test_estimate_is_mean_over_pictures_then_subjects_then_seed_sets() -> None:
     assert figure.mean == pytest.approx(sum(by_seed_set) / 2, abs=1e-12)
     middle = sum(by_seed_set) / 2
     assert figure.spread == pytest.approx(math.sqrt(sum((value - middle) ** 2 for value in by_seed_set)), abs=1e-12)
-    assert (figure.n_subjects, figure.n_seed_sets, figure.n_pictures) == (6, 2, 72)
+    assert (figure.n_subjects, figure.n_seed_sets, figure.n_images) == (6, 2, 72)
 
 
 def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
@@ -168,10 +168,10 @@ def test_rank_correlations_against_a_plain_loop() -> None:
     oracle = scores.assign(method="real-images", prompt=-1, value=99.0)
     truth = scores.assign(method="ground-truth", value=-99.0)
     found = rank_correlations(pd.concat([scores, hits, oracle, truth]))
-    assert set(found["over"]) == {"methods", "subjects", "pictures"}
+    assert set(found["over"]) == {"methods", "subjects", "images"}
     for metric, other, over in [
-        ("clip_t", "identity", "pictures"),
-        ("dino", "prompt_right", "pictures"),
+        ("clip_t", "identity", "images"),
+        ("dino", "prompt_right", "images"),
         ("dino", "identity", "subjects"),
     ]:
         groups: dict[tuple, dict[str, list[float]]] = {}
@@ -204,23 +204,23 @@ def test_interval_is_scipys() -> None:
         assert interval(values) == pytest.approx((found.low, found.high), abs=1e-12)
 
 
-def test_missing_pictures_are_refused_or_counted() -> None:
+def test_missing_images_are_refused_or_counted() -> None:
     scores = scored_folder.make_scores()
     some = scores["method"].eq("base") & scores["subject"].eq("dog") & scores["seed_set"].eq(1)
     fewer = scores[~(some & scores["prompt"].eq(scores[some]["prompt"].min()) & scores["sample"].eq(0))]
     with pytest.raises(InputError, match="of base, clip_i are not complete"):
         subject_means(fewer)
     found = coverage(fewer, scored_folder.SUITE)
-    n = 2 * scored_folder.SUITE.n_pictures
-    assert (found["base"].n_pictures, found["base"].n_expected, found["base"].complete) == (n - 1, n, False)
+    n = 2 * scored_folder.SUITE.n_images
+    assert (found["base"].n_images, found["base"].n_expected, found["base"].complete) == (n - 1, n, False)
     assert found["dreambooth"].complete
     assert found["real-images"].complete
     figure = estimate(subject_means(fewer, allow_missing=True), "base", "dino")
     assert figure is not None
-    assert figure.n_pictures == n - 1
+    assert figure.n_images == n - 1
 
 
-def test_pairs_over_the_subjects_that_both_have_where_pictures_may_be_missing() -> None:
+def test_pairs_over_the_subjects_that_both_have_where_images_may_be_missing() -> None:
     scores = make_scores()
     fewer = scores[~((scores["method"] == "b") & (scores["subject"] == "dog"))]
     table = differences(subject_means(fewer, True), True).set_index(["method", "minus"])
@@ -230,7 +230,7 @@ def test_pairs_over_the_subjects_that_both_have_where_pictures_may_be_missing() 
     assert table.loc[("b", "a"), "difference"] == pytest.approx(sum(deltas) / len(deltas), abs=1e-12)
 
 
-def test_metric_without_a_value_for_every_picture_is_no_missing_picture() -> None:
+def test_metric_without_a_value_for_every_image_is_no_missing_image() -> None:
     scores = make_scores(metrics=("dino", "ssim_outside"))
     assert METRICS["ssim_outside"].partial
     fewer = scores.drop(index=int(scores.index[scores["metric"] == "ssim_outside"][0]))
@@ -249,7 +249,7 @@ def plain_mean(scores: pd.DataFrame, **wanted: object) -> float:
 
 def test_prompt_table_against_plain_loops() -> None:
     scores, suite = scored_folder.make_scores(), scored_folder.SUITE
-    fewer = scores.drop(index=scores.index[-3:])  # the last picture
+    fewer = scores.drop(index=scores.index[-3:])  # the last image
     table = prompt_table(fewer, suite)
     assert len(table) == 2 * sum(len(suite.prompts(subject)) for subject in suite.subjects)
     assert list(table["subject"].drop_duplicates()) == [subject.name for subject in suite.subjects]
@@ -260,7 +260,7 @@ def test_prompt_table_against_plain_loops() -> None:
         prompt = next(prompt for prompt in suite.prompts(subject) if prompt.index == line["prompt"])
         assert (line["kind"], line["text"]) == (prompt.kind, prompt.text(subject.class_noun))
     assert set(table["n_expected"]) == {2 * suite.samples_per_prompt}
-    assert table["n_pictures"].sum() == table["n_expected"].sum() - 1
+    assert table["n_images"].sum() == table["n_expected"].sum() - 1
 
 
 def test_subject_table_against_plain_loops() -> None:
@@ -275,12 +275,12 @@ def test_subject_table_against_plain_loops() -> None:
         if not oracle:
             both = [plain_mean(scores, method=method, subject=name, metric="dino", seed_set=k) for k in (0, 1)]
             assert line["dino_spread"] == pytest.approx(abs(both[0] - both[1]) / math.sqrt(2), abs=1e-12)
-            assert (line["n_pictures"], line["n_expected"]) == (2 * per_subject, 2 * per_subject)
+            assert (line["n_images"], line["n_expected"]) == (2 * per_subject, 2 * per_subject)
         assert line["live"] == (name == "dog")
 
 
 @pytest.mark.parametrize("by", ["live", "type"])
-def test_splits_have_every_picture_once(by: str) -> None:
+def test_splits_have_every_image_once(by: str) -> None:
     scores, suite = scored_folder.make_scores(), scored_folder.SUITE
     parts = split_scores(scores, suite, by)
     kept = scores if by == "live" else scores[scores["prompt"] != -1]

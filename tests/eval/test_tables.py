@@ -9,14 +9,14 @@ import pytest
 from scored_folder import METRICS, SUITE, make_folder, make_scores
 
 from bdkit.cli import main
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.literature import read_paper, read_published
-from eval.sections import markdown, sections
-from eval.statistics import differences, subject_means
-from eval.tables import make_tables, summarise
+from eval.report.literature import read_paper, read_published
+from eval.report.sections import markdown, sections
+from eval.report.statistics import differences, subject_means
+from eval.report.tables import make_tables, summarise
 
-N = 2 * SUITE.n_pictures
+N = 2 * SUITE.n_images
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def test_every_table_is_written(out: Path) -> None:
     by_prompt = pd.read_csv(out / "by_prompt.csv")
     by_split = pd.read_csv(out / "by_split.csv")
     assert len(by_subject) == 4 * len(SUITE.subjects)
-    assert len(by_prompt) == 2 * SUITE.n_pictures
+    assert len(by_prompt) == 2 * SUITE.n_images
     assert set(by_split["part"]) == {"live", "object", "context", "outfit", "property"}
     table = pd.read_csv(out / "table.csv").set_index("row")
-    assert table.loc["base", "n_pictures"] == table.loc["base", "n_expected"] == N
+    assert table.loc["base", "n_images"] == table.loc["base", "n_expected"] == N
     assert table.loc["base", "dino"] == pytest.approx(
         by_subject[by_subject["method"] == "base"]["dino"].mean(), abs=2e-6
     )
@@ -128,10 +128,10 @@ def test_folders_of_one_name_are_refused(out: Path, tmp_path: Path) -> None:
         summarise(out, other)
 
 
-def test_missing_pictures_are_told_everywhere(tmp_path: Path) -> None:
+def test_missing_images_are_told_everywhere(tmp_path: Path) -> None:
     scores = make_scores()
     there = scores[~((scores["method"] == "base") & (scores["subject"] == "vase"))]
-    with pytest.raises(InputError, match=rf"the scores of base hold {N - 8} of {N} pictures"):
+    with pytest.raises(InputError, match=rf"the scores of base hold {N - 8} of {N} images"):
         summarise(make_folder(tmp_path / "strict", there))
     out = make_folder(tmp_path / "ours", there, allow_missing=True)
     results = make_tables(out)
@@ -143,13 +143,13 @@ def test_missing_pictures_are_told_everywhere(tmp_path: Path) -> None:
         )
         assert sum(mark in cell for cell in base) == (1 + len(METRICS) if heading == "Results" else 1)
         assert not any(mark in cell for cell in other)
-    assert f"({mark} pictures, 2/3 subjects)" in text
+    assert f"({mark} images, 2/3 subjects)" in text
     split = markdown(results, split="live", published=True)
     assert mark in next(line for line in lines_of(split, "Published results") if line[0].startswith("Base"))[1]
     table = pd.read_csv(out / "table.csv").set_index("row")
-    assert (table.loc["base", "n_pictures"], table.loc["base", "n_expected"]) == (N - 8, N)
+    assert (table.loc["base", "n_images"], table.loc["base", "n_expected"]) == (N - 8, N)
     by_prompt = pd.read_csv(out / "by_prompt.csv")
-    assert len(by_prompt[by_prompt["method"] == "base"]) == SUITE.n_pictures - 4
+    assert len(by_prompt[by_prompt["method"] == "base"]) == SUITE.n_images - 4
     pair = pd.read_csv(out / "differences.csv").set_index(["method", "minus", "metric"])
     assert pair.loc[("dreambooth", "base", "dino"), "n_subjects"] == 2
 
@@ -164,7 +164,7 @@ def test_copies_of_the_input_are_named_and_cannot_pass_for_fidelity(tmp_path: Pa
     assert f"WARNING, copies of the input: copier ({share:.0%}); their DINO and CLIP-I are no sign" in text
     honest = make_folder(tmp_path / "honest", scores[scores["method"] != "copier"])
     text = markdown(summarise(honest))
-    assert "Copied: the share of pictures" in text
+    assert "Copied: the share of images" in text
     assert "WARNING" not in text
 
 

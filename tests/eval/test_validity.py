@@ -7,19 +7,19 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from eval.damage import blur, crossfade
-from eval.validity import correlations, correlations_within, method_correlations, reactions, verdicts
+from studies.metric_validity.damage import blur, crossfade
+from studies.metric_validity.study import correlations, correlations_within, method_correlations, reactions, verdicts
 
 IDENTITY, PROMPT, PLACE = "true_identity", "true_prompt", "true_place"
 
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.validity.N_RESAMPLES", 200)
+    monkeypatch.setattr("studies.metric_validity.study.N_RESAMPLES", 200)
 
 
 def drift(noise: float) -> pd.DataFrame:
-    """12 subjects, 5 steps of identity, obeyed or not, 3 pictures each; `good` follows identity, `blind` nothing."""
+    """12 subjects, 5 steps of identity, obeyed or not, 3 images each; `good` follows identity, `blind` nothing."""
     rng = np.random.default_rng(0)
     rows = []
     for subject in range(12):

@@ -11,7 +11,7 @@ from fault_bench import SUITE, Broken, Dying, Refusing, VerySlow, pictures, run,
 from tiny_bench import TinyMethod
 
 from bdkit.cli import one_line
-from dreambench.errors import InputError
+from bdkit.utils.errors import InputError
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def workers_of(parent: int) -> list[int]:
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[1]) == parent and b"eval.worker" in command and fields[0] != "Z":
+        if int(fields[1]) == parent and b"eval.generate.worker" in command and fields[0] != "Z":
             found.append(int(status.parent.name))
     return found
 
@@ -66,4 +66,4 @@ def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> N
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run(tmp_path)
-    assert len(pictures(tmp_path)) == 2 * 4 * SUITE.n_pictures
+    assert len(pictures(tmp_path)) == 2 * 4 * SUITE.n_images

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eval.rows import Row
-from eval.score import Evaluators
+from eval.generate.rows import Row
+from eval.score.score import Evaluators
 
 SIDE = 16
 ROWS = (

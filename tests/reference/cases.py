@@ -8,7 +8,7 @@ from PIL import Image
 SEED = 0
 NEGATIVE = "low quality"
 CASES = {
-    # the reference's defaults: template, 20 repetitions, guidance; a square picture
+    # the reference's defaults: template, 20 repetitions, guidance; a square image
     "square": {
         "picture": (40, 40),
         "prompts": ["swimming underwater"],
@@ -19,7 +19,7 @@ CASES = {
         "guidance": 7.5,
         "reps": 20,
     },
-    "two_prompts": {  # a wide picture that is squashed
+    "two_prompts": {  # a wide image that is squashed
         "picture": (60, 36),
         "prompts": ["swimming underwater", "on the beach"],
         "targets": ["dog", "cat"],
@@ -29,7 +29,7 @@ CASES = {
         "guidance": 7.5,
         "reps": 20,
     },
-    "unguided": {  # a tall picture
+    "unguided": {  # a tall image
         "picture": (35, 51),
         "prompts": ["in the snow"],
         "targets": ["vase"],
@@ -52,14 +52,14 @@ SUBJECT = "dog"
 
 
 def picture(size: tuple[int, int], name: str) -> Image.Image:
-    """A smooth random picture, (width, height), that every version of NumPy makes alike."""
+    """A smooth random image, (width, height), that every version of NumPy makes alike."""
     seed = sum(map(ord, name)) + 1000 * size[0] + size[1]
     coarse = np.random.RandomState(seed).randint(0, 256, (6, 7, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
 
 
 def condition(size: tuple[int, int]) -> Image.Image:
-    """A black and white picture, as edges are."""
+    """A black and white image, as edges are."""
     grey = np.asarray(picture(size, "condition").convert("L"))
     return Image.fromarray(np.where(np.abs(np.diff(grey.astype(int), axis=1, prepend=0)) > 3, 255, 0).astype(np.uint8))
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from bdkit import cli
-from dreambench.files import write_json
+from bdkit.utils.io import write_json
 from dreambench.suites import load_suite, suite_to_json
 
 
@@ -64,14 +64,14 @@ def test_a_wrong_value_is_refused(
     assert everything_in(tmp_path) == []
 
 
-def test_score_names_the_pictures_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_names_the_images_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = load_suite("mini-quick").limited(subjects=1, prompts=1)
     write_json(suite_to_json(suite), tmp_path / "suite.json")
     folder = tmp_path / "pictures" / "seed0" / "mine" / "dog"
     folder.mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(folder / "00-0.png")
     err = refused(["score", str(tmp_path)], capsys)
-    assert "1 pictures are missing" in err
+    assert "1 images are missing" in err
     assert "pictures/seed0/mine/dog/00-1.png" in err
     assert not (tmp_path / "scores.csv").exists()
 
@@ -80,12 +80,12 @@ def test_score_names_the_pictures_that_are_missing(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: None, "no pictures in"),
-        (lambda folder: (folder / "a.png").write_bytes(b"not a picture"), "a.png is not a readable picture"),
+        (lambda folder: None, "no images in"),
+        (lambda folder: (folder / "a.png").write_bytes(b"not an image"), "a.png is not a readable image"),
         (lambda folder: Image.new("RGB", (100, 10)).save(folder / "a.png"), "a.png is a strip of 100 x 10"),
     ],
 )
-def test_pictures_that_cannot_be_used_are_named(
+def test_images_that_cannot_be_used_are_named(
     command: str, make: object, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "photos"

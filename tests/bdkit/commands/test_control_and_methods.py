@@ -12,7 +12,7 @@ from refusals import line_of
 
 from bdkit import cli
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_models_own_controlnet_is_taken_for_edges(model: Path, net: Path, phot
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--control", "canny"], "names no picture; write it like canny=photo.jpg"),
+        (["--control", "canny"], "names no image; write it like canny=photo.jpg"),
         (["--control", "pose=x.png"], "unknown structure 'pose'; known are canny, depth, hed, scribble"),
         (["--control", "canny=no-such.png"], "there is no file no-such.png"),
         (["--control", "canny=PHOTO", "--controlnet", "a,b"], "2 --controlnet for 1 --control"),
@@ -144,7 +144,7 @@ def test_the_other_methods(
     model: Path, photos: Path, tmp_path: Path, method: str, file: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    # the prior's pictures are not asked for by a flag: the preset "mini" draws none
+    # the prior's images are not asked for by a flag: the preset "mini" draws none
     flags = ["--method", method, "--out", str(out), "--preset", "mini"]
     alone = tmp_path / "mini-base"
     tiny_model().save_pretrained(alone)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 from bdkit import cli
+from bdkit.checkpoints.lavis_format import BLIP, save_lavis
 from bdkit.editing.structure_control import has_own_controlnet
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.layouts.lavis import BLIP, save_lavis
-from bdkit.models.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
+from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

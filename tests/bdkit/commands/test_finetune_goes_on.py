@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from bdkit import cli
-from bdkit.finetuning import Work
 from bdkit.methods import build_method
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.finetuning import Work
 
 STEPS = 40
 CHILDREN = multiprocessing.get_context("forkserver")  # imports once for all children
@@ -93,8 +93,8 @@ class Stopped(Exception):
     pass
 
 
-def test_snapshots_and_pictures_of_the_class_survive_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped amid the class's pictures, and again between two snapshots."""
+def test_snapshots_and_images_of_the_class_survive_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped amid the class's images, and again between two snapshots."""
     settings = {"steps": 6, "snapshots": (2, 4), "prior_loss_weight": 1.0, "class_images": 20, "preset": "mini"}
 
     def fitted(work: Work | None, stop_at: int = 10**6) -> dict[str, torch.Tensor]:
@@ -141,7 +141,7 @@ def test_an_unfinished_fit_is_no_other_fits(
     assert cli.main(command(model, photos, out, "--steps", 1)) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "holds an unfinished fit with other pictures, settings or weights" in err
+    assert "holds an unfinished fit with other images, settings or weights" in err
     assert (work / "checkpoint.pt").read_bytes() == b"of another fit"
     assert cli.main(command(model, photos, out, "--steps", 1, "--overwrite")) == 0
     assert not work.exists()

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bdkit import cli
+from bdkit.checkpoints.adapters import LORA, WORD, load_drawable
 from bdkit.methods import build_method
-from bdkit.methods.adapters import LORA, WORD, load_drawable
+from bdkit.models.latent_diffusion import StableDiffusion
 from bdkit.models.options import LoadOptions
-from bdkit.models.stable_diffusion import StableDiffusion
-from bdkit.models.tiny import tiny_model
-from bdkit.models.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
-from dreambench.pictures import read_folder
+from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.images import read_folder
 
 FIT = {"steps": 2, "learning_rate": 1e-2}
 CASES = [
@@ -235,7 +235,7 @@ def test_checkpoints_of_others_are_fine_tuned_with_what_they_lack(
     assert finetune(lavis, photos, mine, *more, "--base", base) == 2
     assert "--qformer-tokenizer" in refused(capsys)
     if name == "dreambooth-lora":
-        more = ("--method", name, "--preset", "mini")  # the public recipe draws 200 pictures of the class
+        more = ("--method", name, "--preset", "mini")  # the public recipe draws 200 images of the class
         shutil.copytree(lavis, tmp_path / "mini-base")
     assert finetune(lavis, photos, mine, *more, "--base", base, "--qformer-tokenizer", tmp_path / "bert") == 0
     if name == "dreambooth-lora":

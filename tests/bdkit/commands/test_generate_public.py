@@ -1,4 +1,4 @@
-"""`bdkit generate` with the checkpoints of others: from the folder to pictures, and clear lines for what lacks."""
+"""`bdkit generate` with the checkpoints of others: from the folder to images, and clear lines for what lacks."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from bdkit import cli
+from bdkit.checkpoints.lavis_format import save_lavis
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.layouts.lavis import save_lavis
-from bdkit.models.tiny_checkpoints import write_tiny_checkpoint
+from bdkit.testing.tiny_checkpoints import write_tiny_checkpoint
 
 SMALL = ("--num-inference-steps", "1", "--height", "16", "--width", "24")
 
@@ -45,7 +45,7 @@ def test_a_public_folder_draws(photos: Path, tmp_path: Path, capsys: pytest.Capt
     assert record["model"]["prompt_reps"] == 20
     capsys.readouterr()
     assert generate(*subject, *flags[:2], "--out", tmp_path / "more", "--reference-weights", "1") == 2
-    assert "2 reference pictures but 1 weights" in capsys.readouterr().err
+    assert "2 reference images but 1 weights" in capsys.readouterr().err
 
 
 def test_a_fine_tuned_lavis_folder_needs_the_class_word(

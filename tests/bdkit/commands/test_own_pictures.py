@@ -17,8 +17,8 @@ from refusals import line_of
 
 from bdkit import cli
 from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
-from bdkit.presets import MINI
-from bdkit.pretraining.mini import new_model
+from bdkit.training.pretraining.presets import MINI
+from bdkit.training.pretraining.stages import new_model
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_stopped_generation_goes_on_with_the_same_bytes(model: Path, photos: P
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_one_line_and_whole_pictures(my_dog: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_130_and_one_line_and_whole_images(my_dog: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bdkit.cli", *generate(my_dog, out, "--seeds", "0-9999")]
     # A shell's background jobs, this test's among them, ignore Ctrl-C, and their children inherit that.
@@ -117,7 +117,7 @@ def test_the_record_says_what_was_drawn_with_what(my_dog: Path, tmp_path: Path) 
     assert record["libraries"]["torch"]
 
 
-def test_pictures_of_another_command_are_kept_unless_overwrite_is_said(
+def test_images_of_another_command_are_kept_unless_overwrite_is_said(
     my_dog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -125,7 +125,7 @@ def test_pictures_of_another_command_are_kept_unless_overwrite_is_said(
     first = (out / "00000.png").read_bytes()
     (out / "mine.png").write_bytes(first)
     other = generate(my_dog, out, "--seeds", "0", "--guidance-scale", "9")
-    assert "holds pictures of another command" in line_of(other, capsys)
+    assert "holds images of another command" in line_of(other, capsys)
     assert (out / "00000.png").read_bytes() == first
     assert cli.main([*other, "--overwrite"]) == 0
     assert (out / "00000.png").read_bytes() != first

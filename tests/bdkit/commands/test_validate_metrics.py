@@ -1,4 +1,4 @@
-"""The study of the metrics: what the truth of a damaged picture is, and the command from end to end."""
+"""The study of the metrics: what the truth of a damaged image is, and the command from end to end."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +9,24 @@ import pandas as pd
 import pytest
 
 from bdkit.cli import main
-from bdkit.commands.mini_damage import (
+from bdkit.miniworld.contexts import STUDIO
+from bdkit.miniworld.render import render
+from bdkit.miniworld.scenes import PROMPT_PARTS, scene_for_prompt
+from bdkit.miniworld.subjects import Subject, sample_subject
+from bdkit.utils.errors import InputError
+from bdkit.utils.errors import InputError as BdkitInputError
+from dreambench.suites import load_suite
+from studies.metric_validity.command import (
+    STEPS,
+    ValidityConfig,
+    damaged,
+    drifting,
+    read_results,
+    repeated,
+    validate_metrics,
+)
+from studies.metric_validity.measures import MEASURED
+from studies.metric_validity.mini_damage import (
     DAMAGES,
     STRENGTHS,
     Case,
@@ -21,23 +38,6 @@ from bdkit.commands.mini_damage import (
     reference_scenes,
     show,
 )
-from bdkit.commands.validate_metrics import (
-    STEPS,
-    ValidityConfig,
-    damaged,
-    drifting,
-    read_results,
-    repeated,
-    validate_metrics,
-)
-from bdkit.errors import InputError as BdkitInputError
-from bdkit.miniworld.contexts import STUDIO
-from bdkit.miniworld.render import render
-from bdkit.miniworld.scenes import PROMPT_PARTS, scene_for_prompt
-from bdkit.miniworld.subjects import Subject, sample_subject
-from dreambench.errors import InputError
-from dreambench.suites import load_suite
-from eval.validity_measures import MEASURED
 
 PROMPTS = load_suite("mini").live_prompts
 PAIRS = [
@@ -92,14 +92,14 @@ def test_obeys_reads_the_scene() -> None:
                 assert not obeys(scene, asked.template)
 
 
-def test_references_are_one_studio_picture_and_different_places() -> None:
+def test_references_are_one_studio_image_and_different_places() -> None:
     scenes = reference_scenes(PAIRS[1][0], 5, seed=0)
     assert Counter(scene.context for scene in scenes)[STUDIO] == 1
     assert len({scene.context for scene in scenes}) == 5
     assert scenes != reference_scenes(PAIRS[1][0], 5, seed=1)
 
 
-def test_background_is_the_picture_without_its_subject(case: Case) -> None:
+def test_background_is_the_image_without_its_subject(case: Case) -> None:
     picture, place = render(case.scene), background(case.scene)
     far = picture.alpha == 0
     far[36:] = False  # the shadow, on the ground
@@ -117,7 +117,7 @@ def test_case_takes_other_places_than_the_prompts(case: Case) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_grows_with_its_strength(case: Case, damage: str) -> None:
-    """The truth falls, or stays, with the strength, and pixels move away from the undamaged picture."""
+    """The truth falls, or stays, with the strength, and pixels move away from the undamaged image."""
     whole = show(case.scene)
     shown = [DAMAGES[damage](case, strength) for strength in STRENGTHS]
     assert all(picture.image.shape == whole.image.shape and picture.image.dtype == np.uint8 for picture in shown)
@@ -164,7 +164,7 @@ def test_drift_is_balanced() -> None:
     assert context is not None
 
 
-def test_every_damage_has_its_undamaged_picture(case: Case) -> None:
+def test_every_damage_has_its_undamaged_image(case: Case) -> None:
     items = list(damaged([(PROMPTS[1], case)]))
     facts = pd.DataFrame([item.facts for item in items])
     assert (facts["strength"] == 0).sum() == 1
@@ -182,12 +182,12 @@ def test_the_command_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFix
     results = read_results(tmp_path / "study")
     pictures = results.pictures
     assert set(pictures["part"]) == {"drift", "damage", "samples"}
-    assert len(pictures) == results.run["n_pictures"] == 2 * (50 + 41 + 16)
+    assert len(pictures) == results.run["n_images"] == 2 * (50 + 41 + 16)
     assert set(MEASURED) <= set(pictures)
     assert {"seed", "cases", "subjects"} == set(results.run["config"])
     assert len(results.run["evaluators"]["dino"]["sha256"]) == 64
     whole = pictures[pictures["damage"] == "none"]
-    # a picture that nothing happened to is where it was, and a copy has a reference at distance zero
+    # an image that nothing happened to is where it was, and a copy has a reference at distance zero
     assert whole["ssim_outside"].dropna().eq(1).all()
     copies = pictures[(pictures["damage"] == "reference copied") & (pictures["strength"] == 1)]
     np.testing.assert_allclose(copies["copy_similarity"], 1, atol=1e-4)

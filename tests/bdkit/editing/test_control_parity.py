@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bdkit.editing.structure_control import StructureControl, has_own_controlnet
-from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny_checkpoints import write_tiny_checkpoint
+from bdkit.testing.tiny_checkpoints import write_tiny_checkpoint
+from bdkit.utils.errors import InputError
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 
@@ -36,7 +36,7 @@ def test_the_index_names_the_controlnet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(cases.CONTROL_CASES))
-def test_the_references_latents_and_pictures(folder: Path, name: str) -> None:
+def test_the_references_latents_and_images(folder: Path, name: str) -> None:
     case, golden = cases.CONTROL_CASES[name], np.load(REFERENCE / "golden" / f"{name}.npz")
     model = BlipDiffusion.from_pretrained(folder)
     call = {

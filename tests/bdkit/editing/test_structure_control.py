@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from bdkit.editing.structure_control import StructureControl, load_controlnet, structure_pixels
-from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -136,7 +136,7 @@ def test_strength_nought_is_no_control_bit_for_bit(model: BlipDiffusion) -> None
     assert 0 < weak < strong
 
 
-def test_a_structure_a_picture(model: BlipDiffusion) -> None:
+def test_a_structure_an_image(model: BlipDiffusion) -> None:
     net = controlnet()
     both = latents_of(model, StructureControl(net, [structure(0), structure(1)]))
     for k, seed in enumerate((3, 4)):
@@ -144,7 +144,7 @@ def test_a_structure_a_picture(model: BlipDiffusion) -> None:
         assert (both[k] - alone[0]).abs().max() < 1e-4
 
 
-def test_pictures_need_not_be_square_and_maps_are_resized(model: BlipDiffusion) -> None:
+def test_images_need_not_be_square_and_maps_are_resized(model: BlipDiffusion) -> None:
     control = StructureControl(controlnet(), structure(0, (50, 30)))
     assert latents_of(model, control, height=40, width=24).shape == (2, 4, 10, 6)
 
@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_refused(model: BlipDiffusion) -> None:
         StructureControl([controlnet(), controlnet()], structure())
     with pytest.raises(InputError, match="no structure map"):
         StructureControl(controlnet(), [])
-    with pytest.raises(InputError, match="3 structure maps for 2 pictures"):
+    with pytest.raises(InputError, match="3 structure maps for 2 images"):
         latents_of(model, StructureControl(controlnet(), [structure()] * 3))
     other = ControlNetModel.from_unet(model.unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
     with pytest.raises(InputError, match="8 times smaller, the model's autoencoder 4 times"):

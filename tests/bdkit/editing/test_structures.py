@@ -1,4 +1,4 @@
-"""Structure maps: edges against a picture whose edges are known, depth by a tiny model, and what is missing."""
+"""Structure maps: edges against an image whose edges are known, depth by a tiny model, and what is missing."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
 from bdkit.editing.structures import STRUCTURES, canny_edges, depth_map, structure_map
-from bdkit.errors import InputError
+from bdkit.utils.errors import InputError
 
 
 def square(size: int = 64) -> Image.Image:
@@ -20,7 +20,7 @@ def square(size: int = 64) -> Image.Image:
     return Image.fromarray(array)
 
 
-def test_edges_are_where_the_picture_has_them() -> None:
+def test_edges_are_where_the_image_has_them() -> None:
     edges = np.asarray(canny_edges(square()))
     assert edges.shape == (64, 64, 3)
     assert set(np.unique(edges)) == {0, 255}

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from bdkit.errors import InputError
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import METHODS, build_method, method_config
 from bdkit.methods.presets import BENCH_ROWS, METHOD_PRESETS
-from bdkit.models.checkpoints import checkpoint_hash
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 
 def test_every_preset_has_every_method_and_every_row_its_snapshot() -> None:
@@ -22,7 +22,7 @@ def test_every_preset_has_every_method_and_every_row_its_snapshot() -> None:
 
 
 def test_the_rows_come_with_the_other_presets() -> None:
-    from bdkit import presets
+    from bdkit.training.pretraining import presets
 
     assert presets.BENCH_ROWS is BENCH_ROWS
     assert presets.METHOD_PRESETS is METHOD_PRESETS
@@ -53,7 +53,7 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("base", {"scheduler": "Euler"}, "no scheduler 'Euler'"),
         ("base", {"start": "no-such-model"}, "no model at 'no-such-model'"),
         ("dreambooth", {"steps": 0}, "learns nothing"),
-        ("dreambooth", {"prior_loss_weight": 1.0, "class_images": 0}, "at least 1 picture"),
+        ("dreambooth", {"prior_loss_weight": 1.0, "class_images": 0}, "at least 1 image"),
         ("textual-inversion", {"steps": 0}, "learns nothing"),
         ("textual-inversion", {"templates": []}, "at least one template"),
         ("textual-inversion", {"placeholder_token": "dog"}, "choose another"),

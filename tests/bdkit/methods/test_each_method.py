@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bdkit.errors import InputError
 from bdkit.methods import build_method, save_finetuned
 from bdkit.methods.base import one_place
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 TEMPLATE = "a {} {} in the jungle"
 
@@ -53,7 +53,7 @@ def test_other_templates_are_refused(template: str) -> None:
         one_place(template)
 
 
-def test_the_base_draws_the_class_and_looks_at_no_picture(model: BlipDiffusion) -> None:
+def test_the_base_draws_the_class_and_looks_at_no_image(model: BlipDiffusion) -> None:
     base = build("base", model)
     base.fit(pictures(), "dog", 0)
     expected = model("a dog in the jungle", seeds=[1, 2])
@@ -64,7 +64,7 @@ def test_the_base_draws_the_class_and_looks_at_no_picture(model: BlipDiffusion) 
         base.select(3)
 
 
-def test_zero_shot_is_a_call_of_the_model_with_the_pictures(model: BlipDiffusion) -> None:
+def test_zero_shot_is_a_call_of_the_model_with_the_images(model: BlipDiffusion) -> None:
     method = build("blip-diffusion", model, steps=0)
     assert method.snapshots == ()
     method.fit(pictures(), "dog", 0)
@@ -140,8 +140,8 @@ def test_prior_preservation_keeps_the_class_nearer_to_what_it_was(model: BlipDif
 
 
 def _prior_loss(model: BlipDiffusion, method: Any) -> float:
-    """Loss of "a dog" with the fitted U-Net on the untrained model's own pictures of a dog."""
-    from bdkit.diffusion import noise_prediction_loss, training_scheduler
+    """Loss of "a dog" with the fitted U-Net on the untrained model's own images of a dog."""
+    from bdkit.sampling import noise_prediction_loss, training_scheduler
 
     method.selected()
     latents = model("a {}", source_subject="dog", seeds=range(50, 54), output_type="latent")

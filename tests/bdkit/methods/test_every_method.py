@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bdkit.errors import InputError
 from bdkit.methods import METHODS, Method, build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 TEMPLATE = "a {} {} in the jungle"
 COMMON: dict[str, Any] = {"steps": 3, "learning_rate": 1e-2, "snapshots": (1,)}
@@ -120,7 +120,7 @@ def test_a_generation_after_all_methods_is_that_of_a_fresh_process(fitted: dict[
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_saved_state_draws_the_same_pictures(fitted: dict[str, Method], case: str) -> None:
+def test_a_saved_state_draws_the_same_images(fitted: dict[str, Method], case: str) -> None:
     method = fitted[case]
     resumed = build(case, tiny_model())
     resumed.load_state({name: value.clone() for name, value in method.state().items()})
@@ -146,7 +146,7 @@ def test_snapshots_are_weights_of_their_own(fitted: dict[str, Method], case: str
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_picture_a_seed(fitted: dict[str, Method], case: str) -> None:
+def test_one_image_a_seed(fitted: dict[str, Method], case: str) -> None:
     images = fitted[case].generate("a red {} {}", "dog", [11, 12, 11])
     assert [image.size for image in images] == [(32, 32)] * 3
     assert digest(images[:1]) == digest(images[2:]) != digest(images[1:2])
@@ -185,7 +185,7 @@ def test_what_cannot_be_drawn_is_refused(case: str) -> None:
     with pytest.raises(InputError, match="'wombat'; it knows dog, cat"):
         method.fit(pictures(0), "wombat", 0)
     if case != "base":
-        with pytest.raises(InputError, match="no subject picture"):
+        with pytest.raises(InputError, match="no subject image"):
             method.fit([], "dog", 0)
         with pytest.raises(InputError, match="call fit first"):
             method.generate(TEMPLATE, "dog", [0])

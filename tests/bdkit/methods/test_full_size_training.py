@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bdkit import cli
-from bdkit.errors import InputError
-from bdkit.finetuning import FewStepConfig, training_settings
 from bdkit.methods import build_method, method_config
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.layouts.seeded import PUBLIC_SCHEDULER, TINY_TEXT, TINY_UNET, TINY_VAE, TINY_WORDS, seeded_state
-from bdkit.models.stable_diffusion import StableDiffusion, load_stable_diffusion
-from bdkit.models.tiny import tiny_model
-from bdkit.models.tiny_checkpoints import write_tiny_checkpoint
-from bdkit.models.vocabulary import clip_tokenizer
+from bdkit.models.latent_diffusion import StableDiffusion, load_stable_diffusion
+from bdkit.models.tokenizers import clip_tokenizer
+from bdkit.testing.seeded_weights import PUBLIC_SCHEDULER, TINY_TEXT, TINY_UNET, TINY_VAE, TINY_WORDS, seeded_state
+from bdkit.testing.tiny_checkpoints import write_tiny_checkpoint
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.finetuning import FewStepConfig, training_settings
+from bdkit.utils.errors import InputError
 
 TEMPLATE = "a {} {} in the jungle"
 QUICK: dict[str, Any] = {"steps": 2, "learning_rate": 1e-2, "snapshots": (), "mixed_precision": "no"}
@@ -29,7 +29,7 @@ TRAINED = ("dreambooth", "dreambooth-lora", "textual-inversion")
 
 
 def quick(name: str, **more: Any) -> dict[str, Any]:
-    """Settings of a short fit; DreamBooth without its thousand pictures of the class."""
+    """Settings of a short fit; DreamBooth without its thousand images of the class."""
     return {**QUICK, **({"prior_loss_weight": 0.0} if name == "dreambooth" else {}), **more}
 
 
@@ -67,7 +67,7 @@ def base(folder: Path) -> StableDiffusion:
     return load_stable_diffusion(folder)
 
 
-def public_picture(pipe: StableDiffusionPipeline, prompt: str, seed: int) -> np.ndarray:
+def public_image(pipe: StableDiffusionPipeline, prompt: str, seed: int) -> np.ndarray:
     """What diffusers' own pipeline draws from our noise; floats in 0..1."""
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(seed))
@@ -79,7 +79,7 @@ def ours(method: Any, seed: int) -> np.ndarray:
 
 
 def test_a_plain_stable_diffusion_draws_as_diffusers_does(folder: Path, base: StableDiffusion) -> None:
-    expected = public_picture(StableDiffusionPipeline.from_pretrained(folder), "a dog in the jungle", 3)
+    expected = public_image(StableDiffusionPipeline.from_pretrained(folder), "a dog in the jungle", 3)
     drawn = base("a dog in the jungle", seeds=[3], num_inference_steps=3, output_type="np")[0]
     assert drawn.shape == (32, 32, 3)
     assert np.abs(drawn - expected).max() < 1 / 255
@@ -99,7 +99,7 @@ def test_saving_keeps_the_scheduler_that_pipelines_change(base: StableDiffusion,
 
 
 def test_what_a_plain_stable_diffusion_cannot_do_is_told(base: StableDiffusion) -> None:
-    with pytest.raises(InputError, match="cannot look at pictures"):
+    with pytest.raises(InputError, match="cannot look at images"):
         base("a {}", pictures(), "dog")
     method = build_method("blip-diffusion", base, **QUICK)
     with pytest.raises(InputError, match="dreambooth-lora or textual-inversion"):
@@ -145,7 +145,7 @@ def test_a_saved_subject_is_drawn_by_diffusers(folder: Path, tmp_path: Path, nam
         record = json.loads((out / "finetuned.json").read_text())
     assert record["class_noun"] == "dog"
     assert record["step"] == record["steps"] == 2
-    assert np.abs(public_picture(pipe, f"a {words} in the jungle", 1) - ours(method, 1)).max() < 1.5 / 255
+    assert np.abs(public_image(pipe, f"a {words} in the jungle", 1) - ours(method, 1)).max() < 1.5 / 255
 
 
 def test_nothing_is_saved_before_a_fit(tmp_path: Path) -> None:

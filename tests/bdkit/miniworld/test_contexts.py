@@ -76,7 +76,7 @@ def test_unknown_context_is_named() -> None:
 
 
 def test_contexts_are_distinct() -> None:
-    """Nearest centroid on 8 x 8 pixels tells >= 90% of the pictures apart, each context at least 70%; chance is 5%.
+    """Nearest centroid on 8 x 8 pixels tells >= 90% of the images apart, each context at least 70%; chance is 5%.
 
     The studio has any colour, hence no centroid of its own kind: it is told by its flatness instead.
     """

@@ -28,7 +28,7 @@ def correlation(a, b):
 
 
 @pytest.mark.parametrize("noun", CLASSES)
-def test_subject_is_big_and_inside_the_picture(noun):
+def test_subject_is_big_and_inside_the_image(noun):
     rng = generator("size", noun)
     heights, widths = [], []
     for i in range(25):
@@ -73,7 +73,7 @@ def test_alpha_does_not_depend_on_the_background(context):
     assert float(render(moved).alpha.sum()) == pytest.approx(float(render(base).alpha.sum()), rel=0.06)
 
 
-def test_larger_pictures_show_the_same():
+def test_larger_images_show_the_same():
     scene = studio(sample_subject("clock", "large"))
     small, large = render(scene).alpha, render(scene, 256).alpha
     assert large.shape == (256, 256)
@@ -141,13 +141,13 @@ def test_shiny_wet_and_cube(noun):
 
 @pytest.mark.parametrize("noun", CLASSES)
 def test_individuals_differ_and_a_change_is_seen(noun):
-    """Two pictures of one subject are nearer than two subjects of the class."""
+    """Two images of one subject are nearer than two subjects of the class."""
     scenes = [studio(sample_subject(noun, f"who {i}")) for i in range(6)]
     pictures = [np.where(r.alpha[..., None] > 128, r.image, 128).astype(float) for r in map(render, scenes)]
     turned = replace(scenes[0], pose=replace(STILL, rotation=4.0, scale=0.96))
     again = render(turned)
-    again_picture = np.where(again.alpha[..., None] > 128, again.image, 128).astype(float)
-    same = np.abs(again_picture - pictures[0]).mean()
+    again_image = np.where(again.alpha[..., None] > 128, again.image, 128).astype(float)
+    same = np.abs(again_image - pictures[0]).mean()
     others = [np.abs(pictures[i] - pictures[j]).mean() for i in range(6) for j in range(i)]
     assert same < np.mean(others)
     assert min(others) > 3
@@ -155,7 +155,7 @@ def test_individuals_differ_and_a_change_is_seen(noun):
 
 @pytest.mark.slow
 def test_speed():
-    """500 pictures a second and core on a free core; a quarter of it is the least that a busy machine must do."""
+    """500 images a second and core on a free core; a quarter of it is the least that a busy machine must do."""
     rng = generator("speed")
     scenes = [sample_scene(sample_subject(noun, "speed"), rng) for noun in CLASSES for _ in range(20)]
     start = time.process_time()

@@ -7,7 +7,7 @@ from bdkit.miniworld.sheet import GAP, contact_sheet, paste_grid
 from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
 
 
-def test_grid_holds_the_pictures_in_place():
+def test_grid_holds_the_images_in_place():
     rng = generator("grid")
     scenes = [sample_scene(sample_subject("vase", str(i)), rng) for i in range(3)]
     sheet = np.asarray(paste_grid([scenes[:2], [None, scenes[2]]], 32, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny_checkpoints import WRITERS, public_tiny_model, write_tiny_checkpoint
+from bdkit.testing.tiny_checkpoints import WRITERS, public_tiny_model, write_tiny_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
 

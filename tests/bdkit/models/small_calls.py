@@ -1,4 +1,4 @@
-"""A picture and a quick call, for the tests of a public checkpoint."""
+"""An image and a quick call, for the tests of a public checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bdkit.models.blip_diffusion import BlipDiffusion
 
-PROMPTS = Path(__file__).parents[3] / "dreambench" / "prompts.csv"
+PROMPTS = Path(__file__).parents[3] / "dreambench" / "data" / "prompts.csv"
 SMALL: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
 
 

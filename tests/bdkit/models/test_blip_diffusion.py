@@ -1,4 +1,4 @@
-"""The assembly: what a picture depends on, how prompts are read, what is refused."""
+"""The assembly: what an image depends on, how prompts are read, what is refused."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
 
-from bdkit.diffusion import NOISE_SCHEDULE, decode_latents, initial_noise
-from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.prompts import split_prompt
-from bdkit.models.tiny import tiny_model
+from bdkit.sampling import NOISE_SCHEDULE, decode_latents, initial_noise
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -38,7 +38,7 @@ def latents(model: BlipDiffusion, prompt: str | Sequence[str] = "a {} on the bea
     return model(prompt, *args, **settings)
 
 
-def test_a_picture_depends_on_its_seed_alone(model: BlipDiffusion, references: list[Image.Image]) -> None:
+def test_an_image_depends_on_its_seed_alone(model: BlipDiffusion, references: list[Image.Image]) -> None:
     batch = latents(model, "a {} on the beach", references, "dog", seeds=[4, 5, 6, 7])
     for k, seed in enumerate([4, 5, 6, 7]):
         alone = latents(model, "a {} on the beach", references, "dog", seeds=[seed])
@@ -71,13 +71,13 @@ def test_vectors_of_several_references_are_averaged(model: BlipDiffusion, refere
     assert torch.allclose(words[0], vectors[0], atol=1e-6)
     assert not torch.allclose(words[1], vectors[1], atol=1e-5)
     mean = (vectors[0] + vectors[1] + vectors[2])[None] / 3
-    from_pictures = latents(model, "a {} on the beach", references, "dog", seeds=[0])
+    from_images = latents(model, "a {} on the beach", references, "dog", seeds=[0])
     from_vectors = latents(model, seeds=[0], subject_embeddings=mean)
-    assert torch.allclose(from_pictures, from_vectors, atol=1e-5)
+    assert torch.allclose(from_images, from_vectors, atol=1e-5)
     first_only = latents(model, "a {} on the beach", references[:1], "dog", seeds=[0])
     plain = latents(model, seeds=[0])
-    assert not torch.equal(from_pictures, first_only)
-    assert not torch.equal(from_pictures, plain)
+    assert not torch.equal(from_images, first_only)
+    assert not torch.equal(from_images, plain)
 
 
 def test_the_cached_subject_is_used_and_given_vectors_win(references: list[Image.Image]) -> None:
@@ -173,7 +173,7 @@ def test_a_second_call_is_not_corrupted_by_the_first(model: BlipDiffusion, refer
     assert model.subject_embeddings is None
 
 
-def test_one_prompt_and_one_noun_a_picture(model: BlipDiffusion) -> None:
+def test_one_prompt_and_one_noun_an_image(model: BlipDiffusion) -> None:
     batch = latents(model, ["a {} on the beach", "a red {}"], target_subject=["dog", "vase"], seeds=[5, 6])
     assert torch.allclose(latents(model, "a red {}", target_subject="vase", seeds=[6])[0], batch[1], atol=1e-4)
 
@@ -186,7 +186,7 @@ def test_one_prompt_and_one_noun_a_picture(model: BlipDiffusion) -> None:
         ({"target_subject": ["dog", "cat"], "seeds": [1, 2, 3]}, "3 prompts, 3 seeds and 2 target subjects"),
         ({"seeds": []}, "0 seeds"),
         ({"prompt": []}, "0 prompts"),
-        ({"latents": torch.zeros(2, 4, 8, 8), "seeds": [1, 2, 3]}, "2 initial latents for 3 pictures"),
+        ({"latents": torch.zeros(2, 4, 8, 8), "seeds": [1, 2, 3]}, "2 initial latents for 3 images"),
         (
             {"subject_embeddings": torch.zeros(2, 4, 32), "seeds": [1, 2, 3]},
             "2 subjects for 3 prompts; give 1 or as many",
@@ -197,8 +197,8 @@ def test_one_prompt_and_one_noun_a_picture(model: BlipDiffusion) -> None:
         ({"height": -4}, "height -4 and width 32 must be multiples of 4"),
         ({"output_type": "jpeg"}, "'jpeg' is not known; use 'pil', 'np', 'pt' or 'latent'"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
-        ({"reference_images": Image.new("RGB", (8, 8))}, "reference pictures need source_subject"),
-        ({"reference_images": [], "source_subject": "dog"}, "no subject picture was given"),
+        ({"reference_images": Image.new("RGB", (8, 8))}, "reference images need source_subject"),
+        ({"reference_images": [], "source_subject": "dog"}, "no subject image was given"),
         (
             {"subject_embeddings": torch.zeros(1, 4, 32), "target_subject": None},
             "need the class noun that follows them",
@@ -211,8 +211,8 @@ def test_wrong_input_is_one_line(model: BlipDiffusion, settings: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
-def test_words_that_do_not_fit_the_pictures_are_refused(model: BlipDiffusion, references: list[Image.Image]) -> None:
-    with pytest.raises(InputError, match="3 pictures but 2 category words"):
+def test_words_that_do_not_fit_the_images_are_refused(model: BlipDiffusion, references: list[Image.Image]) -> None:
+    with pytest.raises(InputError, match="3 images but 2 category words"):
         model.encode_subject(references, ["dog", "cat"])
 
 

@@ -15,10 +15,10 @@ from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bdkit.errors import InputError
+from bdkit.checkpoints.load import PARTS, RECORD, checkpoint_hash, new_folder, save_model
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import PARTS, RECORD, checkpoint_hash, new_folder, save_model
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 CALL = {"target_subject": "dog", "seeds": [3], "num_inference_steps": 2, "output_type": "np"}
 

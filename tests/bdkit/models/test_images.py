@@ -1,11 +1,18 @@
-"""Pictures to pixels and back."""
+"""Images to pixels and back."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from bdkit.models.images import CLIP_MEAN, CLIP_STD, centre_crop, pixels_from_arrays, pixels_from_images, to_images
+from bdkit.models.preprocessing import (
+    CLIP_MEAN,
+    CLIP_STD,
+    centre_crop,
+    pixels_from_arrays,
+    pixels_from_images,
+    to_images,
+)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -23,7 +30,7 @@ def test_pixels_against_a_loop() -> None:
         assert float(clip[b, c, y, x]) == pytest.approx((value - CLIP_MEAN[c]) / CLIP_STD[c], abs=1e-5)
 
 
-def test_pixels_go_back_to_the_same_picture() -> None:
+def test_pixels_go_back_to_the_same_image() -> None:
     image = Image.fromarray(noise(16, 16))
     (back,) = to_images(pixels_from_images([image], 16))
     assert np.array_equal(np.asarray(back), np.asarray(image))
@@ -47,7 +54,7 @@ def test_the_crop_keeps_the_centre_and_the_aspect(size: tuple[int, int]) -> None
     assert np.ptp(green) == pytest.approx(255 * short / height, abs=255 * 1.3 / 10)
 
 
-def test_a_picture_of_the_right_size_is_not_touched_and_modes_are_converted() -> None:
+def test_an_image_of_the_right_size_is_not_touched_and_modes_are_converted() -> None:
     image = Image.fromarray(noise(10, 10))
     assert np.array_equal(np.asarray(centre_crop(image, 10)), np.asarray(image))
     assert centre_crop(image.convert("L"), 5).mode == "RGB"

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.multimodal_encoder import MultimodalEncoder, SubjectProjection
-from bdkit.models.tiny import tiny_model
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
 QUERIES = 4
 
@@ -54,7 +54,7 @@ def test_projection_against_the_published_formula() -> None:
 
 
 @torch.no_grad()
-def test_subject_vectors_depend_on_picture_and_word(model: BlipDiffusion, encoder: MultimodalEncoder) -> None:
+def test_subject_vectors_depend_on_image_and_word(model: BlipDiffusion, encoder: MultimodalEncoder) -> None:
     images, (ids, mask) = pixels(2), words(model, "dog", "dog")
     vectors = encoder(images, ids, mask)
     assert vectors.shape == (2, QUERIES, 32)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from bdkit.checkpoints.files import read_weights
+from bdkit.checkpoints.lavis_format import save_lavis
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.layouts.files import read_weights
-from bdkit.models.layouts.lavis import save_lavis
-from bdkit.models.tiny_checkpoints import tiny_controlnet
+from bdkit.testing.tiny_checkpoints import tiny_controlnet
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -61,7 +61,7 @@ def assert_agree(found: dict[str, np.ndarray], golden: Path) -> None:
         worst = {stage: float(np.abs(found[stage] - expected[stage]).max()) for stage in expected.files}
         assert all(found[stage].shape == expected[stage].shape for stage in expected.files)
         grey = np.mean((expected["images"] > 0.02) & (expected["images"] < 0.98))
-    assert grey > 0.2  # else the pictures say nothing
+    assert grey > 0.2  # else the images say nothing
     assert all(worst[stage] <= TOLERANCE[stage] for stage in worst), worst
 
 
@@ -97,7 +97,7 @@ def test_lavis_cached_subject_is_used(models: dict[str, BlipDiffusion], tmp_path
     loaded = BlipDiffusion.from_pretrained(folder)
     found = ours(loaded, REF.LAVIS_CASES["lavis_cached_subject"], cached=True)
     with np.load(GOLDEN / "lavis_cached_subject.npz") as golden:
-        found["pixels"] = golden["pixels"]  # no picture was looked at
+        found["pixels"] = golden["pixels"]  # no image was looked at
     assert_agree(found, GOLDEN / "lavis_cached_subject.npz")
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_calls import PROMPTS, latents, picture
 
-from bdkit.errors import InputError
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.prompts import PROMPT_TEMPLATES
+from bdkit.utils.errors import InputError
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -90,5 +90,5 @@ def test_lists_of_negative_prompts(model: BlipDiffusion) -> None:
     both = latents(model, "in the snow", picture(), "dog", seeds=[1, 2], negative_prompt=["low quality", "a red vase"])
     alone = latents(model, "in the snow", picture(), "dog", seeds=[2], negative_prompt="a red vase")
     assert torch.allclose(both[1:], alone, atol=1e-4)
-    with pytest.raises(InputError, match="2 negative prompts for 3 pictures"):
+    with pytest.raises(InputError, match="2 negative prompts for 3 images"):
         latents(model, "in the snow", picture(), "dog", seeds=[1, 2, 3], negative_prompt=["a", "b"])

@@ -15,11 +15,11 @@ from PIL import Image
 from small_calls import SMALL, latents, picture
 from torch import Tensor
 
-from bdkit.diffusion import initial_noise
-from bdkit.errors import InputError
 from bdkit.methods.blip_diffusion import BlipDiffusionConfig, BlipDiffusionMethod
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny_checkpoints import public_tiny_model
+from bdkit.sampling import initial_noise
+from bdkit.testing.tiny_checkpoints import public_tiny_model
+from bdkit.utils.errors import InputError
 
 # numpy's remark on what diffusers does with tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -76,7 +76,7 @@ def test_latents_come_out_and_unknown_outputs_are_refused_before_the_run(model: 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_becomes_arrays_and_pictures(dtype: torch.dtype) -> None:
+def test_half_precision_becomes_arrays_and_images(dtype: torch.dtype) -> None:
     model = public_tiny_model()
     exact = model("in the snow", picture(), "dog", **SMALL | {"output_type": "np"})
     model.to(dtype)
@@ -89,7 +89,7 @@ def test_half_precision_becomes_arrays_and_pictures(dtype: torch.dtype) -> None:
     assert model("in the snow", picture(), "dog", **SMALL | {"output_type": "pt"}).dtype == torch.float32
 
 
-def test_floats_in_0_to_1_are_pictures_and_are_not_rescaled_again(model: BlipDiffusion) -> None:
+def test_floats_in_0_to_1_are_images_and_are_not_rescaled_again(model: BlipDiffusion) -> None:
     image = picture()
     expected = model.encode_subject(image, "dog")
     array = np.asarray(image, dtype=np.float32) / 255
@@ -146,7 +146,7 @@ def test_numbers_that_do_not_fit_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_every_reference_picture_counts(model: BlipDiffusion) -> None:
+def test_every_reference_image_counts(model: BlipDiffusion) -> None:
     first, second = picture(1), picture(2)
     vectors = model.encode_subject([first, second], "dog")
     mean = latents(model, "in the snow", [first, second], "dog")
@@ -186,7 +186,7 @@ def test_no_repetition_is_refused_and_not_an_empty_prompt(model: BlipDiffusion) 
 # Seeds, batches, sizes
 
 
-def test_a_picture_of_a_batch_of_eight_is_the_one_of_its_seed_alone(model: BlipDiffusion) -> None:
+def test_an_image_of_a_batch_of_eight_is_the_one_of_its_seed_alone(model: BlipDiffusion) -> None:
     batch = latents(model, "in the snow", picture(), "dog", seeds=range(8))
     noise, _ = initial_noise(range(8), (4, 8, 8))
     for seed in (0, 3, 7):

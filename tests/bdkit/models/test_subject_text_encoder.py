@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.subject_text_encoder import SubjectTextEncoder, insert_placeholder_ids
-from bdkit.models.tiny import tiny_model
+from bdkit.models.text_encoder import SubjectTextEncoder, insert_placeholder_ids
+from bdkit.testing.tiny_model import tiny_model
 
 QUERIES, LENGTH = 4, 20
 Inputs = tuple[Tensor, Tensor, Tensor]

@@ -7,7 +7,7 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from bdkit.miniworld.captions import VOCABULARY
 from bdkit.miniworld.subjects import CLASSES
-from bdkit.models.vocabulary import RARE_TOKEN, bert_tokenizer, clip_tokenizer
+from bdkit.models.tokenizers import RARE_TOKEN, bert_tokenizer, clip_tokenizer
 
 TEXTS = ("a purple cat in the jungle", "a photo of a sks backpack, wearing a hat", "zebras & creme brulee 7", "")
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bdkit.errors import InputError
-from bdkit.models.images import pixels_from_arrays
-from bdkit.models.tiny import tiny_model
-from bdkit.pretraining.context_generation import (
+from bdkit.models.preprocessing import pixels_from_arrays
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.loop import TrainingConfig
+from bdkit.training.pretraining.corpus import Corpus
+from bdkit.training.pretraining.matting import (
     blend,
     build_mattes,
     closed_form_matte,
@@ -18,20 +19,19 @@ from bdkit.pretraining.context_generation import (
     trimap,
     trimap_of_mask,
 )
-from bdkit.pretraining.corpus import Corpus
-from bdkit.pretraining.subject_representation import (
+from bdkit.training.pretraining.subject_representation import (
     SubjectBatches,
     SubjectRepresentationConfig,
     jitter_cutouts,
     train_subject_representation,
 )
-from bdkit.training_loop import TrainingConfig
+from bdkit.utils.errors import InputError
 
 SIZE = 32
 NOUNS = ("dog", "cat", "vase", "backpack")
 
 
-def random_pictures(count: int, seed: int, size: int = SIZE) -> np.ndarray:
+def random_images(count: int, seed: int, size: int = SIZE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
@@ -55,14 +55,14 @@ def test_trimap_against_a_loop() -> None:
 def test_the_unknown_band_has_its_width_on_both_sides(band: int) -> None:
     mask = np.zeros((40, 40), dtype=np.uint8)
     mask[:, 20:] = 255
-    known = trimap_of_mask(mask, band)[20]  # far from the picture's rim
+    known = trimap_of_mask(mask, band)[20]  # far from the image's rim
     assert np.flatnonzero(known[:35] == 0.5).tolist() == list(range(20 - band, 20 + band))
     assert (known[: 20 - band] == 0).all()
     assert (known[20 + band : 35] == 1).all()
 
 
 def test_masks_without_an_edge_need_no_solver() -> None:
-    (picture,) = random_pictures(1, 0, 12)
+    (picture,) = random_images(1, 0, 12)
     for value in (0, 255):
         foreground, alpha = matte_of_scene(picture, np.full((12, 12), value, dtype=np.uint8))
         assert np.array_equal(foreground, picture)
@@ -84,7 +84,7 @@ def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
     assert np.abs(np.round(known) - alpha)[unknown].mean() > 0.2  # so the solver did something
     assert np.abs(colours - front)[alpha > 0.5].mean() < 0.05
     # On another background the disc looks as if it had been drawn there.
-    other = random_pictures(1, 0, 48)[0]
+    other = random_images(1, 0, 48)[0]
     foreground, cut = matte_of_scene(picture, (alpha * 255).astype(np.uint8))
     assert foreground.dtype == cut.dtype == np.uint8
     truth = alpha[..., None] * front * 255 + (1 - alpha[..., None]) * other
@@ -92,7 +92,7 @@ def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
 
 
 def test_blend_against_a_float_loop() -> None:
-    front, back = random_pictures(2, 1, 6), random_pictures(2, 2, 6)
+    front, back = random_images(2, 1, 6), random_images(2, 2, 6)
     alpha = np.random.default_rng(3).integers(0, 256, (2, 6, 6), dtype=np.uint8)
     alpha[0, 0, :2] = 0, 255
     mixed = blend(front, alpha, back)
@@ -107,11 +107,11 @@ def test_blend_against_a_float_loop() -> None:
 
 @pytest.mark.slow
 def test_mattes_are_kept_and_only_missing_parts_are_made(tmp_path: Path) -> None:
-    pictures = random_pictures(7, 4, 16)
+    pictures = random_images(7, 4, 16)
     masks = np.stack([(soft_disc(16, 4 + k / 2, 2) * 255).astype(np.uint8) for k in range(7)])
     settings = {"part": 3, "workers": 1, "progress": False}
     foregrounds, alphas = build_mattes(pictures, masks, tmp_path, **settings)
-    for k in range(7):  # in the order of the pictures
+    for k in range(7):  # in the order of the images
         expected = matte_of_scene(pictures[k], masks[k])
         assert np.array_equal(foregrounds[k], expected[0])
         assert np.array_equal(alphas[k], expected[1])
@@ -157,13 +157,13 @@ def test_jitter_moves_colours_and_alpha_together() -> None:
     assert ((largest > 5) & (largest < 7)).all()  # 10 % of 64 pixels
 
 
-BACKGROUNDS = random_pictures(9, 6)
+BACKGROUNDS = random_images(9, 6)
 
 
 def small_corpus() -> Corpus:
     count = 48
     return Corpus(
-        images=random_pictures(count, 5),
+        images=random_images(count, 5),
         alphas=np.stack([(soft_disc(SIZE, 8 + k % 3, 1) * 255).astype(np.uint8) for k in range(count)]),
         templates=["a {} in the snow", "a red {}", "a picture of a {} on the grass"] * 16,
         details=["a dog"] * count,
@@ -238,11 +238,11 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
         backgrounds |= set(fits)
         target = pixels_from_arrays(corpus.images[index][None], clip=True)[0]
         same = (batch.pixels[k] == target).all(0)
-        assert 0.1 < same.float().mean() < 0.5  # the subject, not the picture
+        assert 0.1 < same.float().mean() < 0.5  # the subject, not the image
     assert len(backgrounds) > 3
 
 
-def test_mattes_serve_the_pictures_that_have_one() -> None:
+def test_mattes_serve_the_images_that_have_one() -> None:
     made, corpus = batches(jitter=False, mattes=True), small_corpus()
     pictures = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
     matted = [blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
@@ -254,7 +254,7 @@ def test_mattes_serve_the_pictures_that_have_one() -> None:
 def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
     corpus = small_corpus()
     plain = 255 - corpus.images[7], corpus.alphas[8]
-    made = batches(jitter=False, mattes=True, plain={4: plain})  # a picture that has a matte of its own
+    made = batches(jitter=False, mattes=True, plain={4: plain})  # an image that has a matte of its own
     (picture,) = made.inputs(np.array([4]), np.random.default_rng(0)).numpy()
     assert any(np.array_equal(picture, blend(*plain, b)) for b in BACKGROUNDS)
 

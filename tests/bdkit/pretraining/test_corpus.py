@@ -10,8 +10,8 @@ import pytest
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, OUTFITS, STUDIO, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, Subject, split_of
-from bdkit.pretraining import corpus as module
-from bdkit.pretraining.corpus import Corpus, CorpusConfig, build_corpus, epoch_indices
+from bdkit.training.pretraining import corpus as module
+from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus, epoch_indices
 
 CONFIG = CorpusConfig(scenes=14, seed=3)
 
@@ -96,7 +96,7 @@ def test_shares_of_studios_outfits_and_changes(tmp_path: Path, scenes: list[Scen
     assert 0.3 < sum(scene.change is not None for scene in objects) / len(objects) < 0.7
 
 
-def test_every_picture_once_an_epoch_as_a_function_of_the_step() -> None:
+def test_every_image_once_an_epoch_as_a_function_of_the_step() -> None:
     indices = epoch_indices(23, 5, seed=1)
     epochs = [np.concatenate([indices(4 * epoch + k) for k in range(4)]) for epoch in range(3)]
     for epoch in epochs:
@@ -106,7 +106,7 @@ def test_every_picture_once_an_epoch_as_a_function_of_the_step() -> None:
     assert np.array_equal(fresh(9), epochs[2][5:10])
     assert np.array_equal(fresh(2), epochs[0][10:15])
     assert not np.array_equal(epoch_indices(23, 5, seed=2)(0), epochs[0][:5])
-    with pytest.raises(ValueError, match="a corpus of 4 pictures is smaller than the batch of 5"):
+    with pytest.raises(ValueError, match="a corpus of 4 images is smaller than the batch of 5"):
         epoch_indices(4, 5, seed=0)
 
 
@@ -125,7 +125,7 @@ def test_subjects_without_their_outfit_or_change_and_a_third_live(tmp_path: Path
     assert len(changed) > 0.9 * len(altered)
 
 
-def test_processes_share_the_pictures_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_images_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [epoch_indices(40, 8, 7)(step) for step in range(12)]
     halves = []
     for rank in (0, 1):

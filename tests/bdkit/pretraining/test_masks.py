@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdkit.models.multimodal_encoder import MultimodalEncoder
-from bdkit.models.tiny import tiny_model
-from bdkit.pretraining.corpus import Corpus
-from bdkit.pretraining.multimodal_representation import (
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.loop import TrainingConfig
+from bdkit.training.pretraining.corpus import Corpus
+from bdkit.training.pretraining.multimodal_representation import (
     MultimodalRepresentation,
     bidirectional_mask,
     caption_ids,
@@ -21,7 +22,6 @@ from bdkit.pretraining.multimodal_representation import (
     train_multimodal_representation,
     unimodal_mask,
 )
-from bdkit.training_loop import TrainingConfig
 
 QUERIES, LENGTH = 4, 8
 CAPTIONS = ("a red dog", "a blue cat in the snow", "a toy on the beach", "a wooden vase")
@@ -32,7 +32,7 @@ def module() -> MultimodalRepresentation:
     model = tiny_model()
     torch.manual_seed(0)
     config = model.multimodal_encoder.config
-    # Two layers: in one alone no word could learn of the picture, and no leak could take a detour.
+    # Two layers: in one alone no word could learn of the image, and no leak could take a detour.
     encoder = MultimodalEncoder(replace(config, qformer=config.qformer | {"num_hidden_layers": 2}))
     torch.nn.init.normal_(encoder.query_tokens)
     return MultimodalRepresentation(encoder, model.qformer_tokenizer.bos_token_id, 16).eval()
@@ -98,12 +98,12 @@ def test_what_a_word_reaches(module: MultimodalRepresentation, image_tokens: Ten
 
 
 @torch.no_grad()
-def test_what_the_picture_reaches(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+def test_what_the_image_reaches(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
     ids, words = text
-    for build, sees_picture in ((bidirectional_mask, True), (multimodal_causal_mask, True), (unimodal_mask, False)):
+    for build, sees_image in ((bidirectional_mask, True), (multimodal_causal_mask, True), (unimodal_mask, False)):
         mask = build(QUERIES, words)
         moved = module.encoder.query(image_tokens.flip(0), ids, mask) - module.encoder.query(image_tokens, ids, mask)
-        assert bool((moved[:, QUERIES:] != 0).any()) == sees_picture
+        assert bool((moved[:, QUERIES:] != 0).any()) == sees_image
         assert (moved[:, :QUERIES] != 0).any()
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bdkit.errors import InputError
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import checkpoint_hash
-from bdkit.presets import PRETRAIN
-from bdkit.pretraining.mini import STAGES, pretrain_mini, random_backgrounds
+from bdkit.training.pretraining.presets import PRETRAIN
+from bdkit.training.pretraining.stages import STAGES, pretrain_mini, random_backgrounds
+from bdkit.utils.errors import InputError
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -48,7 +48,7 @@ def test_stages_come_after_what_they_need() -> None:
     assert PRETRAIN["mini"].model == PRETRAIN["mini-smoke"].model
 
 
-def test_backgrounds_are_random_pictures_of_all_places() -> None:
+def test_backgrounds_are_random_images_of_all_places() -> None:
     pictures = random_backgrounds(40, 0)
     assert pictures.shape == (40, 64, 64, 3)
     assert pictures.dtype == np.uint8

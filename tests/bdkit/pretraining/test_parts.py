@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bdkit.pretraining.parts import make_parts
+from bdkit.utils.parallel import make_parts
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -2,8 +2,8 @@
 
 import torch
 
-from bdkit.models.tiny import tiny_model
-from bdkit.pretraining.multimodal_representation import MultimodalRepresentation, multimodal_causal_mask
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.pretraining.multimodal_representation import MultimodalRepresentation, multimodal_causal_mask
 
 
 def stage1() -> MultimodalRepresentation:

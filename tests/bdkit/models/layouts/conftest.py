@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.tiny_checkpoints import public_tiny_model
+from bdkit.testing.tiny_checkpoints import public_tiny_model
 
 
 @pytest.fixture(scope="session")

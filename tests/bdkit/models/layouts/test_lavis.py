@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from bdkit.errors import InputError
+from bdkit.checkpoints.files import read_weights
+from bdkit.checkpoints.lavis_format import BLIP, CACHE, PROJECTION, WEIGHTS
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.layouts.files import read_weights
-from bdkit.models.layouts.lavis import BLIP, CACHE, PROJECTION, WEIGHTS
+from bdkit.utils.errors import InputError
 
 # the base folder of these tests is made of the same weights
 pytestmark = pytest.mark.filterwarnings("ignore:.*are those of the plain base model")

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bdkit import cli
-from bdkit.errors import InputError
+from bdkit.checkpoints import hub
+from bdkit.checkpoints.keys import text_to_file, vae_to_old_file
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.checkpoints import checkpoint_hash
-from bdkit.models.layouts import hub
-from bdkit.models.layouts.keys import text_to_file, vae_to_old_file
+from bdkit.utils.errors import InputError
 
 STEM = "diffusion_pytorch_model"
 

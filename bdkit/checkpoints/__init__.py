@@ -1,0 +1,1 @@
+"""Checkpoints in and out: bdkit's own format, the public diffusers format and LAVIS's."""

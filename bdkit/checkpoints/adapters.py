@@ -1,0 +1,175 @@
+"""Weights on top of a model: LoRAs and learned words, in the forms that diffusers reads, and bdkit too."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bdkit.checkpoints.files import read_json, read_tensors
+from bdkit.checkpoints.load import FINETUNED, checkpoint_hash, new_folder
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import load_base
+from bdkit.models.options import LoadOptions
+from bdkit.training.finetuning import Snapshot
+from bdkit.training.loop import write_json
+from bdkit.utils.errors import InputError
+
+LORA = "pytorch_lora_weights.safetensors"
+WORD = "learned_embeds.safetensors"
+ADAPTER = "default"
+LORA_B = (".lora_B.weight", ".lora.up.weight")
+"""Ends of the names of the second matrices, of old and new."""
+
+
+def save_adapter(
+    folder: str | Path, name: str, weights: Snapshot, settings: dict[str, Any], model: BlipDiffusion
+) -> Path:
+    """Writes a folder with the weights that go on top of ``model``, how they were made, and which model that is."""
+    place = Path(folder)
+    with new_folder(place) as temporary:
+        tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
+        save_file(tensors, temporary / name, metadata={"format": "pt"})
+        write_json(temporary / FINETUNED, {**settings, "trained_on": _trained_on(model, place)})
+    return place
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA or a learned word that `save_adapter` wrote."""
+    return (folder / FINETUNED).is_file() and any((folder / name).is_file() for name in (LORA, WORD))
+
+
+def load_drawable(path: str | Path, options: LoadOptions | None = None) -> BlipDiffusion:
+    """Whatever `bdkit generate` draws with: a whole model (`load_base`), or one with a LoRA or a learned word.
+
+    Args:
+        options: of a LoRA or word, ``base`` is the model that it was trained on, where that has moved.
+
+    Raises:
+        InputError: see `load_base`; also when the weights do not fit the model.
+    """
+    options, folder = options or LoadOptions(), Path(path)
+    if not is_adapter(folder):
+        return load_base(path, options)
+    settings = read_json(folder / FINETUNED)
+    model = _start(folder, settings, options)
+    name, apply = (LORA, apply_lora) if (folder / LORA).is_file() else (WORD, apply_word)
+    state = read_tensors(folder / name)
+    try:
+        apply(model, state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder} does not fit {model.source}: {line}") from None
+    model.record = {**model.record, "finetuned": {**settings, "checkpoint": checkpoint_hash(model.source)}}
+    if settings.get("checkpoint") != model.record["finetuned"]["checkpoint"]:
+        warnings.warn(f"{folder} was trained on other weights than those of {model.source}", stacklevel=2)
+    model.source = str(path)
+    return model
+
+
+def learned_words(model: BlipDiffusion) -> str | None:
+    """The words that mean the subject a model was trained on, such as "sks dog"; None where vectors do, or none is."""
+    made = model.record.get("finetuned") or {}
+    if made.get("method") in ("dreambooth", "dreambooth-lora"):
+        return f"{made['token']} {made['class_noun']}"
+    if made.get("method") == "textual-inversion":
+        return placeholder_words(made["placeholder_token"], made["class_noun"], made["with_class_noun"])
+    return None
+
+
+def placeholder_words(token: str, class_noun: str, with_class_noun: bool) -> str:
+    """How a learned word stands in a prompt: "<*> dog", or "<*>" alone."""
+    return f"{token} {class_noun}" if with_class_noun else token
+
+
+def lora_tensors(unet: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a U-Net's LoRA themselves, by diffusers' names."""
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=ADAPTER))
+    return {f"unet.{name}": value for name, value in state.items()}
+
+
+def apply_lora(model: BlipDiffusion, state: dict[str, Tensor]) -> None:
+    """Puts what `lora_tensors` gave onto a model's U-Net, in float32 as it was trained."""
+    own = [(weight, weight.requires_grad) for weight in model.unet.parameters()]
+    with torch.random.fork_rng():
+        model.unet.load_lora_adapter(dict(state), prefix="unet", adapter_name=ADAPTER)
+    for weight, flag in own:
+        weight.requires_grad_(flag)
+    for name, parameter in model.unet.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(False)
+    loaded = lora_tensors(model.unet)
+    if loaded.keys() != state.keys():
+        raise InputError("it has weights for layers that the model lacks")
+    for name, value in state.items():  # as they are in the file, not by way of the model's own precision
+        loaded[name].copy_(value)
+
+
+def apply_word(model: BlipDiffusion, state: dict[str, Tensor]) -> None:
+    """Teaches a model's tokenizer and text encoder a new word: its name and its vector (1, D)."""
+    ((token, vector),) = state.items()
+    model.tokenizer = with_token(model.tokenizer, token)
+    embeddings = model.text_encoder.model.embeddings
+    index: int = model.tokenizer.convert_tokens_to_ids(token)
+    embeddings.token_embedding = with_rows(embeddings.token_embedding, index + 1)
+    embeddings.token_embedding.weight[index] = vector[0].to(embeddings.token_embedding.weight)
+
+
+def with_token(tokenizer: Any, token: str) -> Any:
+    """A copy of a tokenizer that knows one more word.
+
+    Raises InputError when it is known already.
+    """
+    if {token, f"{token}</w>"} & set(tokenizer.get_vocab()):
+        raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens([token])
+    return tokenizer
+
+
+def with_rows(embedding: nn.Embedding, count: int) -> nn.Embedding:
+    """A frozen copy of an embedding with at least ``count`` rows; new ones are nought."""
+    weight = embedding.weight.detach()
+    return nn.Embedding.from_pretrained(
+        torch.cat([weight, weight.new_zeros(max(0, count - len(weight)), weight.shape[1])])
+    )
+
+
+def _trained_on(model: BlipDiffusion, place: Path) -> dict[str, str]:
+    """Names of shipped models and hub ids as they are, folders relative to ``place``."""
+    named = {"model": model.source, "base": model.options.base, "qformer_tokenizer": model.options.qformer_tokenizer}
+    return {
+        key: Path(os.path.relpath(Path(value).resolve(), place.resolve())).as_posix()
+        if Path(value).exists()
+        else str(value)
+        for key, value in named.items()
+        if value
+    }
+
+
+def _start(folder: Path, settings: dict[str, Any], options: LoadOptions) -> BlipDiffusion:
+    """The model that an adapter goes on top of."""
+    named = {
+        key: str(folder / value) if (folder / value).exists() else value
+        for key, value in settings.get("trained_on", {}).items()
+    }
+    start = options.base or named.get("model")
+    if start is None:
+        raise InputError(f"{folder} does not say which model it was trained on; name it with base= or --base")
+    words = options.qformer_tokenizer or named.get("qformer_tokenizer")
+    try:
+        return load_base(start, replace(options, base=named.get("base"), qformer_tokenizer=words))
+    except InputError as error:
+        if options.base is not None:
+            raise
+        raise InputError(f"{folder} was trained on another model: {error}; or name that model with --base") from None

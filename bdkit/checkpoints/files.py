@@ -1,0 +1,168 @@
+"""Files of a checkpoint: weights that cannot run code, JSON, and modules filled with every key accounted for."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bdkit.utils.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+STEMS = {"vae": DIFFUSERS_STEM, "unet": DIFFUSERS_STEM, "text_encoder": "model", "qformer": "model"}
+PICKLE_STEMS = {"text_encoder": "pytorch_model", "qformer": "pytorch_model"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; InputError names the file that is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; fetch the checkpoint again") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not readable JSON ({_first_line(error)}); fetch the checkpoint again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no JSON object; fetch the checkpoint again")
+    return content
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """The weight files of a part: safetensors first, then ``.bin``, whole or in shards, then fp16 variants.
+
+    Raises InputError when there are none, or a shard is missing.
+    """
+    stems = ((STEMS[part], "safetensors"), (PICKLE_STEMS.get(part, STEMS[part]), "bin"))
+    for variant in ("", ".fp16"):
+        for stem, suffix in stems:
+            whole = folder / f"{stem}{variant}.{suffix}"
+            if whole.is_file():
+                return [whole]
+            index = folder / f"{stem}.{suffix}.index{variant}.json"
+            if index.is_file():
+                return _shards(index)
+    raise InputError(f"{folder} holds no weights ({stems[0][0]}.safetensors or {stems[1][0]}.bin)")
+
+
+def has_weights(folder: Path, part: str) -> bool:
+    """Whether a folder holds a part's weights."""
+    try:
+        return bool(weight_files(folder, part))
+    except InputError:
+        return False
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise InputError(f"{index} has no weight_map; fetch the checkpoint again")
+    files = sorted({str(name) for name in names.values()})
+    for name in files:
+        if Path(name).name != name:
+            raise InputError(f"{index} names a file outside its folder ({name!r}); do not use this checkpoint")
+        if not (index.parent / name).is_file():
+            raise InputError(f"{index.parent / name} is missing; fetch the checkpoint again")
+    return [index.parent / name for name in files]
+
+
+def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
+    """All tensors of a part by name; see `weight_files` and `read_tensors`."""
+    return {key: value for path in weight_files(folder, part) for key, value in read_tensors(path).items()}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one ``.safetensors`` file, or of a pickle that is read without running any code of it.
+
+    Raises InputError for a damaged file, and for one that holds anything but tensors.
+    """
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({_first_line(error)}); fetch the checkpoint again") from None
+    for wrapper in ("model", "state_dict"):  # training checkpoints
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path} holds no tensors by name; is it the right file?")
+    return {str(name): value for name, value in content.items()}
+
+
+def read_tensor(path: Path) -> Tensor:
+    """The only tensor of a pickle, bare or in a dict.
+
+    Raises InputError for anything else.
+    """
+    try:
+        content = _unpickle(path)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({_first_line(error)}); fetch the checkpoint again") from None
+    if isinstance(content, Mapping) and len(content) == 1:
+        content = next(iter(content.values()))
+    if not isinstance(content, Tensor):
+        raise InputError(f"{path} holds no single tensor; is it the right file?")
+    return content.detach()
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's notes on old pickles are nothing a user could act on
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds more than tensors, or is damaged: it is not read, as it could run code; "
+            "use a safetensors file, or fetch the checkpoint again from a source you trust"
+        ) from None
+
+
+def fill(make: Callable[[], Module], state: Mapping[str, Tensor], source: Path, dtype: torch.dtype) -> Module:
+    """A module with the weights of ``state``, in evaluation mode; it is built without memory or random numbers.
+
+    Raises:
+        InputError: keys are missing or unexpected, or have another shape; they are named.
+    """
+    with init_empty_weights(include_buffers=False):
+        module = make()
+    expected = {name: value.shape for name, value in module.state_dict().items()}
+    problems = [
+        *_named("missing keys", expected.keys() - state.keys()),
+        *_named("unexpected keys", state.keys() - expected.keys()),
+        *_named(
+            "keys of another shape",
+            (
+                f"{name} {tuple(state[name].shape)} instead of {tuple(shape)}"
+                for name, shape in expected.items()
+                if name in state and state[name].shape != shape
+            ),
+        ),
+    ]
+    if problems:
+        raise InputError(f"{source} does not fit its config: {'; '.join(problems)}")
+    values = {
+        name: value.to(dtype if value.is_floating_point() else value.dtype, copy=True).contiguous()
+        for name, value in state.items()
+    }
+    module.load_state_dict(values, assign=True)
+    return module.eval()
+
+
+def _named(what: str, names: Iterable[str]) -> list[str]:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
+    return [f"{what} {', '.join(ordered[:5])}{more}"] if ordered else []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

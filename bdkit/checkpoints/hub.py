@@ -1,0 +1,84 @@
+"""Checkpoints by their hub id; only what is needed is fetched, and the cache alone serves offline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from bdkit.checkpoints.files import has_weights
+from bdkit.utils.errors import InputError
+
+CONFIG_PARTS = ("image_processor", "scheduler", "tokenizer", "qformer_tokenizer")
+WEIGHT_PARTS = ("qformer", "text_encoder", "unet", "vae")
+CONFIG_PATTERNS = (
+    *("model_index.json", "bdkit.json", "subject.safetensors"),
+    *(f"{part}/{name}" for part in (*CONFIG_PARTS, *WEIGHT_PARTS) for name in ("*.json", "*.txt")),
+)
+SAFE_PATTERNS = tuple(f"{part}/*.safetensors" for part in WEIGHT_PARTS)
+SKIPPED = ("*.fp16.*", "*non_ema*", "*.msgpack", "*.h5", "*.onnx*")
+BERT_IDS = ("bert-base-uncased", "google-bert/bert-base-uncased")
+BERT_PATTERNS = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text has the form of "owner/name" and is no folder here."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)) and not Path(name).exists()
+
+
+def fetch(repo_id: str, patterns: Sequence[str], *, local_files_only: bool = False) -> Path:
+    """The folder of a hub repository's files in the cache, downloaded unless they are there.
+
+    Raises InputError in one line: there is no such repository, or no network and nothing in the cache.
+    """
+    try:
+        return Path(
+            snapshot_download(
+                repo_id, allow_patterns=list(patterns), ignore_patterns=list(SKIPPED), local_files_only=local_files_only
+            )
+        )
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"{repo_id!r} is no folder here, not in the Hugging Face cache, and the hub cannot be reached; "
+            "give a folder, or run once with a network"
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(f"the hub has no model {repo_id!r}, or it is private; check the name") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{repo_id!r} cannot be fetched from the hub: {line}") from None
+
+
+def fetch_checkpoint(repo_id: str, *, local_files_only: bool = False) -> Path:
+    """A whole checkpoint; ``.bin`` weights only for the parts that have no safetensors."""
+    folder = fetch(repo_id, [*CONFIG_PATTERNS, *SAFE_PATTERNS], local_files_only=local_files_only)
+    lacking = [part for part in WEIGHT_PARTS if (folder / part).is_dir() and not has_weights(folder / part, part)]
+    if lacking:
+        fetch(repo_id, [f"{part}/*.bin" for part in lacking], local_files_only=local_files_only)
+    return folder
+
+
+def fetch_configs(repo_id: str, *, local_files_only: bool = False) -> Path:
+    """Configs, tokenizers and scheduler alone, no weights."""
+    return fetch(repo_id, CONFIG_PATTERNS, local_files_only=local_files_only)
+
+
+def fetch_bert_tokenizer(*, local_files_only: bool = False) -> Path:
+    """The folder of bert-base-uncased's tokenizer.
+
+    Raises InputError that tells how to do without the hub.
+    """
+    for only_local, repo_id in ((True, BERT_IDS[0]), (True, BERT_IDS[1]), (local_files_only, BERT_IDS[1])):
+        try:
+            folder = fetch(repo_id, BERT_PATTERNS, local_files_only=only_local)
+        except InputError:
+            continue
+        if (folder / "vocab.txt").exists() or (folder / "tokenizer.json").exists():
+            return folder
+    raise InputError(
+        "this checkpoint holds no BERT tokenizer, and bert-base-uncased is not in the Hugging Face cache and cannot "
+        "be fetched; give its folder (vocab.txt is enough) with qformer_tokenizer= or --qformer-tokenizer"
+    )

@@ -1,0 +1,119 @@
+"""Images to pixels and back, for the model under test; scoring has its own preprocessing in eval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bdkit.utils.errors import InputError
+
+Picture: TypeAlias = Image.Image | np.ndarray | Tensor
+"""A PIL image, an array (H, W, 3) or a tensor (3, H, W); whole numbers are in 0..255, floats in 0..1."""
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """RGB, short side to ``size`` (bicubic, antialiased), centre crop to size x size."""
+    image = image.convert("RGB")
+    if image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectPixels:
+    """How a subject's image becomes the image encoder's input.
+
+    Args:
+        resize: "crop", short side to size, centre crop; "squash", both sides to size whatever the aspect, as the public
+            diffusers code does; "torchvision", crop with torchvision's rounding of odd sides, as LAVIS does.
+        mean, std: by channel, of values in 0..1.
+        resample: Pillow's number of the filter (3 bicubic).
+    """
+
+    resize: Literal["crop", "squash", "torchvision"] = "crop"
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    resample: int = 3
+
+    def __call__(self, images: Iterable[Picture], size: int) -> Tensor:
+        """Images of any size to float32 pixels (B, 3, size, size), normalised."""
+        pictures = [as_image(image) for image in images]
+        if self.resize == "squash":
+            resized = [p.resize((size, size), Image.Resampling(self.resample)) for p in pictures]
+        elif self.resize == "torchvision":
+            resized = [_torchvision_crop(p, size, Image.Resampling(self.resample)) for p in pictures]
+        else:
+            resized = [centre_crop(p, size) for p in pictures]
+        values = torch.as_tensor(np.stack([np.asarray(p) for p in resized])).permute(0, 3, 1, 2).float() / 255
+        return (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+
+
+def as_image(image: Any) -> Image.Image:
+    """An RGB image of a PIL image, an array (H, W, 3) or a tensor (3, H, W).
+
+    Raises InputError for other shapes, and for floats outside 0..1.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = (
+        image.detach().float().permute(1, 2, 0).cpu().numpy()
+        if isinstance(image, Tensor) and image.dim() == 3
+        else image
+    )
+    if isinstance(image, Tensor) and not image.is_floating_point() and isinstance(array, np.ndarray):
+        array = array.astype(np.uint8)
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[2] != 3:
+        raise InputError("an image must be a PIL image, an array (height, width, 3) or a tensor (3, height, width)")
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-6 and high <= 1 + 1e-6):
+            raise InputError(f"an image of floats lies in {low:g}..{high:g}; give floats in 0..1, or uint8")
+        array = (array.clip(0, 1) * 255).round()
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def _torchvision_crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    short, (width, height) = min(image.size), image.size
+    long = int(size * max(width, height) / short)
+    resized = (size, long) if width <= height else (long, size)
+    if resized != image.size:
+        image = image.resize(resized, resample)
+    left, top = (round((side - size) / 2) for side in resized)
+    return image.crop((left, top, left + size, top + size))
+
+
+def pixels_from_arrays(arrays: np.ndarray | Tensor, *, clip: bool = False) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) on the same device: in -1..1, or normalised as CLIP does."""
+    values = torch.as_tensor(arrays).permute(0, 3, 1, 2).float() / 255
+    if not clip:
+        return values * 2 - 1
+    return (values - values.new_tensor(CLIP_MEAN).view(3, 1, 1)) / values.new_tensor(CLIP_STD).view(3, 1, 1)
+
+
+def pixels_from_images(images: Sequence[Image.Image], size: int, *, clip: bool = False) -> Tensor:
+    """Images of any size to pixels (B, 3, size, size)."""
+    return pixels_from_arrays(np.stack([np.asarray(centre_crop(i, size)) for i in images]), clip=clip)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Pixels in -1..1, any float type, to float32 in 0..1."""
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Pixels in -1..1, (B, 3, H, W), any float type, to RGB images."""
+    values = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return [Image.fromarray(a) for a in values.permute(0, 2, 3, 1).cpu().numpy()]

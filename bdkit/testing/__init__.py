@@ -1,0 +1,1 @@
+"""What tests and benchmarks build models from: tiny checkpoints, seeded weights, full-size shapes."""

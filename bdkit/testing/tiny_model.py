@@ -1,0 +1,91 @@
+"""A model of random weights that is built in milliseconds: for tests, and to show mechanisms that need no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
+from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
+from bdkit.models.text_encoder import SubjectTextEncoder
+from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
+from bdkit.sampling import NOISE_SCHEDULE
+
+WIDTH = 32
+TEXT_LENGTH = 16
+WORDS = (
+    *("a", "an", "and", "around", "background", "backpack", "beach", "blue", "cat", "chef", "city", "dog", "fabric"),
+    *("floor", "forest", "grass", "green", "hat", "house", "image", "in", "jungle", "mirror", "of", "on", "outfit"),
+    *("photo", "picture", "pink", "purple", "red", "rug", "shiny", "snow", "street", "the", "top", "toy", "tree"),
+    *("vase", "wearing", "wet", "white", "with", "wooden"),
+)
+
+
+def tiny_model(seed: int = 0, *, queries: int = 4, words: Sequence[str] = WORDS) -> BlipDiffusion:
+    """A whole `BlipDiffusion` of 32 channels for 32x32 images (8x8x4 latents), weights random in ``seed``.
+
+    Its parts are the stock classes of every other size. The random state of the process is left as it was.
+
+    Args:
+        queries: number of subject vectors; the text encoder has as many positions more than its 16 for the text.
+        words: what the tokenizers know as one token each; anything else is spelt in bytes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(queries, words)
+
+
+def _build(queries: int, words: Sequence[str]) -> BlipDiffusion:
+    length = TEXT_LENGTH + queries
+    tokenizer, qformer_tokenizer = clip_tokenizer(words, length), bert_tokenizer(words, TEXT_LENGTH)
+    layers = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
+    text = CLIPTextConfig(
+        **layers,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        projection_dim=WIDTH,
+    )
+    multimodal = MultimodalEncoderConfig(
+        vision={**layers, "image_size": 32, "patch_size": 8},
+        qformer={
+            **layers,
+            "vocab_size": len(qformer_tokenizer),
+            "max_position_embeddings": 32,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        num_query_tokens=queries,
+        projection_size=2 * WIDTH,
+        projection_dropout=0.0,
+        output_scale=0.02,
+    )
+    return BlipDiffusion(
+        vae=AutoencoderTiny(
+            encoder_block_out_channels=(16, 16, 16),
+            decoder_block_out_channels=(16, 16, 16),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            latent_channels=4,
+        ),
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(WIDTH, WIDTH),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        ),
+        text_encoder=SubjectTextEncoder(CLIPTextModel(text)),
+        multimodal_encoder=MultimodalEncoder(multimodal),
+        tokenizer=tokenizer,
+        qformer_tokenizer=qformer_tokenizer,
+        scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE_SCHEDULE),
+        defaults=GenerationDefaults(resolution=32, guidance_scale=3.0, num_inference_steps=3),
+    )

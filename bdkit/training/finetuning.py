@@ -1,0 +1,323 @@
+"""A few steps on one subject's images (Sec. 3.3), and what every method that trains on them shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.preprocessing import pixels_from_images
+from bdkit.sampling import encode_images, noise_prediction_loss, training_attention, training_scheduler
+from bdkit.training.loop import TrainingConfig, TrainingLoop, write_atomically
+from bdkit.utils.errors import InputError
+
+CAPTION = "a {}"  # the whole caption of a subject's image, in the paper and in its public configs
+ENCODE_BATCH = 4
+PRECISIONS = ("no", "bf16", "fp16")
+
+Snapshot = dict[str, Tensor]
+"""The trained parameters by name, float32 on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepConfig:
+    """Training on a handful of images.
+
+    steps: optimiser steps
+    learning_rate: AdamW's, constant
+    weight_decay: AdamW's
+    batch_size: images a step
+    max_grad_norm: gradients are clipped to this norm; 0 never
+    random_flip: mirror half of the images
+    mixed_precision: no, bf16 or fp16, over float32 weights
+    gradient_accumulation_steps: batches whose gradients make one optimiser step
+    gradient_checkpointing: compute activations again on the way back: slower, with less memory
+    snapshots: steps, besides the last, after which the weights are kept
+    """
+
+    steps: int = 80
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    batch_size: int = 3
+    max_grad_norm: float = 1.0
+    random_flip: bool = False
+    mixed_precision: str = "no"
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    snapshots: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.gradient_accumulation_steps < 1:
+            raise InputError(
+                f"steps is {self.steps}, batch_size {self.batch_size}, gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}; use at least 0, 1 and 1"
+            )
+        if self.mixed_precision not in PRECISIONS:
+            raise InputError(f"mixed_precision is {self.mixed_precision!r}; use {', '.join(PRECISIONS)}")
+        wrong = [step for step in self.snapshots if not 0 <= step <= self.steps]
+        if wrong:
+            raise InputError(f"snapshots {wrong} lie outside 0..{self.steps}, the steps of this training")
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """The snapshots and the last step, in order."""
+        return tuple(sorted({*self.snapshots, self.steps}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Where a fit keeps what is unfinished; the same fit goes on with it and gives the same bits as an undisturbed one.
+
+    folder: of this fit alone; whoever names it sees to that, and removes it in the end
+    seconds: between two checkpoints
+    """
+
+    folder: Path
+    seconds: float = 60.0
+
+
+def remembered(work: Work | None, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` gives, or what it gave before the fit was stopped."""
+    if work is None:
+        return make()
+    path = work.folder / f"{name}.pt"
+    if path.exists():
+        kept: Tensor = torch.load(path, weights_only=True)
+        return kept
+    made = make()
+    write_atomically(path, lambda temporary: torch.save(made, temporary))
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(FewStepConfig):
+    """Few-step fine-tuning of BLIP-Diffusion (Sec. 3.3); no steps at all is zero-shot.
+
+    train_embedding: train the cached subject embedding together with the U-Net
+    """
+
+    train_embedding: bool = True
+
+
+class SubjectFinetuning(nn.Module):
+    """Noise prediction on the subject's images, guided by "a <subject embedding> <class noun>" (Sec. 3.3).
+
+    The U-Net and the cached mean embedding are trained; the text encoder is in the graph, but frozen and not ours.
+
+    Args:
+        unet: the U-Net to train, usually a copy of ``model.unet``.
+        embedding: (1, Q, D), the mean over the subject's images; trained in float32.
+    """
+
+    def __init__(
+        self,
+        model: BlipDiffusion,
+        unet: UNet2DConditionModel,
+        embedding: Tensor,
+        class_noun: str,
+        *,
+        train_embedding: bool,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.subject_embeddings = nn.Parameter(embedding.detach().float().clone(), requires_grad=train_embedding)
+        self.shared = (model.text_encoder,)  # a tuple, so that it is not registered as a part to train
+        ids, mask = model.tokenize([CAPTION], [class_noun], with_subject=True)
+        self.ids, self.mask = ids.to(model.device), mask.to(model.device)
+        self.scheduler = training_scheduler()
+
+    def forward(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        hidden = self.shared[0](self.ids, self.subject_embeddings, self.mask)
+        hidden = hidden.expand(len(latents), -1, -1)  # one caption for all images
+        return subject_loss(self.unet, self.scheduler, latents, hidden, generator), {}
+
+
+def subject_loss(
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    encoder_hidden_states: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """`noise_prediction_loss` in the precision of ``unet``, whatever that of the text encoder is."""
+    dtype = unet.conv_in.weight.dtype
+    return noise_prediction_loss(unet, scheduler, latents.to(dtype), encoder_hidden_states.to(dtype), generator)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Casts the parameters in place, without the warning that diffusers' own ``to`` logs each time."""
+    return nn.Module.to(module, dtype)
+
+
+@contextmanager
+def training_settings(unet: UNet2DConditionModel, config: FewStepConfig) -> Iterator[None]:
+    """The attention and the memory switches of a fit; within the block only."""
+    before = unet.is_gradient_checkpointing
+    with training_attention(unet):
+        try:
+            if config.gradient_checkpointing:
+                unet.enable_gradient_checkpointing()
+            yield
+        finally:
+            if not before:
+                unet.disable_gradient_checkpointing()
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Switches ``requires_grad`` of all parameters off within the block."""
+    parameters = [p for module in modules for p in module.parameters()]
+    before = [p.requires_grad for p in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, on in zip(parameters, before, strict=True):
+            parameter.requires_grad_(on)
+
+
+@torch.no_grad()
+def cache_latents(
+    model: BlipDiffusion, images: Sequence[Image.Image], seed: int, *, random_flip: bool = False
+) -> Tensor:
+    """Scaled latents (N, C, h, w) of N images; (2N, C, h, w) with their mirror images behind them.
+
+    Raises InputError when there is no image.
+    """
+    if not images:
+        raise InputError("no subject image was given; give at least one")
+    views = [*images, *(ImageOps.mirror(image) for image in images)] if random_flip else list(images)
+    generator = torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
+    parts = []
+    for start in range(0, len(views), ENCODE_BATCH):
+        pixels = pixels_from_images(views[start : start + ENCODE_BATCH], model.resolution)
+        parts.append(encode_images(model.vae, pixels.to(model.device, model.vae.dtype), generator).float())
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+
+def draw_latents(latents: Tensor, batch_size: int, generator: torch.Generator, *, random_flip: bool = False) -> Tensor:
+    """A batch of different images, as far as there are so many; ``latents`` as `cache_latents` gives them."""
+    pictures = len(latents) // 2 if random_flip else len(latents)
+    repeats = -(-batch_size // pictures)
+    indices = torch.randperm(pictures, generator=generator).repeat(repeats)[:batch_size]
+    if random_flip:
+        indices = indices + pictures * torch.randint(0, 2, (batch_size,), generator=generator)
+    return latents[indices.to(latents.device)]
+
+
+def trained_parameters(module: nn.Module) -> Snapshot:
+    """Copies of the parameters that are being trained."""
+    return {
+        name: p.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+
+
+def train_few_steps(
+    module: nn.Module,
+    batches: Callable[[int, torch.Generator], object],
+    config: FewStepConfig,
+    seed: int,
+    *,
+    device: torch.device,
+    name: str,
+    progress: bool = False,
+    work: Work | None = None,
+) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
+    """Trains ``module``; returns its snapshots by step and the history of the loss.
+
+    The same seed gives the same bits on a CPU, and a snapshot is what a run of so many steps would have given.
+    """
+    kept: dict[int, Snapshot] = {}
+
+    def keep(step: int) -> None:
+        if step in config.kept_steps:
+            kept[step] = trained_parameters(module)
+            if work is not None and step < config.steps:
+                write_atomically(_snapshot_path(work, step), lambda path: save_file(kept[step], path))
+        if step == config.steps:
+            loop.out = None  # the whole result is what is saved next
+
+    keep(0)
+    if config.steps == 0:
+        return kept, []
+    training = TrainingConfig(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        seed=seed,
+        checkpoint_seconds=60.0 if work is None else work.seconds,
+    )
+    out = None if work is None else work.folder
+    loop = TrainingLoop(module, batches, training, out=out, name=name, on_step=keep, progress=progress, device=device)
+    history = loop.run()
+    if work is not None:
+        earlier = [step for step in config.kept_steps if step not in kept]
+        kept = {step: load_file(_snapshot_path(work, step)) for step in earlier} | kept
+    return kept, history
+
+
+def _snapshot_path(work: Work, step: int) -> Path:
+    return work.folder / f"step-{step}.safetensors"
+
+
+def mean_embedding(model: BlipDiffusion, images: Sequence[Image.Image], class_noun: str) -> Tensor:
+    """The mean subject representation (1, Q, D) over the images (Sec. 3.3)."""
+    return model.encode_subject(images, class_noun).mean(dim=0, keepdim=True)
+
+
+def finetune_subject(
+    model: BlipDiffusion,
+    unet: UNet2DConditionModel,
+    images: Sequence[Image.Image],
+    class_noun: str,
+    config: FinetuneConfig,
+    seed: int,
+    *,
+    progress: bool = False,
+    work: Work | None = None,
+) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
+    """Few-step fine-tuning (Sec. 3.3): the multimodal encoder runs once, then ``unet`` and the embedding are trained.
+
+    Args:
+        model: gives embedding, latents and text; left as it was.
+        unet: trained in place.
+        work: where to go on from, after a stop.
+
+    Returns:
+        Snapshots by step, with keys ``subject_embeddings`` and ``unet.*``, and the history of the loss.
+
+    Raises:
+        InputError: no images.
+        TrainingDiverged: the loss was not finite.
+    """
+    embedding = mean_embedding(model, images, class_noun)
+    if config.steps == 0:
+        return {0: {"subject_embeddings": embedding.detach().to("cpu", torch.float32, copy=True)}}, []
+    latents = cache_latents(model, images, seed, random_flip=config.random_flip)
+    module = SubjectFinetuning(model, unet, embedding, class_noun, train_embedding=config.train_embedding)
+
+    def batches(step: int, generator: torch.Generator) -> Tensor:
+        return draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
+
+    with frozen(model.text_encoder), training_settings(unet, config):
+        name = f"fine-tuning on a {class_noun}"
+        kept, history = train_few_steps(
+            module, batches, config, seed, device=model.device, name=name, progress=progress, work=work
+        )
+    constant = {} if config.train_embedding else {"subject_embeddings": embedding.detach().to("cpu", torch.float32)}
+    return {step: {**snapshot, **constant} for step, snapshot in kept.items()}, history

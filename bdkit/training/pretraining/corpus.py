@@ -1,0 +1,166 @@
+"""The mini corpus: scenes of training subjects, rendered once, kept as arrays on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+
+from bdkit.miniworld.captions import caption, caption_template
+from bdkit.miniworld.render import render
+from bdkit.miniworld.scenes import CHANGES, CONTEXTS, OUTFITS, STUDIO, Scene, sample_scene
+from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, sample_subject
+from bdkit.training.loop import write_atomically
+from bdkit.utils.parallel import make_parts
+
+PART = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """What the corpus holds; each scene has a subject of its own, so none is seen twice in two contexts.
+
+    Paper: 292K OpenImages images without property edits; here: ``change_share`` of the scenes show a property change
+    ("a red ...") that the subject itself doesn't have, because the base model must know those words, and stage 2 must
+    learn that they win over the subject prompt. With ``plain`` such a scene, and one with an outfit, is kept a second
+    time without it, as stage 2's input image. The model card says so.
+    """
+
+    scenes: int = 65_536
+    seed: int = 0
+    split: str = "train"
+    studio_share: float = 0.12
+    outfit_share: float = 0.35
+    change_share: float = 0.16
+    live_share: float | None = None  # of the scenes; None: each class has the same
+    plain: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """``images`` (N, 64, 64, 3) and ``alphas`` (N, 64, 64), uint8; texts in the same order.
+
+    ``plain`` holds, by index, the image and alpha of scenes without the outfit or change that they show.
+    """
+
+    images: np.ndarray
+    alphas: np.ndarray
+    templates: list[str]
+    details: list[str]
+    class_nouns: list[str]
+    plain: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    def captions_at(self, indices: np.ndarray) -> list[str]:
+        """Captions with the class noun filled in."""
+        return [self.templates[i].replace("{}", self.class_nouns[i]) for i in indices]
+
+
+def _sample(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generator]:
+    """Scene ``index`` of the corpus, and the generator that goes on to its captions."""
+    rng = np.random.default_rng([config.seed, index])
+    classes = CLASSES
+    if config.live_share is not None:
+        live = rng.random() < config.live_share
+        classes = tuple(noun for noun in CLASSES if (noun in LIVE_CLASSES) == live)
+    noun = classes[rng.integers(len(classes))]
+    subject = sample_subject(noun, f"corpus/{config.seed}/{index}", config.split)
+    context = STUDIO if rng.random() < config.studio_share else CONTEXTS[rng.integers(len(CONTEXTS))]
+    outfit = change = None
+    if noun in LIVE_CLASSES and rng.random() < config.outfit_share:
+        outfit = OUTFITS[rng.integers(len(OUTFITS))]
+    elif rng.random() < config.change_share:
+        change = CHANGES[rng.integers(len(CHANGES))]
+    return sample_scene(subject, rng, context=context, outfit=outfit, change=change), rng
+
+
+def _render_part(config: CorpusConfig, first: int, count: int, path: Path) -> None:
+    scenes, texts, plain = [], [], {}
+    for place in range(count):
+        scene, rng = _sample(config, first + place)
+        scenes.append(render(scene))
+        texts.append([caption_template(scene, rng), caption(scene, rng, detail=True), scene.subject.class_noun])
+        if config.plain and (scene.outfit or scene.change):
+            plain[place] = render(replace(scene, outfit=None, change=None))
+    arrays: dict[str, np.ndarray] = {
+        "images": np.stack([r.image for r in scenes]),
+        "alphas": np.stack([r.alpha for r in scenes]),
+        "plain": np.array(list(plain), dtype=np.int64),
+        "texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
+    }
+    if plain:
+        arrays |= {
+            "plain_images": np.stack([r.image for r in plain.values()]),
+            "plain_alphas": np.stack([r.alpha for r in plain.values()]),
+        }
+    write_atomically(path, lambda p: _save(p, arrays))
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def build_corpus(config: CorpusConfig, folder: Path, *, workers: int | None = None, progress: bool = True) -> Corpus:
+    """Render (what is not there yet) and load; ``folder`` keeps one file for each 4,096 scenes.
+
+    Args:
+        workers: processes that render; None: one a core.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, config.scenes, PART)
+    paths = [folder / f"{config.split}-{config.seed}-{config.scenes}-{start:07d}.npz" for start in starts]
+    jobs = [(config, s, min(PART, config.scenes - s), p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
+    make_parts(_render_part, jobs, name="rendering", workers=workers, progress=progress)
+    return load_corpus(paths)
+
+
+def load_corpus(paths: list[Path]) -> Corpus:
+    """Read the parts that `build_corpus` wrote."""
+    images, alphas = [], []
+    texts: list[list[str]] = []
+    plain: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for path in paths:
+        with np.load(path) as part:
+            if len(part["plain"]):
+                pictures = zip(part["plain_images"], part["plain_alphas"], strict=True)
+                plain |= {len(texts) + int(k): pair for k, pair in zip(part["plain"], pictures, strict=True)}
+            images.append(part["images"])
+            alphas.append(part["alphas"])
+            texts.extend(json.loads(part["texts"].tobytes()))
+    return Corpus(
+        images=np.concatenate(images),
+        alphas=np.concatenate(alphas),
+        templates=[r[0] for r in texts],
+        details=[r[1] for r in texts],
+        class_nouns=[r[2] for r in texts],
+        plain=plain,
+    )
+
+
+def epoch_indices(size: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
+    """``step -> indices``: every image once an epoch, shuffled anew each epoch; a function of the step alone.
+
+    Of several processes each takes its own ``batch`` of the step.
+    """
+    if size < batch:
+        raise ValueError(f"a corpus of {size} images is smaller than the batch of {batch}")
+    cached: dict[int, np.ndarray] = {}
+
+    def indices(step: int) -> np.ndarray:
+        state = PartialState()
+        total = batch * state.num_processes
+        epoch, place = divmod(step, max(1, size // total))
+        if epoch not in cached:
+            cached.clear()
+            cached[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
+        first = place * total + state.process_index * batch
+        return cached[epoch][first : first + batch]
+
+    return indices

@@ -1,0 +1,211 @@
+"""Stage 1, multimodal representation learning (Sec. 3.1): ITC, ITM and ITG on a frozen image encoder, as in BLIP-2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather
+from torch import Tensor, nn
+from transformers import BertTokenizer
+
+from bdkit.models.multimodal_encoder import MultimodalEncoder
+from bdkit.models.preprocessing import pixels_from_arrays
+from bdkit.training.loop import TrainingConfig, TrainingLoop
+from bdkit.training.pretraining.corpus import Corpus, epoch_indices
+from bdkit.training.pretraining.image_encoder import flip_half
+
+# The three attention masks over [queries, text], True = may attend; text (B, T) is the padding mask.
+
+
+def bidirectional_mask(queries: int, text: Tensor) -> Tensor:
+    """ITM: everything sees everything but padding. (B, 1, Q + T, Q + T) bool."""
+    seen = torch.cat([text.new_ones(text.shape[0], queries), text], dim=1).bool()
+    return seen[:, None, None, :].expand(-1, 1, seen.shape[1], -1)
+
+
+def unimodal_mask(queries: int, text: Tensor) -> Tensor:
+    """ITC: queries see queries, words see words. (B, 1, Q + T, Q + T) bool."""
+    mask = bidirectional_mask(queries, text).clone()
+    mask[:, :, :queries, queries:] = False
+    mask[:, :, queries:, :queries] = False
+    return mask
+
+
+def multimodal_causal_mask(queries: int, text: Tensor) -> Tensor:
+    """ITG: queries see queries only; a word sees the queries and the words up to itself. (B, 1, Q + T, Q + T) bool."""
+    mask = bidirectional_mask(queries, text).clone()
+    mask[:, :, :queries, queries:] = False
+    size = text.shape[1]
+    mask[:, :, queries:, queries:] &= torch.ones(size, size, dtype=torch.bool, device=text.device).tril()
+    return mask
+
+
+class MultimodalRepresentation(nn.Module):
+    """The heads of stage 1 on a `MultimodalEncoder`; thrown away afterwards."""
+
+    def __init__(self, encoder: MultimodalEncoder, dec_token_id: int, projection_size: int = 128) -> None:
+        super().__init__()
+        width = encoder.qformer.config.hidden_size
+        self.encoder, self.dec_token_id = encoder, dec_token_id
+        self.image_projection = nn.Linear(width, projection_size)
+        self.text_projection = nn.Linear(width, projection_size)
+        self.matching_head = nn.Linear(width, 2)
+        self.word_transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.word_bias = nn.Parameter(torch.zeros(encoder.qformer.config.vocab_size))
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+
+    def similarities(self, image_tokens: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Image-to-text and text-to-image logits (B, world B); the maximum over queries is the similarity."""
+        # Running queries and words apart is the unimodal mask: neither sees the other.
+        queries = F.normalize(self.image_projection(self.encoder.query(image_tokens)), dim=-1)
+        words = F.normalize(self.text_projection(self.encoder.query(None, input_ids, mask)[:, 0]), dim=-1)
+        all_queries, all_words = _gather_with_gradient(queries), _gather_with_gradient(words)
+        temperature = self.temperature.clamp(0.01, 0.5)
+        image_to_text = torch.einsum("bqd,wd->bwq", queries, all_words).amax(-1) / temperature
+        text_to_image = torch.einsum("bd,wqd->bwq", words, all_queries).amax(-1) / temperature
+        return image_to_text, text_to_image
+
+    def itc(self, image_to_text: Tensor, text_to_image: Tensor) -> Tensor:
+        """Image-text contrastive loss; negatives from the global batch."""
+        size = len(image_to_text)
+        labels = torch.arange(size, device=image_to_text.device) + size * PartialState().process_index
+        losses = [F.cross_entropy(x.float(), labels, label_smoothing=0.1) for x in (image_to_text, text_to_image)]
+        return (losses[0] + losses[1]) / 2
+
+    def matching_logits(self, image_tokens: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, 2) logits [no match, match], averaged over the queries."""
+        queries = self.encoder.config.num_query_tokens
+        hidden = self.encoder.query(image_tokens, input_ids, bidirectional_mask(queries, mask))
+        return self.matching_head(hidden[:, :queries]).mean(dim=1)
+
+    def itm(
+        self, image_tokens: Tensor, ids: Tensor, mask: Tensor, negatives: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Matching loss and accuracy: true pairs, each image with a hard text, each text with a hard image."""
+        hard_image, hard_text = negatives
+        size = len(ids)
+        logits = self.matching_logits(
+            torch.cat([image_tokens, image_tokens[hard_image], image_tokens]),
+            torch.cat([ids, ids, ids[hard_text]]),
+            torch.cat([mask, mask, mask[hard_text]]),
+        ).float()
+        labels = torch.cat([ids.new_ones(size), ids.new_zeros(2 * size)])
+        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()
+
+    def itg(self, image_tokens: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Generation loss: each word from the queries and the words before it; [DEC] takes the place of [CLS]."""
+        queries = self.encoder.config.num_query_tokens
+        decoder_ids = input_ids.clone()
+        decoder_ids[:, 0] = self.dec_token_id
+        hidden = self.encoder.query(image_tokens, decoder_ids, multimodal_causal_mask(queries, mask))[:, queries:]
+        words = self.encoder.qformer.get_input_embeddings().weight
+        logits = self.word_transform(hidden[:, :-1]) @ words.T + self.word_bias
+        targets = input_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=0.1)
+
+    @torch.no_grad()
+    def write_words(self, image_tokens: Tensor, end_token_id: int, length: int = 24) -> Tensor:
+        """Captions as ITG learned to write them, greedily: word ids (B, n), n <= ``length``, ended by ``end_token_id``.
+
+        After an image's end its row is filled up with that id.
+        """
+        queries = self.encoder.config.num_query_tokens
+        ids = torch.full((len(image_tokens), 1), self.dec_token_id, device=image_tokens.device)
+        words = self.encoder.qformer.get_input_embeddings().weight
+        for _ in range(length):
+            mask = multimodal_causal_mask(queries, torch.ones_like(ids))
+            last = self.encoder.query(image_tokens, ids, mask)[:, -1]
+            chosen = (self.word_transform(last) @ words.T + self.word_bias).argmax(1)
+            chosen = chosen.masked_fill((ids == end_token_id).any(1), end_token_id)
+            ids = torch.cat([ids, chosen[:, None]], dim=1)
+            if bool((chosen == end_token_id).all()):
+                break
+        return ids[:, 1:]
+
+    def forward(
+        self, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        pixels, ids, mask = batch
+        with torch.no_grad():
+            image_tokens = self.encoder.encode_image(pixels)
+        image_to_text, text_to_image = self.similarities(image_tokens, ids, mask)
+        negatives = hard_negatives(image_to_text, text_to_image, ids, generator)
+        itc = self.itc(image_to_text, text_to_image)
+        itm, accuracy = self.itm(image_tokens, ids, mask, negatives)
+        itg = self.itg(image_tokens, ids, mask)
+        parts = {"itc": itc, "itm": itm, "itg": itg, "itm_acc": accuracy}
+        return itc + itm + itg, {name: float(value.detach()) for name, value in parts.items()}
+
+
+@torch.no_grad()
+def hard_negatives(
+    image_to_text: Tensor, text_to_image: Tensor, ids: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """For each text an image, for each image a text, drawn by ITC similarity; never a pair with the same words.
+
+    Uses this process's own part of the batch. Returns two index vectors (B,).
+    """
+    rank, size = PartialState().process_index, len(ids)
+    own = slice(rank * size, (rank + 1) * size)
+    same = (ids[:, None] == ids[None]).all(-1)
+    chosen = []
+    for logits in (text_to_image, image_to_text):
+        weights = logits[:, own].float().softmax(dim=1) + 1e-4
+        weights = weights.masked_fill(same, 0.0)
+        weights[weights.sum(1) == 0] = 1.0  # a batch of one caption only
+        chosen.append(torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(ids.device))
+    return chosen[0], chosen[1]
+
+
+def _gather_with_gradient(tensor: Tensor) -> Tensor:
+    """All processes' rows; the gradient flows through this process's own."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return tensor
+    rows = list(gather(tensor.detach()).chunk(state.num_processes))
+    rows[state.process_index] = tensor
+    return torch.cat(rows)
+
+
+def caption_ids(tokenizer: BertTokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """Word ids and padding mask, (B, length)."""
+    tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids, tokens.attention_mask
+
+
+def train_multimodal_representation(
+    encoder: MultimodalEncoder,
+    tokenizer: BertTokenizer,
+    corpus: Corpus,
+    config: TrainingConfig,
+    out: Path | None,
+    *,
+    text_length: int = 32,
+    **loop: Any,
+) -> tuple[MultimodalRepresentation, list[dict[str, float]]]:
+    """Train the Q-Former with all three losses; the image encoder stays frozen.
+
+    Paper: 129M web pairs; here: the corpus's detailed captions.
+    """
+    torch.manual_seed(config.seed)
+    module = MultimodalRepresentation(encoder, tokenizer.bos_token_id)
+    encoder.vision_model.requires_grad_(False)
+    encoder.projection.requires_grad_(False)
+    encoder.qformer.requires_grad_(True)
+    encoder.query_tokens.requires_grad_(True)
+    indices = epoch_indices(len(corpus), config.batch_size, config.seed)
+
+    def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = indices(step)
+        ids, mask = caption_ids(tokenizer, [corpus.details[i] for i in chosen], text_length)
+        pixels = flip_half(pixels_from_arrays(corpus.images[chosen], clip=True), generator)
+        device = encoder.query_tokens.device
+        return pixels.to(device), ids.to(device), mask.to(device)
+
+    history = TrainingLoop(module, batches, config, out=out, name="stage 1", **loop).run()
+    return module, history

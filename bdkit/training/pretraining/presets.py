@@ -1,0 +1,193 @@
+"""Every number of a run, by name. Mini and full size differ here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bdkit.models.blip_diffusion import GenerationDefaults
+from bdkit.models.multimodal_encoder import MultimodalEncoderConfig
+from bdkit.training.loop import TrainingConfig
+from bdkit.training.pretraining.corpus import CorpusConfig
+from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of a model that is trained from scratch: fields of the stock classes."""
+
+    vae: dict[str, Any]
+    unet: dict[str, Any]
+    text_encoder: dict[str, Any]
+    multimodal: MultimodalEncoderConfig
+    clip_text: dict[str, Any]
+    defaults: GenerationDefaults
+
+
+MINI = ModelConfig(
+    # 64 px to 16x16x4 latents: at 8x8 the reconstructions lose the subject's identity.
+    vae={
+        "encoder_block_out_channels": (32, 32, 32),
+        "decoder_block_out_channels": (32, 32, 32),
+        "num_encoder_blocks": (0, 2, 3),
+        "num_decoder_blocks": (3, 2, 1),
+        "latent_channels": 4,
+    },
+    unet={
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (64, 128, 160),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 192,
+        "attention_head_dim": 4,  # this class's name for the number of heads
+        "norm_num_groups": 16,
+    },
+    text_encoder={
+        "hidden_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 48,  # 32 for the text + 16 for the subject
+        "hidden_act": "quick_gelu",
+        "projection_dim": 128,
+    },
+    multimodal=MultimodalEncoderConfig(
+        vision={
+            "hidden_size": 160,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "intermediate_size": 640,
+            "image_size": 64,
+            "patch_size": 8,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+        },
+        qformer={
+            "hidden_size": 192,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 384,
+            "max_position_embeddings": 48,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        num_query_tokens=16,
+        projection_size=768,
+        projection_dropout=0.0,
+        output_scale=0.02,
+    ),
+    clip_text={
+        "hidden_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 40,
+    },
+    defaults=GenerationDefaults(resolution=64, guidance_scale=4.0, num_inference_steps=16),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """All stages of one pre-training."""
+
+    model: ModelConfig
+    corpus: CorpusConfig
+    subject_corpus: CorpusConfig  # stage 2's own, as in the paper
+    joint_corpus: CorpusConfig
+    autoencoder: TrainingConfig
+    image_encoder: TrainingConfig
+    text_to_image: TrainingConfig
+    multimodal_representation: TrainingConfig
+    subject_representation: TrainingConfig
+    joint_training: TrainingConfig  # stage 2 goes on with the image encoder trained, too
+    mattes: int = field(default=512, metadata={"help": "images whose matte comes from closed-form matting"})
+    subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
+    joint_subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
+    backgrounds: int = field(default=4096, metadata={"help": "images without a subject, to blend cut-outs on"})
+
+
+def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
+    """The mini pre-training with its step counts times ``scale``."""
+
+    def steps(count: int) -> int:
+        return max(2, round(count * scale))
+
+    shared: dict[str, Any] = {"schedule": "linear", "mixed_precision": "bf16"}
+    # A third of the subjects is live, as in DreamBench.
+    subject_corpus = replace(
+        corpus, seed=corpus.seed + 1, live_share=1 / 3, outfit_share=0.5, change_share=0.25, plain=True
+    )
+    config: dict[str, Any] = {
+        "model": MINI,
+        "corpus": corpus,
+        "subject_corpus": subject_corpus,
+        "joint_corpus": replace(subject_corpus, seed=corpus.seed + 2, scenes=3 * corpus.scenes),
+        "autoencoder": TrainingConfig(
+            steps=steps(3600),
+            batch_size=16,
+            learning_rate=2.5e-3,
+            weight_decay=0.0,
+            warmup_steps=100,
+            ema_decay=0.998,
+            **shared,
+        ),
+        "image_encoder": TrainingConfig(
+            steps=steps(1200), batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+        ),
+        "text_to_image": TrainingConfig(
+            steps=steps(8000), batch_size=16, learning_rate=7e-4, warmup_steps=100, ema_decay=0.998, **shared
+        ),
+        "multimodal_representation": TrainingConfig(
+            steps=steps(700), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
+        ),
+        # Two rounds: the second one, of 6,000 steps, goes on from the weights of the first.
+        "subject_representation": TrainingConfig(
+            steps=steps(8600),
+            restarts=(steps(2600),),
+            batch_size=32,
+            learning_rate=5e-4,
+            warmup_steps=100,
+            ema_decay=0.998,
+            **shared,
+        ),
+        # Five and a half minutes on one H200; about eight hours on two cores, at 60 images a second.
+        "joint_training": TrainingConfig(
+            steps=steps(3200),
+            batch_size=min(512, corpus.scenes // 8),
+            learning_rate=1e-3,
+            warmup_steps=300,
+            ema_decay=0.999,
+            **shared,
+        ),
+        "joint_subject": SubjectRepresentationConfig(
+            unet_rate=1e-3,
+            text_rate=5e-4,
+            multimodal_rate=5e-4,
+            image_encoder_rate=3e-4,
+            importance_sampling=True,
+            subject_weight=3.0,
+        ),
+    }
+    return PretrainConfig(**(config | changes))
+
+
+PRETRAIN: dict[str, PretrainConfig] = {
+    "mini": _mini(1.0, CorpusConfig()),
+    # Everything once, in under two minutes, for tests; the images are noise.
+    "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), mattes=8, backgrounds=32),
+}
+
+_IN_METHODS = ("METHOD_PRESETS", "BENCH_ROWS")
+
+
+def __getattr__(name: str) -> Any:
+    """The methods' presets and the benchmark's rows, which live above the pre-training, by their usual address."""
+    if name in _IN_METHODS:
+        return getattr(importlib.import_module("bdkit.methods.presets"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

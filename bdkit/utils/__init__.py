@@ -1,0 +1,1 @@
+"""The floor of the library: errors, files, images, flags, the environment, seeds; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Methods x suite -> images on disk."""

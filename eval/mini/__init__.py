@@ -1,0 +1,1 @@
+"""The shipped evaluators of the mini world: networks, training, measurements."""

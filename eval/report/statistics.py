@@ -1,0 +1,304 @@
+"""From scores to figures: means over subjects, their spread and intervals, paired differences, rank correlations.
+
+A figure is the mean over a subject's images, then over subjects, then over seed sets. ± is the standard deviation
+over independent seed sets. Intervals resample subjects, never images, so they speak of new subjects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from bdkit.utils.errors import InputError
+from dreambench.suites import Suite
+from eval.results_dir import GROUND_TRUTH
+from eval.score.metrics import METRICS
+from eval.score.metrics.base import FloatArray
+from eval.score.score import NO_PROMPT, ORACLE_ROWS
+
+N_RESAMPLES = 10_000
+CONFIDENCE = 0.95
+SEED = 0
+# Which of the paper's metrics should follow which ground truth
+CORRELATED = (("dino", "clip_i", "clip_t"), ("identity", "prompt_right"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One figure. spread: None with one seed set; low and high: the 95% interval, None with one subject."""
+
+    mean: float
+    spread: float | None
+    low: float | None
+    high: float | None
+    n_subjects: int
+    n_seed_sets: int
+    n_images: int
+
+
+def split_prompt_kinds(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """The scores with `prompt_right` given once more for each kind of prompt, as prompt_right_context, ..._outfit and
+    ..._property.
+    """
+    kinds = {
+        (subject.name, prompt.index): prompt.kind for subject in suite.subjects for prompt in suite.prompts(subject)
+    }
+    judged = scores[scores["metric"] == "prompt_right"]
+    keys = zip(judged["subject"], judged["prompt"], strict=True)
+    return pd.concat([scores, judged.assign(metric=[f"prompt_right_{kinds[key]}" for key in keys])], ignore_index=True)
+
+
+def subject_means(scores: pd.DataFrame, allow_missing: bool = False) -> pd.DataFrame:
+    """Mean over each subject's pictures: columns method, metric, seed_set, subject, value, n.
+
+    Raises InputError when two seed sets of a method do not have the same subjects and numbers of images, unless
+    images may be missing or the metric is not defined for every image.
+    """
+    keys = ["method", "metric", "seed_set", "subject"]
+    means = scores.groupby(keys, sort=True)["value"].agg(value="mean", n="count").reset_index()
+    if allow_missing:
+        return means
+    for (method, metric), part in means[~means["metric"].isin(_partial_metrics())].groupby(["method", "metric"]):
+        counts = part.pivot(index="subject", columns="seed_set", values="n")
+        if counts.isna().any(axis=None) or (counts.nunique(axis=1) > 1).any():
+            raise InputError(f"the scores of {method}, {metric} are not complete; score the folder again")
+    return means
+
+
+def subject_values(means: pd.DataFrame, method: str, metric: str) -> pd.Series:
+    """One method's value for each subject (index), the mean over its seed sets; empty when there is none."""
+    part = means[(means["method"] == method) & (means["metric"] == metric)]
+    return part.groupby("subject", sort=True)["value"].mean()
+
+
+def estimate(means: pd.DataFrame, method: str, metric: str) -> Estimate | None:
+    """The figure of one method and metric from `subject_means`; None where it was not measured."""
+    part = means[(means["method"] == method) & (means["metric"] == metric)]
+    return None if part.empty else _estimate(part)
+
+
+def estimates(means: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
+    """(method, metric) -> figure, for all that `subject_means` holds."""
+    return {(str(key[0]), str(key[1])): _estimate(part) for key, part in means.groupby(["method", "metric"], sort=True)}
+
+
+def _estimate(part: pd.DataFrame) -> Estimate:
+    by_seed_set = part.groupby("seed_set", sort=True)["value"].mean().to_numpy()
+    values = part.groupby("subject", sort=True)["value"].mean().to_numpy()
+    low, high = interval(values)
+    return Estimate(
+        mean=float(values.mean()),
+        spread=float(by_seed_set.std(ddof=1)) if len(by_seed_set) > 1 else None,
+        low=low,
+        high=high,
+        n_subjects=len(values),
+        n_seed_sets=len(by_seed_set),
+        n_images=int(part["n"].sum()),
+    )
+
+
+def interval(values: FloatArray) -> tuple[float | None, float | None]:
+    """The 95% percentile bootstrap interval of the mean of (n,) values, seeded; (None, None) for fewer than 2."""
+    if len(values) < 2:
+        return None, None
+    means = _resamplings(len(values)) @ np.asarray(values, dtype=np.float64) / len(values)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _resamplings(n: int) -> FloatArray:
+    """(N_RESAMPLES, n): how often each of n subjects was drawn; the same for every method and metric."""
+    drawn = np.random.default_rng(SEED).integers(0, n, (N_RESAMPLES, n))
+    counts = np.zeros((N_RESAMPLES, n))
+    np.add.at(counts, (np.arange(N_RESAMPLES)[:, None], drawn), 1.0)
+    return counts
+
+
+def differences(means: pd.DataFrame, allow_missing: bool = False) -> pd.DataFrame:
+    """Every pair of methods and every metric, paired over subjects: columns method, minus, metric, difference, low,
+    high, n_subjects, n_better (subjects on which `method` is above `minus`).
+
+    Pairs stand in both directions. A pair is left out where the two were not measured on the same subjects; with
+    allow_missing it is taken over those subjects that both have.
+    """
+    rows = []
+    for metric, part in means.groupby("metric", sort=True):
+        values = {method: subject_values(part, str(method), str(metric)) for method in part["method"].unique()}
+        for (method, first), (minus, second) in combinations(values.items(), 2):
+            one, other = first, second
+            if allow_missing or metric in _partial_metrics():
+                both = one.index.intersection(other.index, sort=True)
+                one, other = one[both], other[both]
+            if one.empty or not one.index.equals(other.index):
+                continue
+            delta = (one - other).to_numpy()
+            low, high = interval(delta)
+            mirrored = (None, None) if low is None or high is None else (0.0 - high, 0.0 - low)
+            n, mean = len(delta), float(delta.mean())
+            rows.append((method, minus, metric, mean, low, high, n, int((delta > 0).sum())))
+            rows.append((minus, method, metric, 0.0 - mean, *mirrored, n, int((delta < 0).sum())))
+    columns = ["method", "minus", "metric", "difference", "low", "high", "n_subjects", "n_better"]
+    return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
+
+
+def _partial_metrics() -> set[str]:
+    return {name for name, metric in METRICS.items() if metric.partial}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of a row's images and subjects were scored, and how many there should be."""
+
+    n_images: int
+    n_expected: int
+    n_subjects: int
+    n_subjects_expected: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.n_images >= self.n_expected
+
+
+def coverage(scores: pd.DataFrame, suite: Suite) -> dict[str, Coverage]:
+    """Row -> what was scored of it, over all its seed sets. The oracle's images are references and cannot be missing:
+    a subject with one has no pair without itself.
+    """
+    found = {}
+    for row, part in scores.groupby("method", sort=True):
+        pictures = part[["seed_set", "subject", "prompt", "sample"]].drop_duplicates()
+        n_images, n_subjects = len(pictures), pictures["subject"].nunique()
+        if row in ORACLE_ROWS:
+            found[str(row)] = Coverage(n_images, n_images, n_subjects, n_subjects)
+            continue
+        expected = suite.n_images * pictures["seed_set"].nunique()
+        found[str(row)] = Coverage(n_images, expected, n_subjects, len(suite.subjects))
+    return found
+
+
+def prompt_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """Per row, subject and prompt: its kind and text, n images of n_expected, and a column a metric with the mean
+    over samples, then over seed sets. The oracle has no prompts and no lines.
+    """
+    made = scores[scores["prompt"] != NO_PROMPT]
+    keys = ["method", "subject", "prompt"]
+    values = made.groupby([*keys, "metric", "seed_set"], sort=True)["value"].mean()
+    table = values.groupby(level=[*keys, "metric"]).mean().unstack("metric")
+    pictures = made[[*keys, "seed_set", "sample"]].drop_duplicates()
+    table.insert(0, "n_images", pictures.groupby(keys).size())
+    seed_sets = made.groupby("method")["seed_set"].nunique()
+    table.insert(
+        1, "n_expected", table.index.get_level_values("method").map(seed_sets.to_dict()) * suite.samples_per_prompt
+    )
+    table = table.reset_index()
+    prompts = {(subject.name, prompt.index): (prompt.kind, prompt.text(subject.class_noun))
+               for subject in suite.subjects for prompt in suite.prompts(subject)}  # fmt: skip
+    found = [prompts[key] for key in zip(table["subject"], table["prompt"], strict=True)]
+    table.insert(3, "kind", [kind for kind, _ in found])
+    table.insert(4, "text", [text for _, text in found])
+    return _in_suite_order(table, suite, ["method", "subject", "prompt"])
+
+
+def subject_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """Per row and subject: whether it is a live one, n images of n_expected, and for each metric the mean over its
+    images, then over seed sets, and the standard deviation over seed sets (METRIC_spread; empty with one).
+    """
+    means = subject_means(scores, allow_missing=True)
+    by_seed_set = means.groupby(["method", "subject", "metric"], sort=True)["value"]
+    table = by_seed_set.mean().unstack("metric")
+    spreads = by_seed_set.std(ddof=1).unstack("metric")
+    for place, metric in enumerate(list(table.columns)):
+        table.insert(2 * place + 1, f"{metric}_spread", spreads[metric])
+    pictures = scores[["method", "subject", "seed_set", "prompt", "sample"]].drop_duplicates()
+    table.insert(0, "n_images", pictures.groupby(["method", "subject"]).size())
+    subjects = {subject.name: subject for subject in suite.subjects}
+    seed_sets = scores.groupby("method")["seed_set"].nunique()
+    expected = []
+    for method, name in table.index:
+        subject = subjects[name]
+        per_seed_set = len(suite.prompts(subject)) * suite.samples_per_prompt
+        expected.append(per_seed_set * seed_sets[method])
+    oracle = table.index.get_level_values("method").isin(ORACLE_ROWS)
+    table.insert(1, "n_expected", np.where(oracle, table["n_images"], expected))
+    table = table.reset_index()
+    table.insert(2, "live", [subjects[name].live for name in table["subject"]])
+    return _in_suite_order(table, suite, ["method", "subject"])
+
+
+def _in_suite_order(table: pd.DataFrame, suite: Suite, keys: Sequence[str]) -> pd.DataFrame:
+    places = {subject.name: number for number, subject in enumerate(suite.subjects)}
+    return table.sort_values(
+        list(keys), key=lambda column: column.map(places) if column.name == "subject" else column, ignore_index=True
+    ).rename_axis(columns=None)
+
+
+SPLITS = ("live", "type", "category")
+
+
+def split_scores(scores: pd.DataFrame, suite: Suite, by: str) -> dict[str, pd.DataFrame]:
+    """The scores in parts that together have every image once.
+
+    by: "live", live subjects ("live") and the others ("object"); "type", the kinds of prompts (without the oracle,
+        which has none); "category", DreamBench++'s categories of subjects
+
+    Raises InputError for another split, and where the suite has no categories.
+    """
+    subjects = {subject.name: subject for subject in suite.subjects}
+    if by == "live":
+        parts = scores["subject"].map(lambda name: "live" if subjects[name].live else "object")
+    elif by == "category":
+        if not all(subject.category for subject in suite.subjects):
+            raise InputError(f"the suite {suite.name} has no categories of subjects; split it by live or type")
+        parts = scores["subject"].map(lambda name: subjects[name].category)
+    elif by == "type":
+        scores = scores[scores["prompt"] != NO_PROMPT]
+        kinds = {(name, prompt.index): prompt.kind for name in subjects for prompt in suite.prompts(subjects[name])}
+        keys = zip(scores["subject"], scores["prompt"], strict=True)
+        parts = pd.Series([kinds[key] for key in keys], index=scores.index, dtype=object)
+    else:
+        raise InputError(f"unknown split {by!r}; known are {', '.join(SPLITS)}")
+    return {part: scores[parts == part] for part in dict.fromkeys(parts.tolist())}
+
+
+def split_table(scores: pd.DataFrame, suite: Suite, by: str, allow_missing: bool = False) -> pd.DataFrame:
+    """Every figure of every part of a split: columns split, part, method, metric, mean, spread, low, high, n_subjects,
+    n_images. Intervals resample the part's subjects.
+    """
+    rows = []
+    for part, there in split_scores(scores, suite, by).items():
+        means = subject_means(there, allow_missing)
+        for (method, metric), figure in estimates(means).items():
+            rows.append((by, part, method, metric, figure.mean, figure.spread, figure.low, figure.high,
+                         figure.n_subjects, figure.n_images))  # fmt: skip
+    columns = ["split", "part", "method", "metric", "mean", "spread", "low", "high", "n_subjects", "n_images"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rank_correlations(scores: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of DINO, CLIP-I and CLIP-T with the ground truth (identity, prompt right).
+
+    Columns metric, truth, over ("methods", "subjects" or "images"), rho, n. The oracle's and the ground truth's own
+    images are left out. "methods" compares the means of methods, "subjects" those of every method on every subject,
+    "images" every image. Fewer than 3 values, or all the same, have no row.
+    """
+    made = scores[(scores["prompt"] != NO_PROMPT) & ~scores["method"].isin([*ORACLE_ROWS, GROUND_TRUTH])]
+    keys = ["method", "seed_set", "subject", "prompt", "sample"]
+    levels = {"methods": ["method"], "subjects": ["method", "subject"], "pictures": keys}
+    wide = made.pivot_table(index=keys, columns="metric", values="value", sort=True)
+    rows = []
+    for metric in CORRELATED[0]:
+        for truth in CORRELATED[1]:
+            if metric not in wide or truth not in wide:
+                continue
+            for level, by in levels.items():
+                pairs = wide[[metric, truth]].dropna().groupby(level=by, sort=True).mean()
+                if len(pairs) >= 3 and (pairs.nunique() > 1).all():
+                    rho = float(spearmanr(pairs[metric], pairs[truth]).statistic)
+                    rows.append((metric, truth, level, rho, len(pairs)))
+    return pd.DataFrame(rows, columns=["metric", "truth", "over", "rho", "n"])

@@ -1,0 +1,222 @@
+"""Scored folders -> everything that their tables, plots and report show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bdkit.utils.errors import InputError
+from dreambench.suites import Suite
+from eval.report.statistics import (
+    SPLITS,
+    Coverage,
+    Estimate,
+    coverage,
+    differences,
+    estimates,
+    rank_correlations,
+    split_prompt_kinds,
+    split_table,
+    subject_means,
+)
+from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, load_saved_suite, read_run
+from eval.score.metrics import METRICS
+from eval.score.protocols import PROTOCOLS, check_one_protocol
+from eval.score.score import COLUMNS, ORACLE_ROWS, read_scores
+
+NOT_STATED = "not stated"
+
+TITLES = {
+    REAL: "Real images (no self-pairs), headline",
+    REAL_WITH_SELF: "Real images (with self-pairs)",
+    GROUND_TRUTH: "Ground truth (drawn by the mini world)",
+    "base": "Base model, not personalised",
+    "textual-inversion": "Textual Inversion",
+    "dreambooth-100": "DreamBooth, 100 steps",
+    "dreambooth-300": "DreamBooth, 300 steps",
+    "dreambooth": "DreamBooth",
+    "blip-diffusion": "BLIP-Diffusion",
+    "blip-diffusion-zero-shot": "BLIP-Diffusion, zero-shot",
+    "blip-diffusion-finetuned": "BLIP-Diffusion, fine-tuned",
+}
+KIND_TITLES = {
+    "prompt_right_context": "Context right",
+    "prompt_right_outfit": "Outfit right",
+    "prompt_right_property": "Property right",
+}
+METRIC_TITLES = {**{name: metric.title for name, metric in METRICS.items()}, **KIND_TITLES}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scored folders, summed up.
+
+    suite, run, scores: of the first folder; of all of them together
+    rows: in the table's order; estimates: (row, metric) -> figure; coverage: row -> how much of it was scored
+    runs: row -> the record of its own folder, where there are several
+    splits: the figures of the parts of every split that the suite has
+    """
+
+    suite: Suite
+    run: dict[str, Any]
+    rows: list[str]
+    metrics: list[str]
+    estimates: dict[tuple[str, str], Estimate]
+    differences: pd.DataFrame
+    correlations: pd.DataFrame
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+    splits: pd.DataFrame = field(default_factory=pd.DataFrame)
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> str:
+        """The name of the protocol that all figures were made with."""
+        return str(self.run.get("scoring", {}).get("protocol", NOT_STATED))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    out: Path
+    suite: Suite
+    run: dict[str, Any]
+    scores: pd.DataFrame
+    protocols: tuple[str, ...]
+
+    @property
+    def allows_missing(self) -> bool:
+        return bool(self.run.get("scoring", {}).get("allow_missing"))
+
+
+def summarise(*outs: Path) -> Results:
+    """Everything the table and the report need, of one scored folder or of several together.
+
+    A row name that stands in several folders gets its folder's name before it; equal oracles stand once.
+
+    Raises InputError when a folder was not scored, when two differ in suite or protocol, and when images are missing
+    that were not allowed to be.
+    """
+    folders = [_read_folder(out) for out in outs]
+    _check_alike(folders)
+    suite, allow_missing = folders[0].suite, any(folder.allows_missing for folder in folders)
+    scores, runs = _join(folders)
+    covered = coverage(scores, suite)
+    for row, there in covered.items():
+        if not there.complete and not allow_missing:
+            raise InputError(
+                f"the scores of {row} hold {there.n_images} of {there.n_expected} images; score again, "
+                "with --allow-missing if images are missing"
+            )
+    means = subject_means(split_prompt_kinds(scores, suite), allow_missing)
+    order = [REAL, REAL_WITH_SELF, GROUND_TRUTH, *(row for row in runs if row in covered)]
+    rows = [row for row in dict.fromkeys(order) if row in covered]
+    rows += sorted(set(covered) - set(rows))
+    metrics = [metric for metric in METRIC_TITLES if metric in set(means["metric"])]
+    return Results(
+        suite,
+        folders[0].run,
+        rows,
+        metrics,
+        estimates(means),
+        differences(means, allow_missing),
+        rank_correlations(scores),
+        covered,
+        _split_tables(scores, suite, allow_missing),
+        scores,
+        runs,
+    )
+
+
+def provenance(results: Results, row: str) -> dict[str, Any]:
+    """What a row was made with; None where its maker left no record."""
+    run = results.runs.get(row, results.run)
+    there = results.coverage[row]
+    entry = run.get("rows", {}).get(row.rpartition("/")[2], {})
+    settings: Mapping[str, Any] = entry.get("settings", {})
+    scoring = run.get("scoring", {})
+    steps = settings.get("steps") if entry.get("snapshot") is None else entry["snapshot"]
+    seeds = run.get("seed_sets") if entry or row == GROUND_TRUTH else None
+    versions = run.get("versions") or scoring.get("versions", {})
+    return {
+        "method": entry.get("method"),
+        "n_images": there.n_images,
+        "n_expected": there.n_expected,
+        "n_subjects": there.n_subjects,
+        "seed_sets": None if seeds is None else " ".join(map(str, seeds)),
+        "steps": steps,
+        "learning_rate": _text(_first(settings, "learning_rate", "lr")) if steps else None,
+        "guidance": _text(_first(settings, "guidance_scale", "guidance")),
+        "scheduler": settings.get("scheduler"),
+        "checkpoint": _first(settings, "checkpoint_hash", "checkpoint"),
+        "protocol": scoring.get("protocol"),
+        "suite": results.suite.name,
+        "suite_hash": results.suite.hash,
+        "device": run.get("device") if entry else None,
+        "versions": " ".join(f"{name}={number}" for name, number in versions.items()),
+    }
+
+
+def title(row: str) -> str:
+    """A row's name as people read it; a folder before it stays."""
+    folder, slash, name = row.rpartition("/")
+    return f"{folder}{slash}{TITLES.get(name, name)}" if slash else TITLES.get(row, row)
+
+
+def _read_folder(out: Path) -> _Folder:
+    suite, run, scores = load_saved_suite(out), read_run(out), read_scores(out)
+    stated = run.get("scoring", {}).get("protocol", NOT_STATED)
+    protocols = tuple(scores["protocol"].unique()) if "protocol" in scores else (stated,)
+    if len(protocols) == 1 and protocols[0] in PROTOCOLS:
+        suite = PROTOCOLS[protocols[0]].apply_to(suite)
+    return _Folder(out, suite, run, scores[list(COLUMNS)], protocols)
+
+
+def _check_alike(folders: Sequence[_Folder]) -> None:
+    first = folders[0]
+    for other in folders[1:]:
+        if other.suite != first.suite:
+            raise InputError(
+                f"{first.out} answers suite {first.suite.name} ({first.suite.hash}), {other.out} suite "
+                f"{other.suite.name} ({other.suite.hash}); one table is of one suite"
+            )
+    check_one_protocol({str(folder.out): folder.protocols for folder in folders})
+
+
+def _join(folders: Sequence[_Folder]) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """All scores in one frame, and each row's run record, in the order of the records."""
+    found: dict[str, list[tuple[_Folder, pd.DataFrame]]] = {}
+    for folder in folders:
+        parts = {str(row): part.reset_index(drop=True) for row, part in folder.scores.groupby("method", sort=True)}
+        for row in dict.fromkeys([*folder.run.get("rows", {}), *parts]):
+            known = found.setdefault(row, []) if row in parts else []
+            if row in parts and not any(parts[row].equals(other) for _, other in known):
+                known.append((folder, parts[row]))
+    frames, runs = [], {}
+    for row, there in found.items():
+        if row in ORACLE_ROWS and len(there) > 1:
+            raise InputError(
+                f"the real images score differently in {there[0][0].out} and {there[1][0].out}: other photos or other "
+                "weights; score one of them again"
+            )
+        for folder, part in there:
+            name = row if len(there) == 1 else f"{folder.out.resolve().name}/{row}"
+            if name in runs:
+                raise InputError(f"two folders have the same name and both a row {row!r}; rename one folder")
+            frames.append(part.assign(method=name))
+            runs[name] = folder.run
+    return pd.concat(frames, ignore_index=True), runs
+
+
+def _split_tables(scores: pd.DataFrame, suite: Suite, allow_missing: bool) -> pd.DataFrame:
+    there = [by for by in SPLITS if by != "category" or all(subject.category for subject in suite.subjects)]
+    return pd.concat([split_table(scores, suite, by, allow_missing) for by in there], ignore_index=True)
+
+
+def _first(values: Mapping[str, Any], *names: str) -> Any:
+    return next((values[name] for name in names if name in values), None)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)

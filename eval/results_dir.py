@@ -1,0 +1,139 @@
+"""Where everything lies in a results folder: the one place where generation and scoring meet."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import list_images
+from bdkit.utils.io import read_json, write_json
+from bdkit.utils.seeds import derive_seed
+from dreambench.photos import photo_paths, photos_folder
+from dreambench.suites import Prompt, Suite, SuiteSubject, suite_from_json, suite_to_json
+
+SUITE_FILE = "suite.json"
+RUN_FILE = "run.json"
+MANIFEST_FILE = "manifest.csv"
+SCORES_FILE = "scores.csv"
+MISSING_FILE = "missing.txt"
+REFERENCES = "references"
+IMAGES = "images"
+FITS = "fits"
+GROUND_TRUTH = "ground-truth"
+REAL = "real-images"
+REAL_WITH_SELF = "real-images-with-self-pairs"
+N_MISSING_NAMED = 5
+
+
+@dataclass(frozen=True, order=True)
+class ImageId:
+    """The identity of one generated image: a row of the table, its seed set, and what it shows."""
+
+    method: str
+    seed_set: int
+    subject: str
+    prompt: int
+    sample: int
+
+    def path(self, results_dir: Path) -> Path:
+        """RESULTS/images/seed<k>/<method>/<subject>/<prompt>-<sample>.png"""
+        name = f"{self.prompt:02d}-{self.sample}.png"
+        return results_dir / IMAGES / f"seed{self.seed_set}" / self.method / self.subject / name
+
+    def seed(self, suite_name: str) -> int:
+        """The seed of its noise: a function of the identity alone."""
+        return derive_seed(suite_name, self.method, self.subject, self.prompt, self.sample, self.seed_set)
+
+
+def subject_ids(suite: Suite, method: str, seed_set: int, subject: SuiteSubject) -> list[ImageId]:
+    """One subject's images of a method and seed set, in the order of prompts, then samples."""
+    samples = range(suite.samples_per_prompt)
+    return [
+        ImageId(method, seed_set, subject.name, prompt.index, sample)
+        for prompt in suite.prompts(subject)
+        for sample in samples
+    ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The images of one method with one seed set."""
+
+    method: str
+    seed_set: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one image in a job."""
+
+    subject: SuiteSubject
+    prompt: Prompt
+    sample: int
+
+
+def slots(suite: Suite, subject: SuiteSubject) -> list[Slot]:
+    """One subject's images in the order of prompts, then samples."""
+    samples = range(suite.samples_per_prompt)
+    return [Slot(subject, prompt, sample) for prompt in suite.prompts(subject) for sample in samples]
+
+
+def image_path(out: Path, job: Job, slot: Slot) -> Path:
+    """OUT/pictures/seed<k>/<method>/<subject>/<prompt>-<sample>.png"""
+    name = f"{slot.prompt.index:02d}-{slot.sample}.png"
+    return out / IMAGES / f"seed{job.seed_set}" / job.method / slot.subject.name / name
+
+
+def reference_path(out: Path, subject: SuiteSubject, number: int) -> Path:
+    """OUT/references/<subject>/<number>.png of a procedural subject."""
+    return out / REFERENCES / subject.name / f"{number:02d}.png"
+
+
+def reference_paths(out: Path, suite: Suite, subject: SuiteSubject, photos: Path | None) -> list[Path]:
+    """The files of a subject's references: OUT's own, else the photos of `photos` (for a suite of photos).
+
+    Raises InputError when they are not there in the suite's number.
+    """
+    own = out / REFERENCES / subject.name
+    if suite.source == "photos" and not own.is_dir():
+        return photo_paths(photos_folder(photos), subject)
+    paths = list_images(own)
+    if len(paths) != subject.n_references:
+        raise InputError(f"{own} holds {len(paths)} images, the suite has {subject.n_references}; run the bench again")
+    return paths
+
+
+def save_suite(suite: Suite, out: Path) -> None:
+    """Writes OUT/suite.json. Raises InputError when OUT holds the images of another suite."""
+    path = out / SUITE_FILE
+    if path.exists():
+        there = load_saved_suite(out)
+        if there != suite:
+            raise InputError(
+                f"{out} holds suite {there.name} ({there.hash}), not {suite.name} ({suite.hash}); choose another folder"
+            )
+        return
+    write_json(suite_to_json(suite), path)
+
+
+def load_saved_suite(out: Path) -> Suite:
+    """The suite of OUT/suite.json. Raises InputError when it is missing or damaged."""
+    return suite_from_json(read_json(out / SUITE_FILE))
+
+
+def find_jobs(out: Path) -> list[Job]:
+    """Every method and seed set with a folder under OUT/pictures, sorted. Raises InputError when there is none."""
+    jobs = []
+    for folder in sorted((out / IMAGES).glob("seed*/*")):
+        match = re.fullmatch(r"seed(\d+)", folder.parent.name)
+        if match and folder.is_dir() and not folder.name.startswith("."):
+            jobs.append(Job(folder.name, int(match[1])))
+    if not jobs:
+        raise InputError(f"no images under {out / IMAGES}; they belong in seed0/METHOD/SUBJECT/00-0.png")
+    return sorted(jobs, key=lambda job: (job.method, job.seed_set))
+
+
+def read_run(out: Path) -> dict:
+    """OUT/run.json as a dict, empty when there is none. Raises InputError when it is damaged."""
+    path = out / RUN_FILE
+    return dict(read_json(path)) if path.exists() else {}

@@ -1,0 +1,1 @@
+"""Images on disk -> scores; knows nothing of models, methods or the mini world."""

@@ -1,0 +1,1 @@
+"""Studies that use the library and are no part of it."""
