@@ -22,7 +22,7 @@ from tqdm import tqdm
 from bdkit.editing.structure_control import StructureControl
 from bdkit.methods import build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.sampling import latent_factor
+from bdkit.models.latent_diffusion import latent_factor
 from bdkit.testing.full_size import FULL_SIZE, TINY, random_controlnet, random_model
 from bdkit.testing.measuring import measured
 from bdkit.training.loop import write_atomically

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bdkit.checkpoints.files import read_json, read_tensors
 from bdkit.checkpoints.load import FINETUNED, checkpoint_hash, new_folder
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.latent_diffusion import load_base
 from bdkit.models.options import LoadOptions
+from bdkit.models.stable_diffusion import load_base
 from bdkit.training.finetuning import Snapshot
 from bdkit.training.loop import write_json
 from bdkit.utils.errors import InputError

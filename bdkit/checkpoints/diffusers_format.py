@@ -28,11 +28,11 @@ from bdkit.checkpoints.tokenizers import (
 )
 from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
 from bdkit.models.conventions import Conventions
+from bdkit.models.latent_diffusion import Vae, latent_factor
 from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
 from bdkit.models.options import LoadOptions
 from bdkit.models.preprocessing import CLIP_MEAN, CLIP_STD, SubjectPixels
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.sampling import Vae, latent_factor
 from bdkit.utils.errors import InputError
 
 LIBRARY = "blip_diffusion"

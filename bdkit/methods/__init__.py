@@ -16,8 +16,8 @@ from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.latent_diffusion import load_base
 from bdkit.models.options import LoadOptions
+from bdkit.models.stable_diffusion import load_base
 from bdkit.training.finetuning import FewStepConfig
 from bdkit.utils.errors import InputError
 

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bdkit.losses import training_scheduler
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.models.tokenizers import RARE_TOKEN
-from bdkit.sampling import training_scheduler
 from bdkit.training.finetuning import (
     CAPTION,
     FewStepConfig,

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bdkit.checkpoints.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
+from bdkit.losses import training_scheduler
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.tokenizers import PLACEHOLDER_TOKEN
-from bdkit.sampling import training_scheduler
 from bdkit.training.finetuning import (
     FewStepConfig,
     Snapshot,

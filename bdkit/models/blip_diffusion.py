@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from bdkit.models.conditioning import SubjectConditioning, check_noun
 from bdkit.models.conventions import Conventions
+from bdkit.models.latent_diffusion import Vae, decode_latents, latent_factor
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.offload import offload_in_turn
 from bdkit.models.options import LoadOptions
@@ -22,7 +23,7 @@ from bdkit.models.preprocessing import to_images, to_unit
 from bdkit.models.prompts import warn_of_lost
 from bdkit.models.subjects import group_subjects, mean_subjects
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.sampling import Vae, decode_latents, initial_noise, latent_factor, sample
+from bdkit.sampling import Callback, initial_noise, sample
 from bdkit.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class BlipDiffusion(SubjectConditioning):
         subject_embeddings: Tensor | None = None,
         reference_weights: Sequence[Any] | None = None,
         template: str | None = None,
-        callback: Callable[[int, int, Tensor], None] | None = None,
+        callback: Callback | None = None,
         progress: bool = False,
         control: StructureControl | None = None,
     ) -> Any:
@@ -176,7 +177,7 @@ class BlipDiffusion(SubjectConditioning):
             output_type: "pil", "np" (B, H, W, 3 float32 in 0..1), "pt" (B, 3, H, W, likewise) or "latent".
             reference_weights: how much each reference image counts in the mean.
             template: where the subject vectors go, "place", "public" or "paper"; see `encode_prompt`.
-            callback: called with (index, timestep, latents) after each step.
+            callback: called with (index, timestep, latents) after each step; may return latents that replace these.
             progress: show a bar of the steps.
             control: ControlNets and the structure they keep (Sec. 4.2).
 
@@ -218,10 +219,9 @@ class BlipDiffusion(SubjectConditioning):
         scheduler = scheduler or self.scheduler
         with tqdm(total=_evaluations(scheduler, steps), unit=" steps", disable=not progress) as bar:
 
-            def after_step(index: int, timestep: int, now: Tensor) -> None:
+            def after_step(index: int, timestep: int, now: Tensor) -> Tensor | None:
                 bar.update()
-                if callback:
-                    callback(index, timestep, now)
+                return callback(index, timestep, now) if callback else None
 
             result = sample(
                 self.unet,

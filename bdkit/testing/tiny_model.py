@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from bdkit.losses import NOISE_SCHEDULE
 from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
 from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
-from bdkit.sampling import NOISE_SCHEDULE
 
 WIDTH = 32
 TEXT_LENGTH = 16

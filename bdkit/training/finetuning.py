@@ -13,9 +13,10 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import encode_images
 from bdkit.models.preprocessing import pixels_from_images
-from bdkit.sampling import encode_images, noise_prediction_loss, training_attention, training_scheduler
 from bdkit.training.loop import TrainingConfig, TrainingLoop, write_atomically
 from bdkit.utils.errors import InputError
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
+from bdkit.losses import draw_noise
+from bdkit.models.latent_diffusion import encode_images
 from bdkit.models.preprocessing import pixels_from_arrays
-from bdkit.sampling import draw_noise, encode_images
 from bdkit.training.loop import TrainingConfig, TrainingLoop
 from bdkit.training.pretraining.corpus import Corpus, epoch_indices
 

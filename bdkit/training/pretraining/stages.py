@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
 from bdkit.checkpoints.load import PARTS, save_model
+from bdkit.losses import NOISE_SCHEDULE
 from bdkit.miniworld.backgrounds import render_background
 from bdkit.miniworld.captions import VOCABULARY
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO
@@ -25,7 +26,6 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
-from bdkit.sampling import NOISE_SCHEDULE
 from bdkit.training.loop import TrainingConfig, started_processes, write_atomically, write_json
 from bdkit.training.pretraining.autoencoder import encode_corpus, train_autoencoder
 from bdkit.training.pretraining.card import write_card

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from bdkit.losses import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.preprocessing import pixels_from_arrays
-from bdkit.sampling import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
 from bdkit.training.loop import TrainingConfig, TrainingLoop
 from bdkit.training.pretraining.corpus import Corpus, epoch_indices
 from bdkit.utils.errors import InputError

@@ -9,9 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.sampling import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.training.loop import TrainingConfig, TrainingLoop
 from bdkit.training.pretraining.corpus import Corpus, epoch_indices
 

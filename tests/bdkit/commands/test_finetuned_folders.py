@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from bdkit import cli
 from bdkit.checkpoints.adapters import LORA, WORD, load_drawable
 from bdkit.methods import build_method
-from bdkit.models.latent_diffusion import StableDiffusion
 from bdkit.models.options import LoadOptions
+from bdkit.models.stable_diffusion import StableDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.images import read_folder

@@ -141,7 +141,7 @@ def test_prior_preservation_keeps_the_class_nearer_to_what_it_was(model: BlipDif
 
 def _prior_loss(model: BlipDiffusion, method: Any) -> float:
     """Loss of "a dog" with the fitted U-Net on the untrained model's own images of a dog."""
-    from bdkit.sampling import noise_prediction_loss, training_scheduler
+    from bdkit.losses import noise_prediction_loss, training_scheduler
 
     method.selected()
     latents = model("a {}", source_subject="dog", seeds=range(50, 54), output_type="latent")

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from bdkit import cli
 from bdkit.methods import build_method, method_config
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.latent_diffusion import StableDiffusion, load_stable_diffusion
+from bdkit.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from bdkit.models.tokenizers import clip_tokenizer
 from bdkit.testing.seeded_weights import PUBLIC_SCHEDULER, TINY_TEXT, TINY_UNET, TINY_VAE, TINY_WORDS, seeded_state
 from bdkit.testing.tiny_checkpoints import write_tiny_checkpoint

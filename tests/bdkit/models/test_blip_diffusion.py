@@ -10,9 +10,11 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
 
+from bdkit.losses import NOISE_SCHEDULE
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import decode_latents
 from bdkit.models.prompts import split_prompt
-from bdkit.sampling import NOISE_SCHEDULE, decode_latents, initial_noise
+from bdkit.sampling import initial_noise
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 

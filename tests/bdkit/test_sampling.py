@@ -11,20 +11,16 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from bdkit.sampling import (
+from bdkit.losses import (
     NOISE_SCHEDULE,
-    Vae,
-    decode_latents,
     draw_noise,
     draw_timesteps,
-    encode_images,
-    initial_noise,
-    latent_factor,
     noise_prediction_loss,
-    sample,
     timestep_weights,
     training_scheduler,
 )
+from bdkit.models.latent_diffusion import Vae, decode_latents, encode_images, latent_factor
+from bdkit.sampling import initial_noise, sample
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
@@ -253,6 +249,24 @@ def test_guidance_of_one_needs_one_evaluation(unet: UNet2DConditionModel) -> Non
         handle.remove()
     assert rows[6:] == [4]
     assert torch.equal(plain, with_negative)
+
+
+def test_latents_of_the_callback_replace_the_steps(unet: UNet2DConditionModel) -> None:
+    noise, states, swapped = random(1, 4, 8, 8), random(1, 20, 32), random(1, 4, 8, 8, seed=5)
+
+    def run(callback: Any) -> Tensor:
+        settings: dict[str, Any] = {"guidance_scale": 1.0, "num_inference_steps": 3, "callback": callback}
+        return sample(unet, scheduler("DDIM"), noise, states, **settings)
+
+    inputs: list[Tensor] = []
+    handle = unet.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    try:
+        changed = run(lambda index, timestep, latents: swapped if index == 0 else None)
+    finally:
+        handle.remove()
+    assert torch.equal(inputs[1], swapped)
+    assert not torch.equal(changed, run(None))
+    assert torch.equal(run(lambda index, timestep, latents: swapped), swapped)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

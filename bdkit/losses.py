@@ -1,0 +1,120 @@
+"""The noise-prediction loss of training, its timesteps and noise; nothing here knows about subjects."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+
+# Stable Diffusion v1's noise schedule (paper Sec. 4.1 builds on v1-5); the same numbers serve mini size.
+NOISE_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+
+def training_scheduler() -> DDPMScheduler:
+    """The forward process of training: noise prediction with Stable Diffusion's schedule."""
+    return DDPMScheduler(prediction_type="epsilon", clip_sample=False, **NOISE_SCHEDULE)
+
+
+@contextmanager
+def training_attention(unet: UNet2DConditionModel) -> Iterator[None]:
+    """On the CPU, train with diffusers' plain attention: torch's fused one is slow backwards on short sequences.
+
+    The processors of before come back afterwards, so a later generation is that of a fresh process.
+    """
+    before = unet.attn_processors
+    if unet.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
+
+
+def noise_prediction_loss(
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    encoder_hidden_states: Tensor,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
+    *,
+    importance_sampling: bool = False,
+    pixel_weights: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error of the predicted noise at uniform timesteps (Sec. 3.2, Eq. of latent diffusion).
+
+    Args:
+        latents: (B, C, h, w), scaled.
+        encoder_hidden_states: (B, L, D), the text encoder's output.
+        generator: CPU generator of the timesteps and, through `draw_noise`, of the noise.
+        weights: (timesteps,), how much each timestep's error counts, such as `timestep_weights`; None: all the same.
+        importance_sampling: draw the timesteps by `draw_timesteps`: the same loss in the mean, with less variance.
+        pixel_weights: (B, 1, h, w), how much each place of an image counts; divided by its mean over the batch.
+    """
+    noise = draw_noise(latents, generator)
+    plain = weights is None and not importance_sampling and pixel_weights is None
+    if weights is None:
+        weights = torch.ones(scheduler.config.num_train_timesteps)
+    if importance_sampling:
+        timesteps, factors = draw_timesteps(weights, latents.shape[0], generator)
+    else:
+        timesteps = torch.randint(0, len(weights), (latents.shape[0],), generator=generator)
+        factors = weights[timesteps]
+    timesteps = timesteps.to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    noise_pred = unet(noisy, timesteps, encoder_hidden_states).sample
+    if plain:
+        return F.mse_loss(noise_pred.float(), noise.float())
+    errors = (noise_pred.float() - noise.float()).square()
+    if pixel_weights is not None:
+        errors = errors * (pixel_weights / pixel_weights.mean())
+    return (errors.mean(dim=(1, 2, 3)) * factors.to(errors.device)).mean()
+
+
+def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Unit Gaussian noise of the shape, type and device of ``like``, drawn there: a large batch's takes a CPU too long.
+
+    Args:
+        generator: on the CPU; elsewhere it seeds a generator of that device, so its state alone decides there, too.
+    """
+    if like.device.type == "cpu":
+        return torch.randn(like.shape, generator=generator).to(like.dtype)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    there = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=there, device=like.device).to(like.dtype)
+
+
+def timestep_weights(scheduler: DDPMScheduler, low: float, high: float) -> Tensor:
+    """1 / SNR of each timestep, kept within ``low`` and ``high``, divided by its mean; (timesteps,) float64."""
+    alphas = scheduler.alphas_cumprod.double().cpu()
+    weights = ((1 - alphas) / alphas).clamp(low, high)
+    return weights / weights.mean()
+
+
+def draw_timesteps(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Timesteps where the weights are large, and the factors that keep the mean loss what uniform ones would give.
+
+    A timestep is drawn in proportion to the root of its weight, because errors are small where weights are large; the
+    draws are stratified over the batch: one from each of ``count`` equal shares of the probability.
+
+    Args:
+        weights: (timesteps,), positive.
+        generator: on the CPU.
+
+    Returns:
+        Timesteps (count,) int64 and factors (count,) float32: weight / (timesteps x probability).
+    """
+    chances = weights.double().sqrt()
+    chances = chances / chances.sum()
+    places = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
+    timesteps = torch.searchsorted(chances.cumsum(0), places, right=True).clamp(max=len(weights) - 1)
+    return timesteps, (weights / (len(weights) * chances))[timesteps].float()
