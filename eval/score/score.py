@@ -254,7 +254,7 @@ def _record(
         "evaluators": evaluators.checkpoints,
         "token": options.token if rules.clip_t_text == "token" else None,
         "allow_missing": options.allow_missing,
-        "pictures": counts,
+        "images": counts,
         "device": device_name(),
         "versions": library_versions(),
     }

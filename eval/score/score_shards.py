@@ -23,7 +23,7 @@ from eval.score.check import Audit, Key, Problem
 FOLDER = "shards"
 KEY_VERSION = 1
 # What may differ among the shards of one run
-OF_THE_MACHINE = ("pictures", "device", "versions")
+OF_THE_MACHINE = ("images", "device", "versions")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def join_records(parts: Sequence[Part]) -> dict[str, Any]:
     """What run.json says of the whole scoring; where machines differ, all of them."""
     counts: dict[str, dict[str, int]] = {}
     for part in parts:
-        for method, count in part.record["pictures"].items():
+        for method, count in part.record["images"].items():
             whole = counts.setdefault(method, {"scored": 0, "expected": 0})
             for name in whole:
                 whole[name] += count[name]
@@ -151,7 +151,7 @@ def join_records(parts: Sequence[Part]) -> dict[str, Any]:
     versions = {name: _joined(record["versions"].get(name) for record in records) for name in records[0]["versions"]}
     return {
         **records[0],
-        "pictures": counts,
+        "images": counts,
         "device": _joined(record["device"] for record in records),
         "versions": versions,
     }

@@ -1,4 +1,4 @@
-"""Makes `tiny_bench` importable in the tests of eval."""
+"""Makes the helper modules (`eval_helpers`) importable in the tests of eval and of all its rooms."""
 
 import sys
 from pathlib import Path
