@@ -25,8 +25,8 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import latent_factor
 from bdkit.testing.full_size import FULL_SIZE, TINY, random_controlnet, random_model
 from bdkit.testing.measuring import measured
-from bdkit.training.loop import write_atomically
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
+from bdkit.utils.io import write_atomically, write_text
 
 BATCH = 3  # of fine-tuning (Sec. 3.3)
 PASSES = 3  # a training step costs a forward pass and, backwards, twice as much
@@ -218,7 +218,7 @@ def write(folder: Path, rows: list[Row], about: dict[str, str]) -> None:
         *(f"- {name}: {value}" for name, value in about.items()),
     ]
     write_atomically(folder / "full_size.csv", as_csv)
-    write_atomically(folder / "full_size.md", lambda path: path.write_text("\n".join(lines) + "\n") and None)
+    write_text("\n".join(lines) + "\n", folder / "full_size.md")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdkit.checkpoints.files import read_json, read_tensors
+from bdkit.checkpoints.files import read_tensors
 from bdkit.checkpoints.load import FINETUNED, checkpoint_hash, new_folder
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.options import LoadOptions
 from bdkit.models.stable_diffusion import load_base
 from bdkit.training.finetuning import Snapshot
-from bdkit.training.loop import write_json
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json, write_json
 
 LORA = "pytorch_lora_weights.safetensors"
 WORD = "learned_embeds.safetensors"
@@ -39,7 +39,7 @@ def save_adapter(
     with new_folder(place) as temporary:
         tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
         save_file(tensors, temporary / name, metadata={"format": "pt"})
-        write_json(temporary / FINETUNED, {**settings, "trained_on": _trained_on(model, place)})
+        write_json({**settings, "trained_on": _trained_on(model, place)}, temporary / FINETUNED)
     return place
 
 

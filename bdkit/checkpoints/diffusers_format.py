@@ -6,7 +6,6 @@ with the image encoder, the text encoder and the image processor. Here they beco
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bdkit.checkpoints.files import fill, read_json, read_weights
+from bdkit.checkpoints.files import fill, read_weights
 from bdkit.checkpoints.keys import FROM_FILE, ours_to_public, text_to_file
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
@@ -34,6 +33,7 @@ from bdkit.models.options import LoadOptions
 from bdkit.models.preprocessing import CLIP_MEAN, CLIP_STD, SubjectPixels
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json, write_json
 
 LIBRARY = "blip_diffusion"
 VISION_EPS = 1e-5  # when the public weights were made; the config omits it, and transformers' default changed since
@@ -251,12 +251,6 @@ def write_text_encoder_config(model: BlipDiffusion, folder: Path, architecture: 
     config = model.text_encoder.model.config
     fields = {name: getattr(config, name) for name in TEXT_FIELDS if hasattr(config, name)}
     write_json({"architectures": [architecture], "model_type": "clip_text_model", **fields}, folder / "config.json")
-
-
-def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Writes JSON; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _image_processor(model: BlipDiffusion) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,24 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json
 
 Module = TypeVar("Module", bound=nn.Module)
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 STEMS = {"vae": DIFFUSERS_STEM, "unet": DIFFUSERS_STEM, "text_encoder": "model", "qformer": "model"}
 PICKLE_STEMS = {"text_encoder": "pytorch_model", "qformer": "pytorch_model"}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; InputError names the file that is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; fetch the checkpoint again") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable JSON ({_first_line(error)}); fetch the checkpoint again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no JSON object; fetch the checkpoint again")
-    return content
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:

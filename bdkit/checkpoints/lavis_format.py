@@ -25,10 +25,9 @@ from bdkit.checkpoints.diffusers_format import (
     load_vae,
     public_defaults,
     public_encoder,
-    write_json,
     write_text_encoder_config,
 )
-from bdkit.checkpoints.files import has_weights, read_json, read_tensor, read_tensors
+from bdkit.checkpoints.files import has_weights, read_tensor, read_tensors
 from bdkit.checkpoints.keys import lavis_to_public, public_to_lavis, text_to_file, vae_to_old_file
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
@@ -41,6 +40,7 @@ from bdkit.models.conventions import Conventions
 from bdkit.models.options import LoadOptions
 from bdkit.models.preprocessing import SubjectPixels
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json, write_json
 
 PROJECTION = "proj_layer/proj_weight.pt"
 BLIP = "blip_model/blip_weight.pt"

@@ -27,8 +27,8 @@ from bdkit.models.conventions import Conventions
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.options import LoadOptions
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.training.loop import write_json
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import file_hash, write_json
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "qformer", "qformer_tokenizer", "scheduler")
@@ -56,12 +56,6 @@ def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
     raise InputError(f"no model at {str(path)!r}; give a folder, or one of the shipped models: {names}")
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def checkpoint_hash(path: str | Path) -> str:
     """Twelve hex digits that name all weights of a model folder, for run records."""
     folder = resolve(path, local_files_only=True)
@@ -77,7 +71,7 @@ def _foreign_hashes(folder: Path) -> dict[str, str]:
     digests = {}
     for path in files or [folder]:
         blob = path.resolve().name
-        digests[path.relative_to(folder).as_posix()] = blob if re.fullmatch("[0-9a-f]{64}", blob) else sha256(path)
+        digests[path.relative_to(folder).as_posix()] = blob if re.fullmatch("[0-9a-f]{64}", blob) else file_hash(path)
     return digests
 
 
@@ -114,7 +108,7 @@ def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
     for path, expected in hashes.items():
         if not path.exists():
             raise InputError(f"{path} is missing; fetch or save the model again")
-        if sha256(path) != expected:
+        if file_hash(path) != expected:
             raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one); fetch or save the model again")
     return places
 
@@ -280,7 +274,9 @@ def save_model(
         if model.conventions != Conventions():
             record["conventions"] = model.conventions.to_json()
         record |= {"bdkit": version("bdkit"), "defaults": asdict(model.defaults)}
-        record["sha256"] = {str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*.safetensors"))}
+        record["sha256"] = {
+            str(p.relative_to(temporary)): file_hash(p) for p in sorted(temporary.rglob("*.safetensors"))
+        }
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return folder
 
@@ -320,7 +316,7 @@ def add_controlnet(folder: Path, net: Any, dtype: torch.dtype) -> None:
     index = {**json.loads(path.read_text()), "controlnet": ["diffusers", "ControlNetModel"]}
     if index["_class_name"] == "BlipDiffusionPipeline":
         index["_class_name"] = "BlipDiffusionControlNetPipeline"
-    write_json(path, dict(sorted(index.items())))
+    write_json(dict(sorted(index.items())), path)
 
 
 def save_tensors(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from bdkit.checkpoints.diffusers_format import is_public_diffusers, load_public_diffusers
-from bdkit.checkpoints.files import has_weights, read_json, read_weights
+from bdkit.checkpoints.files import has_weights, read_weights
 from bdkit.checkpoints.hub import fetch_configs, is_hub_id
 from bdkit.checkpoints.keys import FROM_FILE
 from bdkit.checkpoints.lavis_format import is_lavis, load_lavis
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.options import LoadOptions
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json
 
 RECORD = "bdkit.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

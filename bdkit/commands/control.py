@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdkit.checkpoints.load import sha256
 from bdkit.editing.structure_control import CONTROLNETS, StructureControl, has_own_controlnet
 from bdkit.editing.structures import STRUCTURES, structure_map
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
+from bdkit.utils.io import file_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def control_record(flags: ControlFlags) -> dict[str, str]:
     Raises what `parse_control` raises.
     """
     pairs = [parse_control(text) for text in flags.control]
-    return {f"{number}: {kind} of {path.name}": sha256(path) for number, (kind, path) in enumerate(pairs)}
+    return {f"{number}: {kind} of {path.name}": file_hash(path) for number, (kind, path) in enumerate(pairs)}
 
 
 def make_control(flags: ControlFlags, model: str, height: int, width: int) -> StructureControl | None:

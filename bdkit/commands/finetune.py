@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bdkit.checkpoints.adapters import placeholder_words
-from bdkit.checkpoints.load import sha256
 from bdkit.commands.loading import ModelFlags
 from bdkit.commands.outputs import check_free
 from bdkit.methods import METHODS, build_method, method_config, save_finetuned
@@ -18,8 +17,8 @@ from bdkit.methods.base import TrainedMethod
 from bdkit.training.finetuning import FinetuneConfig, Work
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, given_fields
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import list_images, read_folder
-from bdkit.utils.io import read_json, write_json
+from bdkit.utils.images import list_images, read_images
+from bdkit.utils.io import file_hash, read_json, write_json
 
 WORK = ".fit"  # in the folder that is written: what an unfinished fit goes on with
 FIT_FILE = "fit.json"
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = given_fields(FinetuneConfig, args)
     _check_method(config.method, overrides)
     check_free(out, args.overwrite, besides=WORK)
-    images = read_folder(config.images)
+    images = read_images(config.images)
     method = build_method(
         config.method, config.model, preset=config.preset, options=config.options, **overrides, snapshots=()
     )
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         "subject": config.subject,
         "seed": config.seed,
         "dtype": config.dtype,
-        "pictures": {path.name: sha256(path) for path in list_images(config.images)},
+        "pictures": {path.name: file_hash(path) for path in list_images(config.images)},
     }
     with _work(out, fit, args.overwrite) as folder:
         method.work = Work(folder=folder, seconds=config.checkpoint_seconds)

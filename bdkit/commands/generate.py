@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from bdkit.checkpoints.adapters import is_adapter, learned_words, load_drawable
-from bdkit.checkpoints.load import checkpoint_hash, sha256
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.commands.control import ControlFlags, control_record, make_control
 from bdkit.commands.loading import ModelFlags
 from bdkit.commands.outputs import check_free
@@ -22,7 +22,7 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args, parse_
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
-from bdkit.utils.io import read_json, write_json
+from bdkit.utils.io import file_hash, read_json, write_json
 
 CHUNK = 4  # images drawn together; fixed, so that a resumed run makes the same bytes
 RUN_FILE = "run.json"
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     record = {
         "settings": _drawn_settings(config),
         "checkpoint": checkpoint_hash(config.model),
-        "references": {path.name: sha256(path) for path in references},
+        "references": {path.name: file_hash(path) for path in references},
         "structures": control_record(config),
     }
     if is_adapter(Path(config.model)):

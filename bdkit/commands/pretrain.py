@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bdkit.training.pretraining.stages import STAGES, main_process, pretrain_mini
+from bdkit.training.pretraining.stages import STAGES, pretrain_mini
+from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 
 
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--device cuda: there is no GPU that torch can use; leave --device out")
     stages = None if args.what == "mini" else [args.what]
     weights = pretrain_mini(args.out, smoke=args.smoke, stages=stages, device=args.device)
-    if main_process():
+    if is_main_process():
         print(f"{', '.join(stages or STAGES)}: finished in {weights}.")
     return 0
 

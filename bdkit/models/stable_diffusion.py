@@ -21,7 +21,6 @@ from bdkit.checkpoints.diffusers_format import (
     public_defaults,
     write_text_encoder_config,
 )
-from bdkit.checkpoints.files import read_json
 from bdkit.checkpoints.keys import text_to_file
 from bdkit.checkpoints.load import FINETUNED, load_model, new_folder, resolve, save_diffusers_part, save_tensors
 from bdkit.checkpoints.tokenizers import load_clip_tokenizer, save_clip_tokenizer
@@ -29,8 +28,8 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import Vae
 from bdkit.models.options import LoadOptions
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.training.loop import write_json
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json, write_json
 
 INDEX = "model_index.json"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -97,9 +96,9 @@ class StableDiffusion(BlipDiffusion):
             save_tensors(text, temporary / "text_encoder" / "model.safetensors", dtype)
             save_clip_tokenizer(self.tokenizer, temporary / "tokenizer")
             self.scheduler.save_pretrained(temporary / "scheduler")
-            write_json(temporary / INDEX, self._index())
+            write_json(self._index(), temporary / INDEX)
             if self.record:
-                write_json(temporary / FINETUNED, self.record)
+                write_json(self.record, temporary / FINETUNED)
         return place
 
     def _index(self) -> dict[str, Any]:

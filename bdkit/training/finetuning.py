@@ -17,8 +17,9 @@ from bdkit.losses import noise_prediction_loss, training_attention, training_sch
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import encode_images
 from bdkit.models.preprocessing import pixels_from_images
-from bdkit.training.loop import TrainingConfig, TrainingLoop, write_atomically
+from bdkit.training.loop import TrainingConfig, TrainingLoop
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import write_atomically
 
 CAPTION = "a {}"  # the whole caption of a subject's image, in the paper and in its public configs
 ENCODE_BATCH = 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,11 +19,9 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
+from bdkit.utils.env import device_name, world_size
 from bdkit.utils.errors import InputError
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+from bdkit.utils.io import write_atomically, write_json
 
 
 class TrainingDiverged(InputError):
@@ -78,32 +75,6 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mixed & 0x7FFF_FFFF_FFFF_FFFF)
 
 
-def started_processes() -> int:
-    """How many processes torchrun or accelerate started, this one among them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` on a temporary sibling and rename it into place; nothing half-written is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    text = json.dumps(value, indent=1, default=str) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text)
-
-    write_atomically(path, write)
-
-
 class TrainingLoop:
     """Train ``module``, whose ``forward(batch, generator)`` returns ``(loss, logs)``, logs numbers or their tensors.
 
@@ -147,7 +118,7 @@ class TrainingLoop:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        started = started_processes()
+        started = world_size()
         if started != self.accelerator.num_processes:
             raise InputError(
                 f"{started} processes were started, but {self.accelerator.num_processes} share each batch on "
@@ -307,7 +278,7 @@ class TrainingLoop:
         self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.module.train(was_training)
         if self.out is not None and self.accelerator.is_main_process:
-            write_json(self.out / "run.json", self.record())
+            write_json(self.record(), self.out / "run.json")
         return self.history
 
     def record(self) -> dict[str, Any]:
@@ -316,7 +287,7 @@ class TrainingLoop:
             "name": self.name,
             "config": asdict(self.config),
             "seconds": round(self.seconds, 1),
-            "device": _device_name(self.accelerator.device),
+            "device": device_name(str(self.accelerator.device)),
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "trained_parameters": sum(p.numel() for p in self.parameters),

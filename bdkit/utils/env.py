@@ -1,17 +1,16 @@
-"""What a result was made with: library versions, the device and the commit."""
+"""What a result was made with (versions, device, commit), and which of several processes this is."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 LIBRARIES = ("bdkit", "torch", "diffusers", "transformers", "timm", "open_clip_torch", "numpy", "pillow", "skia-python")
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that a result depends on; those that are not installed left out."""
+    """The versions of Python and of the installed libraries that a result depends on."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -23,28 +22,52 @@ def library_versions() -> dict[str, str]:
 
 def pick_device() -> str:
     """ "cuda" where there is a GPU, else "cpu"."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def device_name() -> str:
-    """The device in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def device_name(device: str | None = None) -> str:
+    """The device in words; None: the one `pick_device` gives."""
+    import torch
+
+    device = device or pick_device()
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def commit() -> str | None:
-    """The commit of the code, "+" behind it when files were changed since; None outside a git checkout."""
-    here = Path(__file__).parent
+    """The commit of the code, with "+" when files were changed since; None outside a git checkout."""
     try:
-        found = _git(here, "rev-parse", "HEAD")
-        return found + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        return _git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def rank() -> int:
+    """The number of this process, from 0, among those that torchrun or accelerate started."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes torchrun or accelerate started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process or the first."""
+    return rank() == 0
+
+
+def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=10,
     )
     return done.stdout.decode().strip()

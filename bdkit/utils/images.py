@@ -50,7 +50,7 @@ def read_image(path: str | Path) -> Image.Image:
         ) from error
 
 
-def read_folder(folder: str | Path) -> list[Image.Image]:
+def read_images(folder: str | Path) -> list[Image.Image]:
     """All images of a folder in name order, each as `read_image` gives it; other files are passed over.
 
     Raises InputError when the folder is missing or holds no image, and when one image cannot be used.

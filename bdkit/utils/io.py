@@ -1,8 +1,10 @@
-"""Whole files or none: everything a run leaves behind is written here."""
+"""Whole files or none: everything a run leaves behind is written here, and read back."""
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,22 @@ from bdkit.utils.errors import InputError
 UNFINISHED = ".writing-"
 
 
-def write_bytes(data: bytes, path: str | Path) -> None:
-    """Writes a file atomically, making its folder: it appears with all of `data` in it, on the disk, or not at all.
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a temporary path and renames the result to `path`, whose folder is made.
 
-    Raises InputError when the disk is full or the place cannot be written; then nothing new is left there.
+    The file appears whole and on the disk, or not at all. Raises InputError when the system refuses (a full disk, no
+    permission); after any error the old file is unchanged and nothing new is left behind.
     """
-    path = Path(path)
-    temporary = None
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        # torch.save refuses a name whose only dot is the first
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=UNFINISHED, suffix=".tmp"
+        )  # torch.save refuses a name with a first dot only
+        os.close(handle)
+        write(Path(temporary))
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
@@ -39,27 +44,42 @@ def write_bytes(data: bytes, path: str | Path) -> None:
         raise
 
 
-def remove_unfinished(folder: str | Path) -> None:
-    """Removes what a killed process was writing under `folder`. No other process may be writing there."""
-    for path in Path(folder).rglob(f"{UNFINISHED}*"):
-        path.unlink(missing_ok=True)
+def write_bytes(data: bytes, path: str | Path) -> None:
+    """Writes a file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Writes UTF-8 text atomically, line ends as they are. Raises InputError like `write_bytes`."""
+    """Writes UTF-8 text atomically, line ends as they are."""
     write_bytes(text.encode(), path)
 
 
 def write_json(value: Any, path: str | Path) -> None:
-    """Writes JSON that people can read, atomically. Raises InputError like `write_bytes`."""
-    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+    """Writes JSON that people can read, atomically; what JSON does not know (a path) becomes its text."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", path)
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file. Raises InputError when it is missing or not JSON."""
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object of a file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; is this a results folder of `bdkit bench`?") from error
+        raise InputError(f"{path} is missing; is this the right folder?") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it and run again") from error
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is not readable JSON ({line}); replace it or remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object; replace it or remove it")
+    return value
+
+
+def file_hash(path: str | Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Removes what a killed process was writing under `folder`. No other process may be writing there."""
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        path.unlink(missing_ok=True)

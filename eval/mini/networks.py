@@ -6,9 +6,7 @@ alone is enough to rebuild it. They look at 64 x 64 images and share nothing wit
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import struct
 from functools import partial
@@ -24,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import file_hash, write_atomically
 
 IMAGE_SIZE = 64
 HEADS = ("class", "context", "outfit", "change")
@@ -171,12 +170,6 @@ def build_network(config: dict[str, Any]) -> nn.Module:
     raise ValueError(f"no network of kind {kind!r}; known: dino, clip, identity, classifier")
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_network(network: nn.Module, config: dict[str, Any], path: Path) -> str:
     """Write a network in fp16 with its configuration in the metadata; return the file's SHA-256.
 
@@ -187,14 +180,9 @@ def save_network(network: nn.Module, config: dict[str, Any], path: Path) -> str:
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, part, metadata={"config": json.dumps(config, sort_keys=True)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return sha256_of(path)
+    metadata = {"config": json.dumps(config, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    return file_hash(path)
 
 
 def load_network(path: Path, sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -207,7 +195,7 @@ def load_network(path: Path, sha256: str | None = None) -> tuple[nn.Module, dict
             f"the evaluator's weights {path.name} are missing from {path.parent}; "
             "reinstall the package or train them with `bdkit pretrain evaluators`"
         )
-    if sha256 is not None and sha256_of(path) != sha256:
+    if sha256 is not None and file_hash(path) != sha256:
         raise InputError(
             f"the evaluator's weights {path} are not the ones of card.json (their SHA-256 differs); "
             "reinstall the package or train them with `bdkit pretrain evaluators`"

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bdkit.utils.errors import InputError
-from eval.mini.networks import HEADS, WordTokenizer, load_network, sha256_of
+from bdkit.utils.io import file_hash
+from eval.mini.networks import HEADS, WordTokenizer, load_network
 from eval.score.checkpoints import WeightsSource, load_into, refuse_programs
 from eval.score.preprocessing import normalise, preprocess, to_batch
 from eval.score.protocols import PROTOCOLS, Preprocessing, Protocol, find_protocol
@@ -251,7 +252,7 @@ def _public_dino(rules: Protocol, device: str, source: WeightsSource) -> Encoder
     path = source.find("dino", f"timm/{rules.dino_model}", "model.safetensors")
     network = timm.create_model(rules.dino_model, pretrained=False, num_classes=0)
     load_into(network, path)
-    return Encoder(network, rules.dino, "dino", {"file": rules.dino_model, "sha256": sha256_of(path)}, device)
+    return Encoder(network, rules.dino, "dino", {"file": rules.dino_model, "sha256": file_hash(path)}, device)
 
 
 def _public_clip(rules: Protocol, device: str, source: WeightsSource) -> ClipEncoder:
@@ -269,7 +270,7 @@ def _public_clip(rules: Protocol, device: str, source: WeightsSource) -> ClipEnc
     refuse_programs(path, f"{filename} of {repository} on the Hugging Face hub")
     network = open_clip.create_model(rules.clip_model, pretrained=None)
     load_into(network, path)
-    checkpoint = {"file": f"{rules.clip_model}/{rules.clip_pretrained}", "sha256": sha256_of(path)}
+    checkpoint = {"file": f"{rules.clip_model}/{rules.clip_pretrained}", "sha256": file_hash(path)}
     tokenizer = open_clip.get_tokenizer(rules.clip_model)
     return ClipEncoder(network, rules.clip, "clip", checkpoint, device, tokenizer=tokenizer)
 

@@ -12,7 +12,7 @@ import timm
 from open_clip.tokenizer import HFTokenizer
 
 from bdkit.utils.errors import InputError
-from eval.mini.networks import sha256_of
+from bdkit.utils.io import file_hash
 from eval.score.checkpoints import WeightsSource, load_into
 from eval.score.encoders import ClipEncoder, Encoder
 from eval.score.protocols import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -65,7 +65,7 @@ def load_more_encoder(
     choice = choice or MORE_ENCODERS[name]
     source = source or WeightsSource()
     path = source.find(name, choice.repository, choice.filename)
-    checkpoint = {"file": choice.model, "sha256": sha256_of(path)}
+    checkpoint = {"file": choice.model, "sha256": file_hash(path)}
     if choice.library == "timm":
         # trained at 518 pixels: the position embeddings are resampled to the grid of 224
         network = timm.create_model(choice.model, pretrained=False, num_classes=0, dynamic_img_size=True)

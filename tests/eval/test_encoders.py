@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import functional as vision
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import file_hash
 from eval.mini.networks import CLASSIFIER_CONFIG, CLIP_CONFIG, IDENTITY_CONFIG, build_network, save_network
 from eval.score.checkpoints import WeightsSource, load_into
 from eval.score.encoders import PROTOCOLS, Encoder, load_classifier, load_clip, load_encoder, preprocess, to_batch
@@ -146,7 +147,7 @@ def spoil(folder: Path, how: str) -> None:
             return
         else:
             path.write_bytes(b"not safetensors")
-        card = {"models": {"identity": {"sha256": encoders.sha256_of(path)}}}
+        card = {"models": {"identity": {"sha256": file_hash(path)}}}
         (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
 
 

@@ -62,7 +62,7 @@ def test_a_run_in_portions_ends_with_the_same_weights(name: str, material: Mater
     assert card["models"][name]["sha256"] == entry["sha256"]
     assert entry["measures"]
     assert all(np.isfinite(value) for value in entry["measures"].values())
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".writing-*"))
 
 
 @pytest.mark.slow

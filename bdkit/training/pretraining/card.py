@@ -19,7 +19,7 @@ def write_card(folder: Path, runs: Path, stages: Sequence[str], config: Any) -> 
             continue
         run = json.loads(record.read_text())
         settings, final, processes = run["config"], run["final"], run["processes"]
-        device = f"{run['device']} ({processes} x {run['threads']} threads)"
+        device = f"{processes} x {run['device']}" if processes > 1 else run["device"]
         finals = ", ".join(f"{k} {v:.3f}" for k, v in final.items() if k not in ("step", "seconds"))
         rows.append(
             f"| {stage} | {_steps(settings)} | {settings['batch_size'] * processes} | {settings['learning_rate']:g} | "

@@ -14,7 +14,7 @@ from bdkit.miniworld.captions import caption, caption_template
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, CONTEXTS, OUTFITS, STUDIO, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, sample_subject
-from bdkit.training.loop import write_atomically
+from bdkit.utils.io import write_atomically
 from bdkit.utils.parallel import make_parts
 
 PART = 4096

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bdkit.training.loop import write_atomically
+from bdkit.utils.io import write_atomically
 from bdkit.utils.parallel import make_parts
 
 Segmenter = Callable[[Sequence[Image.Image], Sequence[str]], list[np.ndarray]]

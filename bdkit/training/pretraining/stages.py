@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
-from bdkit.training.loop import TrainingConfig, started_processes, write_atomically, write_json
+from bdkit.training.loop import TrainingConfig
 from bdkit.training.pretraining.autoencoder import encode_corpus, train_autoencoder
 from bdkit.training.pretraining.card import write_card
 from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus
@@ -36,7 +35,9 @@ from bdkit.training.pretraining.multimodal_representation import train_multimoda
 from bdkit.training.pretraining.presets import PRETRAIN, ModelConfig, PretrainConfig
 from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig, train_subject_representation
 from bdkit.training.pretraining.text_to_image import train_text_to_image
+from bdkit.utils.env import is_main_process, world_size
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import write_atomically, write_json
 
 
 def new_model(config: ModelConfig, seed: int = 0) -> BlipDiffusion:
@@ -79,7 +80,7 @@ class MiniPretraining:
 
     def _per_process(self, training: TrainingConfig) -> TrainingConfig:
         """The preset's batch is that of all processes together."""
-        processes = started_processes()
+        processes = world_size()
         if training.batch_size % processes:
             raise InputError(f"a batch of {training.batch_size} can't be split among {processes} processes")
         return replace(training, batch_size=training.batch_size // processes)
@@ -148,7 +149,7 @@ class MiniPretraining:
         if stage == "autoencoder":
             config = self.model.vae.config
             scaling = {"scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor}
-            write_json(self.out / stage / "scaling.json", scaling)
+            write_json(scaling, self.out / stage / "scaling.json")
         write_atomically(self._weights(stage), lambda p: save_file(state, p))
 
     def run(self, stages: Sequence[str]) -> Path:
@@ -163,11 +164,11 @@ class MiniPretraining:
                         f"{stage} needs {required}, which is not finished in {self.out}; "
                         f"run `bdkit pretrain {required}` with the same --out first"
                     )
-            write_json(self.out / "settings.json", self._settings())
+            write_json(self._settings(), self.out / "settings.json")
             STAGES[stage].train(self)
             self._save(stage)
         finished = self._weights(list(STAGES)[-1]).exists()
-        return self.export() if finished and main_process() else self.out
+        return self.export() if finished and is_main_process() else self.out
 
     def _autoencoder(self) -> None:
         train_autoencoder(
@@ -301,11 +302,6 @@ STAGES: dict[str, Stage] = {
         train=MiniPretraining._stage2_joint,
     ),
 }
-
-
-def main_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun or accelerate started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def random_backgrounds(count: int, seed: int) -> np.ndarray:

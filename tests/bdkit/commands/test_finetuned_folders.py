@@ -18,7 +18,7 @@ from bdkit.models.options import LoadOptions
 from bdkit.models.stable_diffusion import StableDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
 from bdkit.testing.tiny_model import tiny_model
-from bdkit.utils.images import read_folder
+from bdkit.utils.images import read_images
 
 FIT = {"steps": 2, "learning_rate": 1e-2}
 CASES = [
@@ -91,7 +91,7 @@ def test_the_folder_draws_what_the_fitted_method_draws(
     method: Any = build_method(
         name, str(model), preset="mini", device="cpu", num_inference_steps=3, snapshots=(), **FIT
     )
-    method.fit(read_folder(photos), "dog", 0)
+    method.fit(read_images(photos), "dog", 0)
     assert generate(out, tmp_path / "drawn", "--subject", "dog") == 0
     drawn = pixels(tmp_path / "drawn")
     assert_same(drawn, method.generate("a {} {} in the snow", "dog", [4, 5]))
@@ -185,7 +185,7 @@ def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(
 
     settings = {**FIT, "rank": 2, "alpha": 8.0, "num_inference_steps": 3, "snapshots": ()}
     method: Any = build_method("dreambooth-lora", str(starts["sd"]), preset="mini", device="cpu", **settings)
-    method.fit(read_folder(photos), "dog", 0)
+    method.fit(read_images(photos), "dog", 0)
     mine = method.save(tmp_path / "mine")
     ours = load_drawable(mine)
     assert not any(parameter.requires_grad and ".lora_" in name for name, parameter in ours.unet.named_parameters())
@@ -213,7 +213,7 @@ def test_a_bfloat16_model_keeps_what_was_trained_in_float32(
         settings = {**FIT, "num_inference_steps": 3, "snapshots": ()}
         options = LoadOptions(dtype=torch.bfloat16)
         method: Any = build_method(name, str(starts["own"]), preset="mini", device="cpu", options=options, **settings)
-        method.fit(read_folder(photos), "dog", 0)
+        method.fit(read_images(photos), "dog", 0)
         assert generate(mine, tmp_path / "drawn", "--dtype", "bfloat16") == 0
         assert_same(pixels(tmp_path / "drawn"), method.generate("a {} {} in the snow", "dog", [4, 5]))
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import MAX_PIXELS, read_folder, read_image, write_png
+from bdkit.utils.images import MAX_PIXELS, read_image, read_images, write_png
 
 RED = (200, 10, 10)
 
@@ -138,24 +138,24 @@ def test_folder_in_name_order_without_other_files(tmp_path: Path) -> None:
             Image.new("L", (2, 2), grey).save(file, "PNG")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "c.png").mkdir()
-    assert [image.getpixel((0, 0)) for image in read_folder(tmp_path)] == [(1, 1, 1), (2, 2, 2)]
+    assert [image.getpixel((0, 0)) for image in read_images(tmp_path)] == [(1, 1, 1), (2, 2, 2)]
 
 
 def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images in"):
-        read_folder(tmp_path)
+        read_images(tmp_path)
     (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
     with pytest.raises(InputError, match="camera's own format"):
-        read_folder(tmp_path)
+        read_images(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
-        read_folder(tmp_path / "no")
+        read_images(tmp_path / "no")
 
 
 def test_folder_with_one_bad_image_names_it(tmp_path: Path) -> None:
     half_red().save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(b"bad")
     with pytest.raises(InputError, match=r"b\.jpg"):
-        read_folder(tmp_path)
+        read_images(tmp_path)
 
 
 def test_write_png_makes_folders_and_the_same_bytes(tmp_path: Path) -> None:
