@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bdkit.training.pretraining.stages import STAGES, pretrain_mini
+from bdkit.training.config import PRETRAINING_STAGES
+from bdkit.training.pretraining.stages import pretrain_mini
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 
@@ -14,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `mini` and each stage as commands of their own."""
     whats = parser.add_subparsers(title="what to train", metavar="WHAT", dest="what", required=True)
     _add_training(whats.add_parser("mini", help="every stage"))
-    for name, stage in STAGES.items():
-        _add_training(whats.add_parser(name, help=stage.help))
+    for name, text in PRETRAINING_STAGES.items():
+        _add_training(whats.add_parser(name, help=text))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     stages = None if args.what == "mini" else [args.what]
     weights = pretrain_mini(args.out, smoke=args.smoke, stages=stages, device=args.device)
     if is_main_process():
-        print(f"{', '.join(stages or STAGES)}: finished in {weights}.")
+        print(f"{', '.join(stages or PRETRAINING_STAGES)}: finished in {weights}.")
     return 0
 
 

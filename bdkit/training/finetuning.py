@@ -17,61 +17,16 @@ from bdkit.losses import noise_prediction_loss, training_attention, training_sch
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import encode_images
 from bdkit.models.preprocessing import pixels_from_images
-from bdkit.training.loop import TrainingConfig, TrainingLoop
+from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
+from bdkit.training.loop import TrainingLoop
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically
 
 CAPTION = "a {}"  # the whole caption of a subject's image, in the paper and in its public configs
 ENCODE_BATCH = 4
-PRECISIONS = ("no", "bf16", "fp16")
 
 Snapshot = dict[str, Tensor]
 """The trained parameters by name, float32 on the CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FewStepConfig:
-    """Training on a handful of images.
-
-    steps: optimiser steps
-    learning_rate: AdamW's, constant
-    weight_decay: AdamW's
-    batch_size: images a step
-    max_grad_norm: gradients are clipped to this norm; 0 never
-    random_flip: mirror half of the images
-    mixed_precision: no, bf16 or fp16, over float32 weights
-    gradient_accumulation_steps: batches whose gradients make one optimiser step
-    gradient_checkpointing: compute activations again on the way back: slower, with less memory
-    snapshots: steps, besides the last, after which the weights are kept
-    """
-
-    steps: int = 80
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    batch_size: int = 3
-    max_grad_norm: float = 1.0
-    random_flip: bool = False
-    mixed_precision: str = "no"
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    snapshots: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1 or self.gradient_accumulation_steps < 1:
-            raise InputError(
-                f"steps is {self.steps}, batch_size {self.batch_size}, gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}; use at least 0, 1 and 1"
-            )
-        if self.mixed_precision not in PRECISIONS:
-            raise InputError(f"mixed_precision is {self.mixed_precision!r}; use {', '.join(PRECISIONS)}")
-        wrong = [step for step in self.snapshots if not 0 <= step <= self.steps]
-        if wrong:
-            raise InputError(f"snapshots {wrong} lie outside 0..{self.steps}, the steps of this training")
-
-    @property
-    def kept_steps(self) -> tuple[int, ...]:
-        """The snapshots and the last step, in order."""
-        return tuple(sorted({*self.snapshots, self.steps}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +52,6 @@ def remembered(work: Work | None, name: str, make: Callable[[], Tensor]) -> Tens
     made = make()
     write_atomically(path, lambda temporary: torch.save(made, temporary))
     return made
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(FewStepConfig):
-    """Few-step fine-tuning of BLIP-Diffusion (Sec. 3.3); no steps at all is zero-shot.
-
-    train_embedding: train the cached subject embedding together with the U-Net
-    """
-
-    train_embedding: bool = True
 
 
 class SubjectFinetuning(nn.Module):

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
+from bdkit.training.config import TrainingConfig
 from bdkit.utils.env import device_name, world_size
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically, write_json
@@ -26,44 +27,6 @@ from bdkit.utils.io import write_atomically, write_json
 
 class TrainingDiverged(InputError):
     """The loss was not finite. The last good checkpoint is kept; the message names the batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Settings of one training run.
-
-    ``batch_size`` is per process and per micro-batch: the total batch is ``batch_size`` x
-    ``gradient_accumulation_steps`` x number of processes.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: str = field(default="constant", metadata={"help": "constant, or linear (to zero at the last step)"})
-    restarts: tuple[int, ...] = field(default=(), metadata={"help": "steps at which the schedule begins anew (SGDR)"})
-    warmup_steps: int = 0
-    max_grad_norm: float = 1.0
-    gradient_accumulation_steps: int = 1
-    ema_decay: float = field(default=0.0, metadata={"help": "0 switches the moving average of the weights off"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
-    checkpoint_seconds: float = 60.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "linear"):
-            raise InputError(f"schedule {self.schedule!r} is not known; use 'constant' or 'linear'")
-        if list(self.restarts) != sorted({r for r in self.restarts if 0 < r < self.steps}):
-            raise InputError(f"restarts must rise between 0 and {self.steps}, the number of steps: {self.restarts}")
-
-    def factor(self, step: int) -> float:
-        """Learning-rate factor at 0-based ``step``, in the round between two restarts that it belongs to."""
-        begin = max((r for r in self.restarts if r <= step), default=0)
-        end = min((r for r in self.restarts if r > step), default=self.steps)
-        done = step - begin
-        warm = min(1.0, (done + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return warm * (1.0 - done / (end - begin)) if self.schedule == "linear" else warm
 
 
 Batches = Callable[[int, torch.Generator], Any]

@@ -267,36 +267,31 @@ class MiniPretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage is for, which others it starts from, what of the model it trains, and how."""
+    """Which stages one starts from, what of the model it trains, and how."""
 
-    help: str
     requires: tuple[str, ...] = ()
     parts: tuple[str, ...]
     train: Callable[[MiniPretraining], None]
 
 
 STAGES: dict[str, Stage] = {
-    "autoencoder": Stage(help="images to latents and back", parts=("vae",), train=MiniPretraining._autoencoder),
+    "autoencoder": Stage(parts=("vae",), train=MiniPretraining._autoencoder),
     "image-encoder": Stage(
-        help="image-text contrastive training of the encoder that stages 1 and 2 keep frozen",
         parts=("vision",),
         train=MiniPretraining._image_encoder,
     ),
-    "base": Stage(help="text-to-image", requires=("autoencoder",), parts=("unet", "text"), train=MiniPretraining._base),
+    "base": Stage(requires=("autoencoder",), parts=("unet", "text"), train=MiniPretraining._base),
     "stage1": Stage(
-        help="multimodal representation learning: ITC, ITM, ITG (Sec. 3.1)",
         requires=("image-encoder",),
         parts=("multimodal",),
         train=MiniPretraining._stage1,
     ),
     "stage2": Stage(
-        help="subject representation learning by prompted context generation (Sec. 3.2)",
         requires=("autoencoder", "image-encoder", "base", "stage1"),
         parts=("unet", "text", "multimodal"),
         train=MiniPretraining._stage2,
     ),
     "stage2-joint": Stage(
-        help="stage 2 goes on with the image encoder trained, too (not in the paper)",
         requires=("autoencoder", "stage2"),
         parts=("unet", "text", "multimodal"),
         train=MiniPretraining._stage2_joint,
