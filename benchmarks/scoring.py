@@ -48,7 +48,8 @@ from scoring_peers import MAX_PROMPTS, METHOD, Peers, has_torchmetrics
 from bdkit.utils.images import read_image
 from bdkit.utils.io import write_bytes, write_json
 from dreambench.photos import photo_paths
-from dreambench.suites import Suite, load_suite
+from dreambench.registry import load_suite
+from dreambench.suites import Suite
 from eval.score.checkpoints import WeightsSource
 from eval.score.evaluators import Evaluators, load_evaluators
 from eval.score.images import read_images

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_bytes
 from dreambench.photos import default_folder
-from dreambench.suites import read_rows
+from dreambench.registry import read_rows
 
 COMMIT = "e9b8c013ef2e30ab3d5d9018808513e9093e3bc4"  # the one that added the data set
 BASE_URL = f"https://raw.githubusercontent.com/google/dreambooth/{COMMIT}/dataset"

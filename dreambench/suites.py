@@ -1,30 +1,12 @@
-"""The suites as data: subjects, prompts and how many images of each.
+"""A suite as data: subjects, prompts and how many images of each; and as JSON. `dreambench.registry` loads them."""
 
-`subjects.csv` and `prompts.csv` hold DreamBench's own lists (DreamBooth paper, arXiv 2208.12242), parsed once from the
-published `prompts_and_classes.txt`.
-"""
-
-import csv
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bdkit.utils.errors import InputError
-
-HERE = Path(__file__).parent / "data"
-KNOWN_SUITES = ("dreambench", "dreambench-plus", "mini", "mini@SEED", "mini-dev", "mini-quick")
-SAMPLES_PER_PROMPT = 4
-LIST_NAMES = ("object", "live")
-
-# What `make bench` measures: chosen to take minutes on two cores
-QUICK_SUBJECTS = ("dog", "vase", "colorful_sneaker")
-QUICK_LIVE_PROMPTS = (0, 2, 11, 20)
-QUICK_OBJECT_PROMPTS = (0, 2, 12, 20)
-QUICK_SAMPLES = 2
 
 PromptKind = Literal["context", "outfit", "property", "photorealistic", "style_transfer", "imaginative"]
 Item = TypeVar("Item")
@@ -102,10 +84,7 @@ class Suite:
         return sum(len(self.prompts(subject)) for subject in self.subjects) * self.samples_per_prompt
 
     def limited(self, subjects: int | None = None, prompts: int | None = None, samples: int | None = None) -> "Suite":
-        """The suite with n subjects and prompts of each list, spread evenly over them, and n samples; None keeps all.
-
-        Raises InputError for a limit below 1.
-        """
+        """The suite with n subjects and n prompts of each list, spread evenly, and n samples; None keeps all."""
         for name, limit in (("subjects", subjects), ("prompts", prompts), ("samples", samples)):
             if limit is not None and limit < 1:
                 raise InputError(f"a limit of {limit} {name} leaves nothing to measure; give at least 1")
@@ -140,80 +119,18 @@ def _spread(items: tuple[Item, ...], count: int | None) -> tuple[Item, ...]:
     return tuple(items[index * len(items) // count] for index in range(count))
 
 
-def load_suite(name: str, photos: Path | None = None) -> Suite:
-    """The suite of that name: dreambench, dreambench-plus, mini (or mini@0), mini@SEED, mini-dev or mini-quick.
-
-    mini@SEED: 30 procedural subjects with DreamBench's names and classes, held out from all training.
-    mini-dev: other held-out subjects, to tune on. mini-quick: a handful of mini@0's subjects and prompts.
-    dreambench-plus is also known as dreambench++.
-    photos: DreamBench++'s published folder, which that suite is read from
-
-    Raises InputError for an unknown name, and where DreamBench++'s folder is not what was published.
-    """
-    if name in ("dreambench-plus", "dreambench++"):
-        from dreambench.dreambench_plus import read_suite
-
-        return read_suite(photos)
-    subjects = load_subjects()
-    live, objects = load_prompts("live"), load_prompts("object")
-    if name == "dreambench":
-        return Suite(name, subjects, live, objects, SAMPLES_PER_PROMPT, "photos")
-    if name == "mini-dev":
-        return Suite(name, subjects, live, objects, SAMPLES_PER_PROMPT, "procedural", 0, "dev")
-    if name == "mini-quick":
-        return Suite(
-            name,
-            tuple(subject for wanted in QUICK_SUBJECTS for subject in subjects if subject.name == wanted),
-            tuple(live[index] for index in QUICK_LIVE_PROMPTS),
-            tuple(objects[index] for index in QUICK_OBJECT_PROMPTS),
-            QUICK_SAMPLES,
-            "procedural",
-            0,
-            "test",
-        )
-    numbered = re.fullmatch(r"mini(?:@(0|[1-9][0-9]{0,8}))?", name)
-    if numbered is None:
-        raise InputError(f"unknown suite {name!r}; known are {', '.join(KNOWN_SUITES)}")
-    seed = int(numbered[1] or 0)
-    return Suite(f"mini@{seed}", subjects, live, objects, SAMPLES_PER_PROMPT, "procedural", seed, "test")
-
-
-def load_subjects() -> tuple[SuiteSubject, ...]:
-    """DreamBench's 30 subjects in the published order."""
-    return tuple(
-        SuiteSubject(row["name"], row["class_noun"], row["live"] == "1", int(row["n_references"]))
-        for row in read_rows("subjects.csv")
-    )
-
-
-def load_prompts(list_name: Literal["live", "object"]) -> tuple[Prompt, ...]:
-    """DreamBench's 25 prompts for live subjects or for objects, in the published order."""
-    rows = (row for row in read_rows("prompts.csv") if row["list"] == list_name)
-    return tuple(_prompt(row) for row in rows)
-
-
-def class_nouns() -> tuple[str, ...]:
-    """DreamBench's 15 class nouns in the order of their first subjects; a classifier's class index counts in it."""
-    return tuple(dict.fromkeys(subject.class_noun for subject in load_subjects()))
-
-
-def read_rows(name: str) -> list[dict[str, str]]:
-    """The rows of one of this package's CSV files."""
-    with open(HERE / name, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def suite_to_json(suite: Suite) -> dict[str, Any]:
     """The suite as plain JSON values, its hash among them; `suite_from_json` reads them."""
     return {"hash": suite.hash, **_plain(suite)}
 
 
 def suite_from_json(values: Mapping[str, Any]) -> Suite:
-    """The suite that `suite_to_json` wrote. Raises InputError when values are missing or were changed."""
+    """The suite that `suite_to_json` wrote; InputError when values are missing or were changed."""
     try:
         fields = {key: value for key, value in values.items() if key != "hash"}
-        for key, make in (("subjects", _subject), ("live_prompts", _prompt), ("object_prompts", _prompt)):
-            fields[key] = tuple(make(row) for row in fields[key])
+        fields["subjects"] = tuple(_subject(row) for row in fields["subjects"])
+        for key in ("live_prompts", "object_prompts"):
+            fields[key] = tuple(prompt_from_row(row) for row in fields[key])
         suite = Suite(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"suite.json does not describe a suite ({error}); generate the images again") from error
@@ -230,9 +147,19 @@ def _subject(row: Mapping[str, Any]) -> SuiteSubject:
         int(row["n_references"]),
         row.get("category", ""),
         row.get("photo", ""),
-        tuple(_prompt(prompt) for prompt in row.get("prompts", ())),
+        tuple(prompt_from_row(prompt) for prompt in row.get("prompts", ())),
     )
 
 
-def _prompt(row: Mapping[str, Any]) -> Prompt:
+def prompt_from_row(row: Mapping[str, Any]) -> Prompt:
+    """The prompt of a JSON object, or of a row of `data/prompts.csv`."""
     return Prompt(int(row["index"]), row["template"], row["kind"], row.get("published", ""))
+
+
+def __getattr__(name: str) -> Any:
+    """Until every caller takes them from `dreambench.registry`."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    from dreambench import registry
+
+    return getattr(registry, name)

@@ -18,7 +18,8 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_json, write_text
-from dreambench.suites import Prompt, load_suite
+from dreambench.registry import load_suite
+from dreambench.suites import Prompt
 from studies.metric_validity.measures import MEASURED, TARGETS, YARDSTICKS, Judged, Measurer
 from studies.metric_validity.mini_damage import (
     DAMAGES,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dreambench.suites import Prompt, Suite, class_nouns
+from dreambench.registry import class_nouns
+from dreambench.suites import Prompt, Suite
 from eval.score.masks import VIEWS, keep, mean_colour
 from eval.score.metrics import METRICS, Batch
 from eval.score.metrics.base import Edit, FloatArray, PixelArray, nearest_of_references

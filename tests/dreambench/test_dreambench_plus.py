@@ -9,7 +9,8 @@ from PIL import Image
 from bdkit.utils.errors import InputError
 from dreambench.dreambench_plus import FOLDERS, PUBLISHED_COUNTS, make_prompt, read_suite
 from dreambench.photos import check_photos, photo_paths
-from dreambench.suites import load_suite, suite_from_json, suite_to_json
+from dreambench.registry import load_suite
+from dreambench.suites import suite_from_json, suite_to_json
 
 NOUNS = {"animal": "kitten", "human": "Samurai", "object": "piggy bank", "style": "ukiyo-e"}
 PROMPTS = [

@@ -10,7 +10,7 @@ import pytest
 from bdkit.utils.errors import InputError
 from dreambench.fetch import FetchConfig, RemoteFile, fetch_dreambench, remote_files
 from dreambench.photos import check_photos, photo_paths, photos_folder
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 
 
 class Handler(SimpleHTTPRequestHandler):

@@ -6,7 +6,8 @@ import pytest
 
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES
 from bdkit.utils.errors import InputError
-from dreambench.suites import Suite, class_nouns, load_suite, suite_from_json, suite_to_json
+from dreambench.registry import class_nouns, load_suite
+from dreambench.suites import Suite, suite_from_json, suite_to_json
 
 
 def test_dreambench_is_the_published_one() -> None:

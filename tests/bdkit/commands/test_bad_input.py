@@ -7,7 +7,8 @@ from PIL import Image
 
 from bdkit import cli
 from bdkit.utils.io import write_json
-from dreambench.suites import load_suite, suite_to_json
+from dreambench.registry import load_suite
+from dreambench.suites import suite_to_json
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

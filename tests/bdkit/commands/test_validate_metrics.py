@@ -15,7 +15,7 @@ from bdkit.miniworld.scenes import PROMPT_PARTS, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, sample_subject
 from bdkit.utils.errors import InputError
 from bdkit.utils.errors import InputError as BdkitInputError
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from studies.metric_validity.command import (
     STEPS,
     ValidityConfig,
