@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdkit.utils.io import write_bytes
-from eval.report.literature import read_published
+from eval.report.tables import read_published
 from eval.report.statistics import Estimate, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, provenance, title
 from eval.results_dir import GROUND_TRUTH, REAL
@@ -66,20 +66,20 @@ def make_plots(results: Results, out: Path, published: bool = False) -> list[Plo
 def draw_plots(results: Results, published: bool = False) -> list[Plot]:
     """Every plot that the results have figures for. published: with published results in a panel of their own."""
     interval = "Bars: 95% bootstrap interval over subjects."
-    made = []
+    plots = []
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS}):
         if {"dino", "clip_t"} <= set(results.metrics):
             note = f"Up: more like the subject. Right: more of the prompt. {interval}"
-            made.append(_plot("tradeoff", "DINO against CLIP-T", note, draw_tradeoff(results, published)))
+            plots.append(_plot("tradeoff", "DINO against CLIP-T", note, draw_tradeoff(results, published)))
         for metric in ("dino", "clip_i"):
-            if metric in results.metrics and _made_rows(results):
+            if metric in results.metrics and _generated_rows(results):
                 heading = f"{METRIC_TITLES[metric]} by subject"
                 note = "Black line: the subject's real images among themselves, without self-pairs."
-                made.append(_plot(f"subjects-{metric}", heading, note, draw_subjects(results, metric)))
+                plots.append(_plot(f"subjects-{metric}", heading, note, draw_subjects(results, metric)))
         if curves(results):
             heading = "Fine-tuning steps"
-            made.append(_plot("steps", heading, f"Snapshots of one method. {interval}", draw_steps(results)))
-    return made
+            plots.append(_plot("steps", heading, f"Snapshots of one method. {interval}", draw_steps(results)))
+    return plots
 
 
 def draw_tradeoff(results: Results, published: bool = False) -> Figure:
@@ -88,7 +88,7 @@ def draw_tradeoff(results: Results, published: bool = False) -> Figure:
     Published results stand in a second panel, open and grey, because their protocols differ from ours or are unknown.
     """
     rows = [row for row in _styled(results) if {(row, "dino"), (row, "clip_t")} <= set(results.estimates)]
-    figure = Figure(figsize=(11.0, 5.6) if published else (7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(11.0, 5.6) if published else (5.6, 5.6), layout="constrained")
     panels = figure.subplots(1, 2 if published else 1, squeeze=False)[0]
     axes = panels[0]
     for row in rows:
@@ -103,32 +103,29 @@ def draw_tradeoff(results: Results, published: bool = False) -> Figure:
     axes.set(xlabel="CLIP-T", ylabel="DINO", title=f"{results.suite.name}, protocol {results.protocol}")
     if published:
         _draw_published(panels[1], results.suite.name)
-        figure.legend(loc="outside lower left", ncols=3, fontsize=8)
-    else:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(loc="outside lower left", ncols=3 if published else 2, fontsize=8)
     return figure
 
 
 def _draw_published(axes: Axes, suite: str) -> None:
-    rows = read_published()
-    there = [row for row in rows if row["suite"] == suite] or [row for row in rows if row["suite"] == "dreambench"]
-    there = sorted((row for row in there if row["dino"] and row["clip_t"]), key=lambda row: row["protocol"])
+    complete = [row for row in read_published(suite) if row["dino"] and row["clip_t"]]
+    rows = sorted(complete, key=lambda row: row["protocol"])
     lines: list[str] = []
-    for number, row in enumerate(there, start=1):
+    for number, row in enumerate(rows, start=1):
         x, y = float(row["clip_t"]), float(row["dino"])
         axes.plot(x, y, marker="o", markersize=5, markerfacecolor="white", markeredgecolor=GREY, linestyle="none")
         axes.annotate(str(number), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5, color="#374151")
-        if number == 1 or row["protocol"] != there[number - 2]["protocol"]:
+        if number == 1 or row["protocol"] != rows[number - 2]["protocol"]:
             lines.append(f"\n{row['protocol']}:")
         lines.append(f"{number}  {row['title']}")
-    axes.set(xlabel="CLIP-T", ylabel="DINO", title=f"published, {there[0]['suite']}")
+    axes.set(xlabel="CLIP-T", ylabel="DINO", title=f"published, {rows[0]['suite']}")
     axes.text(1.03, 1.04, "\n".join(lines).strip(), transform=axes.transAxes, fontsize=6, va="top", color="#374151")
 
 
 def draw_subjects(results: Results, metric: str) -> Figure:
     """A group of bars for each subject, a bar for each row, the oracle without self-pairs as a line across it."""
     means = subject_means(results.scores, allow_missing=True)
-    rows = _made_rows(results)
+    rows = _generated_rows(results)
     values = {row: subject_values(means, row, metric) for row in [REAL, *rows]}
     names = [subject.name for subject in results.suite.subjects]
     lines = [names[start : start + SUBJECTS_A_LINE] for start in range(0, len(names), SUBJECTS_A_LINE)]
@@ -137,15 +134,16 @@ def draw_subjects(results: Results, metric: str) -> Figure:
     figure = Figure(figsize=(max(7.2, 1.1 * across), height), layout="constrained")
     panels = figure.subplots(len(lines), 1, squeeze=False, sharey=True)[:, 0]
     width = 0.84 / len(rows)
-    for axes, there in zip(panels, lines, strict=True):
+    for axes, line in zip(panels, lines, strict=True):
         for number, row in enumerate(rows):
-            places = np.arange(len(there)) - 0.42 + width * (number + 0.5)
-            heights = [values[row].get(name, np.nan) for name in there]
-            axes.bar(places, heights, width, color=_styled(results)[row][0], label=title(row), hatch=_hatch(number))
-        for place, name in enumerate(there):
+            x = np.arange(len(line)) - 0.42 + width * (number + 0.5)
+            heights = [values[row].get(name, np.nan) for name in line]
+            hatch = None if number <= len(COLOURS) else "///"
+            axes.bar(x, heights, width, color=_styled(results)[row][0], label=title(row), hatch=hatch)
+        for number, name in enumerate(line):
             if name in values[REAL]:
-                axes.hlines(values[REAL][name], place - 0.45, place + 0.45, color="black", linewidth=1.2)
-        axes.set_xticks(range(len(there)), [name.replace("_", " ") for name in there], fontsize=8)
+                axes.hlines(values[REAL][name], number - 0.45, number + 0.45, color="black", linewidth=1.2)
+        axes.set_xticks(range(len(line)), [name.replace("_", " ") for name in line], fontsize=8)
         axes.set(ylabel=METRIC_TITLES[metric], xlim=(-0.6, across - 0.4))
         axes.grid(visible=False, axis="x")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -160,13 +158,11 @@ def draw_steps(results: Results) -> Figure:
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for number, (method, points) in enumerate(curves(results).items()):
         for axes, metric in zip(panels, metrics, strict=True):
-            found = [
-                (step, results.estimates[row, metric]) for step, row in points if (row, metric) in results.estimates
-            ]
+            curve = {step: results.estimates[row, metric] for step, row in points if (row, metric) in results.estimates}
             axes.errorbar(
-                [step for step, _ in found], [figure_.mean for _, figure_ in found],
-                yerr=_bars([figure_ for _, figure_ in found]), color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)], capsize=2, elinewidth=1, label=title(method),
+                list(curve), [estimate.mean for estimate in curve.values()], yerr=_bars(list(curve.values())),
+                color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], capsize=2, elinewidth=1,
+                label=title(method),
             )  # fmt: skip
     for axes, metric in zip(panels, metrics, strict=True):
         axes.set(xlabel="fine-tuning steps", ylabel=METRIC_TITLES[metric])
@@ -177,47 +173,39 @@ def draw_steps(results: Results) -> Figure:
 
 def curves(results: Results) -> dict[str, list[tuple[int, str]]]:
     """Method -> its rows as (steps, row) by steps, for methods whose rows have different numbers of steps."""
-    found: dict[str, dict[int, str]] = {}
+    by_method: dict[str, dict[int, str]] = {}
     for row in results.rows:
-        made = provenance(results, row)
-        if made["method"] is not None and made["steps"] is not None:
+        settings = provenance(results, row)
+        if settings["method"] is not None and settings["steps"] is not None:
             folder = row.rpartition("/")[0]
-            found.setdefault(f"{folder}/{made['method']}".lstrip("/"), {}).setdefault(int(made["steps"]), row)
-    return {method: sorted(points.items()) for method, points in found.items() if len(points) > 1}
-
-
-def encode(figure: Figure) -> tuple[bytes, bytes]:
-    """A figure as PNG and SVG bytes, without date or version."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(SETTINGS):
-        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return png.getvalue(), svg.getvalue()
+            points = by_method.setdefault(f"{folder}/{settings['method']}".lstrip("/"), {})
+            points.setdefault(int(settings["steps"]), row)
+    return {method: sorted(points.items()) for method, points in by_method.items() if len(points) > 1}
 
 
 def _plot(name: str, heading: str, note: str, figure: Figure) -> Plot:
-    return Plot(name, heading, note, *encode(figure))
+    """The figure as PNG and SVG bytes, without date or version."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return Plot(name, heading, note, png.getvalue(), svg.getvalue())
 
 
-def _made_rows(results: Results) -> list[str]:
+def _generated_rows(results: Results) -> list[str]:
     return [row for row in results.rows if row not in ORACLE_ROWS]
 
 
 def _styled(results: Results) -> dict[str, tuple[str, str]]:
     """Row -> colour and marker; the ground truth is grey, so that methods keep their colours without it."""
-    rows = [row for row in _made_rows(results) if row != GROUND_TRUTH]
+    rows = [row for row in _generated_rows(results) if row != GROUND_TRUTH]
     styles = {row: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, row in enumerate(rows)}
     return {**({GROUND_TRUTH: (GREY, "*")} if GROUND_TRUTH in results.rows else {}), **styles}
 
 
-def _hatch(number: int) -> str | None:
-    return None if number <= len(COLOURS) else "///"
-
-
 def _bars(figures: Sequence[Estimate]) -> np.ndarray | None:
     """(2, n) distances from the means down and up to the intervals' ends; None where there is no interval."""
-    ends = [(figure.mean, figure.low, figure.high) for figure in figures]
-    if any(low is None or high is None for _, low, high in ends):
+    ends = np.array([(figure.mean, figure.low, figure.high) for figure in figures], dtype=np.float64).T
+    if np.isnan(ends).any():
         return None
-    bars = [(max(0.0, mean - (low or 0.0)), max(0.0, (high or 0.0) - mean)) for mean, low, high in ends]
-    return np.array(bars).T
+    mean, low, high = ends
+    return np.maximum(0.0, [mean - low, high - mean])

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from bdkit.utils.errors import InputError
-from dreambench.suites import Suite
+from dreambench.suites import Prompt, Suite
 from eval.results_dir import GROUND_TRUTH
 from eval.score.metrics import METRICS
 from eval.score.metrics.base import FloatArray
@@ -25,6 +25,8 @@ CONFIDENCE = 0.95
 SEED = 0
 # Which of the paper's metrics should follow which ground truth
 CORRELATED = (("dino", "clip_i", "clip_t"), ("identity", "prompt_right"))
+SPLITS = ("live", "type", "category")
+IMAGE_KEYS = ["method", "seed_set", "subject", "prompt", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +42,32 @@ class Estimate:
     n_images: int
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """How many of a row's images and subjects were scored, and how many there should be."""
+
+    n_images: int
+    n_expected: int
+    n_subjects: int
+    n_subjects_expected: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.n_images >= self.n_expected
+
+
 def split_prompt_kinds(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     """The scores with `prompt_right` given once more for each kind of prompt, as prompt_right_context, ..._outfit and
     ..._property.
     """
-    kinds = {
-        (subject.name, prompt.index): prompt.kind for subject in suite.subjects for prompt in suite.prompts(subject)
-    }
     judged = scores[scores["metric"] == "prompt_right"]
-    keys = zip(judged["subject"], judged["prompt"], strict=True)
-    return pd.concat([scores, judged.assign(metric=[f"prompt_right_{kinds[key]}" for key in keys])], ignore_index=True)
+    names = [f"prompt_right_{prompt.kind}" for prompt in _prompts_of(judged, suite)]
+    return pd.concat([scores, judged.assign(metric=names)], ignore_index=True)
 
 
 def subject_means(scores: pd.DataFrame, allow_missing: bool = False) -> pd.DataFrame:
-    """Mean over each subject's pictures: columns method, metric, seed_set, subject, value, n.
+    """Mean over each subject's images: columns method, metric, seed_set, subject, value, n.
 
     Raises InputError when two seed sets of a method do not have the same subjects and numbers of images, unless
     images may be missing or the metric is not defined for every image.
@@ -70,15 +84,9 @@ def subject_means(scores: pd.DataFrame, allow_missing: bool = False) -> pd.DataF
 
 
 def subject_values(means: pd.DataFrame, method: str, metric: str) -> pd.Series:
-    """One method's value for each subject (index), the mean over its seed sets; empty when there is none."""
+    """One method's value for each subject (index), the mean over its seed sets; empty when it has none."""
     part = means[(means["method"] == method) & (means["metric"] == metric)]
     return part.groupby("subject", sort=True)["value"].mean()
-
-
-def estimate(means: pd.DataFrame, method: str, metric: str) -> Estimate | None:
-    """The figure of one method and metric from `subject_means`; None where it was not measured."""
-    part = means[(means["method"] == method) & (means["metric"] == metric)]
-    return None if part.empty else _estimate(part)
 
 
 def estimates(means: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
@@ -124,8 +132,8 @@ def differences(means: pd.DataFrame, allow_missing: bool = False) -> pd.DataFram
     """Every pair of methods and every metric, paired over subjects: columns method, minus, metric, difference, low,
     high, n_subjects, n_better (subjects on which `method` is above `minus`).
 
-    Pairs stand in both directions. A pair is left out where the two were not measured on the same subjects; with
-    allow_missing it is taken over those subjects that both have.
+    Every pair is listed in both directions. A pair is left out where the two were not measured on the same subjects;
+    with allow_missing it is taken over those subjects that both have.
     """
     rows = []
     for metric, part in means.groupby("metric", sort=True):
@@ -151,79 +159,58 @@ def _partial_metrics() -> set[str]:
     return {name for name, metric in METRICS.items() if metric.partial}
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """How many of a row's images and subjects were scored, and how many there should be."""
-
-    n_images: int
-    n_expected: int
-    n_subjects: int
-    n_subjects_expected: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is missing."""
-        return self.n_images >= self.n_expected
-
-
 def coverage(scores: pd.DataFrame, suite: Suite) -> dict[str, Coverage]:
     """Row -> what was scored of it, over all its seed sets. The oracle's images are references and cannot be missing:
     a subject with one has no pair without itself.
     """
-    found = {}
+    counts = {}
     for row, part in scores.groupby("method", sort=True):
-        pictures = part[["seed_set", "subject", "prompt", "sample"]].drop_duplicates()
-        n_images, n_subjects = len(pictures), pictures["subject"].nunique()
+        images = part[IMAGE_KEYS].drop_duplicates()
+        n_images, n_subjects = len(images), images["subject"].nunique()
+        expected = (suite.n_images * images["seed_set"].nunique(), len(suite.subjects))
         if row in ORACLE_ROWS:
-            found[str(row)] = Coverage(n_images, n_images, n_subjects, n_subjects)
-            continue
-        expected = suite.n_images * pictures["seed_set"].nunique()
-        found[str(row)] = Coverage(n_images, expected, n_subjects, len(suite.subjects))
-    return found
+            expected = (n_images, n_subjects)
+        counts[str(row)] = Coverage(n_images, expected[0], n_subjects, expected[1])
+    return counts
 
 
 def prompt_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     """Per row, subject and prompt: its kind and text, n images of n_expected, and a column a metric with the mean
     over samples, then over seed sets. The oracle has no prompts and no lines.
     """
-    made = scores[scores["prompt"] != NO_PROMPT]
+    scores = scores[scores["prompt"] != NO_PROMPT]
     keys = ["method", "subject", "prompt"]
-    values = made.groupby([*keys, "metric", "seed_set"], sort=True)["value"].mean()
+    values = scores.groupby([*keys, "metric", "seed_set"], sort=True)["value"].mean()
     table = values.groupby(level=[*keys, "metric"]).mean().unstack("metric")
-    pictures = made[[*keys, "seed_set", "sample"]].drop_duplicates()
-    table.insert(0, "n_images", pictures.groupby(keys).size())
-    seed_sets = made.groupby("method")["seed_set"].nunique()
-    table.insert(
-        1, "n_expected", table.index.get_level_values("method").map(seed_sets.to_dict()) * suite.samples_per_prompt
-    )
+    n_seed_sets = scores.groupby("method")["seed_set"].nunique().to_dict()
+    methods = table.index.get_level_values("method")
+    table.insert(0, "n_images", scores[IMAGE_KEYS].drop_duplicates().groupby(keys).size())
+    table.insert(1, "n_expected", methods.map(n_seed_sets) * suite.samples_per_prompt)
     table = table.reset_index()
-    prompts = {(subject.name, prompt.index): (prompt.kind, prompt.text(subject.class_noun))
-               for subject in suite.subjects for prompt in suite.prompts(subject)}  # fmt: skip
-    found = [prompts[key] for key in zip(table["subject"], table["prompt"], strict=True)]
-    table.insert(3, "kind", [kind for kind, _ in found])
-    table.insert(4, "text", [text for _, text in found])
-    return _in_suite_order(table, suite, ["method", "subject", "prompt"])
+    nouns = {subject.name: subject.class_noun for subject in suite.subjects}
+    prompts = _prompts_of(table, suite)
+    texts = [prompt.text(nouns[name]) for prompt, name in zip(prompts, table["subject"], strict=True)]
+    table.insert(3, "kind", [prompt.kind for prompt in prompts])
+    table.insert(4, "text", texts)
+    return _in_suite_order(table, suite, keys)
 
 
 def subject_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     """Per row and subject: whether it is a live one, n images of n_expected, and for each metric the mean over its
     images, then over seed sets, and the standard deviation over seed sets (METRIC_spread; empty with one).
     """
-    means = subject_means(scores, allow_missing=True)
-    by_seed_set = means.groupby(["method", "subject", "metric"], sort=True)["value"]
+    by_seed_set = subject_means(scores, allow_missing=True).groupby(["method", "subject", "metric"], sort=True)["value"]
     table = by_seed_set.mean().unstack("metric")
     spreads = by_seed_set.std(ddof=1).unstack("metric")
-    for place, metric in enumerate(list(table.columns)):
-        table.insert(2 * place + 1, f"{metric}_spread", spreads[metric])
-    pictures = scores[["method", "subject", "seed_set", "prompt", "sample"]].drop_duplicates()
-    table.insert(0, "n_images", pictures.groupby(["method", "subject"]).size())
+    for number, metric in enumerate(list(table.columns)):
+        table.insert(2 * number + 1, f"{metric}_spread", spreads[metric])
+    table.insert(0, "n_images", scores[IMAGE_KEYS].drop_duplicates().groupby(["method", "subject"]).size())
     subjects = {subject.name: subject for subject in suite.subjects}
-    seed_sets = scores.groupby("method")["seed_set"].nunique()
-    expected = []
-    for method, name in table.index:
-        subject = subjects[name]
-        per_seed_set = len(suite.prompts(subject)) * suite.samples_per_prompt
-        expected.append(per_seed_set * seed_sets[method])
+    n_seed_sets = scores.groupby("method")["seed_set"].nunique()
+    expected = [
+        len(suite.prompts(subjects[name])) * suite.samples_per_prompt * n_seed_sets[method]
+        for method, name in table.index
+    ]
     oracle = table.index.get_level_values("method").isin(ORACLE_ROWS)
     table.insert(1, "n_expected", np.where(oracle, table["n_images"], expected))
     table = table.reset_index()
@@ -231,14 +218,23 @@ def subject_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     return _in_suite_order(table, suite, ["method", "subject"])
 
 
+def _prompts_of(frame: pd.DataFrame, suite: Suite) -> list[Prompt]:
+    """The prompt of each line, by its columns subject and prompt."""
+    prompts = {(subject.name, prompt.index): prompt for subject in suite.subjects for prompt in suite.prompts(subject)}
+    return [prompts[key] for key in zip(frame["subject"], frame["prompt"], strict=True)]
+
+
 def _in_suite_order(table: pd.DataFrame, suite: Suite, keys: Sequence[str]) -> pd.DataFrame:
-    places = {subject.name: number for number, subject in enumerate(suite.subjects)}
+    order = {subject.name: number for number, subject in enumerate(suite.subjects)}
     return table.sort_values(
-        list(keys), key=lambda column: column.map(places) if column.name == "subject" else column, ignore_index=True
+        list(keys), key=lambda column: column.map(order) if column.name == "subject" else column, ignore_index=True
     ).rename_axis(columns=None)
 
 
-SPLITS = ("live", "type", "category")
+def splits_of(suite: Suite) -> list[str]:
+    """The splits that a suite has, of SPLITS."""
+    categorised = all(subject.category for subject in suite.subjects)
+    return [split for split in SPLITS if split != "category" or categorised]
 
 
 def split_scores(scores: pd.DataFrame, suite: Suite, by: str) -> dict[str, pd.DataFrame]:
@@ -246,23 +242,21 @@ def split_scores(scores: pd.DataFrame, suite: Suite, by: str) -> dict[str, pd.Da
 
     by: "live", live subjects ("live") and the others ("object"); "type", the kinds of prompts (without the oracle,
         which has none); "category", DreamBench++'s categories of subjects
-
-    Raises InputError for another split, and where the suite has no categories.
     """
-    subjects = {subject.name: subject for subject in suite.subjects}
-    if by == "live":
-        parts = scores["subject"].map(lambda name: "live" if subjects[name].live else "object")
-    elif by == "category":
-        if not all(subject.category for subject in suite.subjects):
-            raise InputError(f"the suite {suite.name} has no categories of subjects; split it by live or type")
-        parts = scores["subject"].map(lambda name: subjects[name].category)
-    elif by == "type":
-        scores = scores[scores["prompt"] != NO_PROMPT]
-        kinds = {(name, prompt.index): prompt.kind for name in subjects for prompt in suite.prompts(subjects[name])}
-        keys = zip(scores["subject"], scores["prompt"], strict=True)
-        parts = pd.Series([kinds[key] for key in keys], index=scores.index, dtype=object)
-    else:
+    if by not in SPLITS:
         raise InputError(f"unknown split {by!r}; known are {', '.join(SPLITS)}")
+    if by not in splits_of(suite):
+        raise InputError(f"the suite {suite.name} has no categories of subjects; split it by live or type")
+    if by == "type":
+        scores = scores[scores["prompt"] != NO_PROMPT]
+        kinds = [prompt.kind for prompt in _prompts_of(scores, suite)]
+        parts = pd.Series(kinds, index=scores.index, dtype=object)
+    else:
+        names = {
+            subject.name: subject.category if by == "category" else "live" if subject.live else "object"
+            for subject in suite.subjects
+        }
+        parts = scores["subject"].map(names)
     return {part: scores[parts == part] for part in dict.fromkeys(parts.tolist())}
 
 
@@ -270,14 +264,12 @@ def split_table(scores: pd.DataFrame, suite: Suite, by: str, allow_missing: bool
     """Every figure of every part of a split: columns split, part, method, metric, mean, spread, low, high, n_subjects,
     n_images. Intervals resample the part's subjects.
     """
+    names = ["mean", "spread", "low", "high", "n_subjects", "n_images"]
     rows = []
-    for part, there in split_scores(scores, suite, by).items():
-        means = subject_means(there, allow_missing)
-        for (method, metric), figure in estimates(means).items():
-            rows.append((by, part, method, metric, figure.mean, figure.spread, figure.low, figure.high,
-                         figure.n_subjects, figure.n_images))  # fmt: skip
-    columns = ["split", "part", "method", "metric", "mean", "spread", "low", "high", "n_subjects", "n_images"]
-    return pd.DataFrame(rows, columns=columns)
+    for part, part_scores in split_scores(scores, suite, by).items():
+        for (method, metric), figure in estimates(subject_means(part_scores, allow_missing)).items():
+            rows.append((by, part, method, metric, *(getattr(figure, name) for name in names)))
+    return pd.DataFrame(rows, columns=["split", "part", "method", "metric", *names])
 
 
 def rank_correlations(scores: pd.DataFrame) -> pd.DataFrame:
@@ -287,10 +279,9 @@ def rank_correlations(scores: pd.DataFrame) -> pd.DataFrame:
     images are left out. "methods" compares the means of methods, "subjects" those of every method on every subject,
     "images" every image. Fewer than 3 values, or all the same, have no row.
     """
-    made = scores[(scores["prompt"] != NO_PROMPT) & ~scores["method"].isin([*ORACLE_ROWS, GROUND_TRUTH])]
-    keys = ["method", "seed_set", "subject", "prompt", "sample"]
-    levels = {"methods": ["method"], "subjects": ["method", "subject"], "pictures": keys}
-    wide = made.pivot_table(index=keys, columns="metric", values="value", sort=True)
+    generated = scores[(scores["prompt"] != NO_PROMPT) & ~scores["method"].isin([*ORACLE_ROWS, GROUND_TRUTH])]
+    levels = {"methods": ["method"], "subjects": ["method", "subject"], "images": IMAGE_KEYS}
+    wide = generated.pivot_table(index=IMAGE_KEYS, columns="metric", values="value", sort=True)
     rows = []
     for metric in CORRELATED[0]:
         for truth in CORRELATED[1]:

@@ -1,7 +1,7 @@
 """Scored folders -> everything that their tables, plots and report show."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pandas as pd
 from bdkit.utils.errors import InputError
 from dreambench.suites import Suite
 from eval.report.statistics import (
-    SPLITS,
     Coverage,
     Estimate,
     coverage,
@@ -19,6 +18,7 @@ from eval.report.statistics import (
     rank_correlations,
     split_prompt_kinds,
     split_table,
+    splits_of,
     subject_means,
 )
 from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, load_saved_suite, read_run
@@ -27,7 +27,6 @@ from eval.score.protocols import PROTOCOLS, check_one_protocol
 from eval.score.score import COLUMNS, ORACLE_ROWS, read_scores
 
 NOT_STATED = "not stated"
-
 TITLES = {
     REAL: "Real images (no self-pairs), headline",
     REAL_WITH_SELF: "Real images (with self-pairs)",
@@ -49,27 +48,27 @@ KIND_TITLES = {
 METRIC_TITLES = {**{name: metric.title for name, metric in METRICS.items()}, **KIND_TITLES}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Scored folders, summed up.
 
-    suite, run, scores: of the first folder; of all of them together
+    suite, run: of the first folder; scores: of all folders together
     rows: in the table's order; estimates: (row, metric) -> figure; coverage: row -> how much of it was scored
-    runs: row -> the record of its own folder, where there are several
+    runs: row -> run.json of its own folder
     splits: the figures of the parts of every split that the suite has
     """
 
     suite: Suite
     run: dict[str, Any]
+    runs: dict[str, dict[str, Any]]
+    scores: pd.DataFrame
     rows: list[str]
     metrics: list[str]
     estimates: dict[tuple[str, str], Estimate]
+    coverage: dict[str, Coverage]
     differences: pd.DataFrame
     correlations: pd.DataFrame
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-    splits: pd.DataFrame = field(default_factory=pd.DataFrame)
-    scores: pd.DataFrame = field(default_factory=pd.DataFrame)
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    splits: pd.DataFrame
 
     @property
     def protocol(self) -> str:
@@ -85,54 +84,48 @@ class _Folder:
     scores: pd.DataFrame
     protocols: tuple[str, ...]
 
-    @property
-    def allows_missing(self) -> bool:
-        return bool(self.run.get("scoring", {}).get("allow_missing"))
-
 
 def summarise(*outs: Path) -> Results:
     """Everything the table and the report need, of one scored folder or of several together.
 
     A row name that stands in several folders gets its folder's name before it; equal oracles stand once.
 
-    Raises InputError when a folder was not scored, when two differ in suite or protocol, and when images are missing
-    that were not allowed to be.
+    Raises InputError when two folders differ in suite or protocol, and when images are missing that were not allowed
+    to be.
     """
     folders = [_read_folder(out) for out in outs]
     _check_alike(folders)
-    suite, allow_missing = folders[0].suite, any(folder.allows_missing for folder in folders)
+    suite = folders[0].suite
+    allow_missing = any(folder.run.get("scoring", {}).get("allow_missing") for folder in folders)
     scores, runs = _join(folders)
     covered = coverage(scores, suite)
-    for row, there in covered.items():
-        if not there.complete and not allow_missing:
+    for row, row_coverage in covered.items():
+        if not row_coverage.complete and not allow_missing:
             raise InputError(
-                f"the scores of {row} hold {there.n_images} of {there.n_expected} images; score again, "
+                f"the scores of {row} hold {row_coverage.n_images} of {row_coverage.n_expected} images; score again, "
                 "with --allow-missing if images are missing"
             )
     means = subject_means(split_prompt_kinds(scores, suite), allow_missing)
-    order = [REAL, REAL_WITH_SELF, GROUND_TRUTH, *(row for row in runs if row in covered)]
-    rows = [row for row in dict.fromkeys(order) if row in covered]
-    rows += sorted(set(covered) - set(rows))
-    metrics = [metric for metric in METRIC_TITLES if metric in set(means["metric"])]
+    order = [REAL, REAL_WITH_SELF, GROUND_TRUTH, *runs]
+    splits = [split_table(scores, suite, split, allow_missing) for split in splits_of(suite)]
     return Results(
-        suite,
-        folders[0].run,
-        rows,
-        metrics,
-        estimates(means),
-        differences(means, allow_missing),
-        rank_correlations(scores),
-        covered,
-        _split_tables(scores, suite, allow_missing),
-        scores,
-        runs,
+        suite=suite,
+        run=folders[0].run,
+        runs=runs,
+        scores=scores,
+        rows=[row for row in dict.fromkeys(order) if row in covered],
+        metrics=[metric for metric in METRIC_TITLES if metric in set(means["metric"])],
+        estimates=estimates(means),
+        coverage=covered,
+        differences=differences(means, allow_missing),
+        correlations=rank_correlations(scores),
+        splits=pd.concat(splits, ignore_index=True),
     )
 
 
 def provenance(results: Results, row: str) -> dict[str, Any]:
-    """What a row was made with; None where its maker left no record."""
-    run = results.runs.get(row, results.run)
-    there = results.coverage[row]
+    """What a row was made with; None where its program left no record."""
+    run, row_coverage = results.runs[row], results.coverage[row]
     entry = run.get("rows", {}).get(row.rpartition("/")[2], {})
     settings: Mapping[str, Any] = entry.get("settings", {})
     scoring = run.get("scoring", {})
@@ -141,9 +134,9 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
     versions = run.get("versions") or scoring.get("versions", {})
     return {
         "method": entry.get("method"),
-        "n_images": there.n_images,
-        "n_expected": there.n_expected,
-        "n_subjects": there.n_subjects,
+        "n_images": row_coverage.n_images,
+        "n_expected": row_coverage.n_expected,
+        "n_subjects": row_coverage.n_subjects,
         "seed_sets": None if seeds is None else " ".join(map(str, seeds)),
         "steps": steps,
         "learning_rate": _text(_first(settings, "learning_rate", "lr")) if steps else None,
@@ -158,10 +151,24 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
     }
 
 
+def wide_table(results: Results) -> pd.DataFrame:
+    """One line a row of the table: for each metric its mean, spread, low and high, then what it was made with."""
+    lines = []
+    for row in results.rows:
+        line: dict[str, Any] = {"row": row, "title": title(row)}
+        for metric in results.metrics:
+            figure = results.estimates.get((row, metric))
+            for part in ("mean", "spread", "low", "high"):
+                name = metric if part == "mean" else f"{metric}_{part}"
+                line[name] = None if figure is None else getattr(figure, part)
+        lines.append({**line, **provenance(results, row)})
+    return pd.DataFrame(lines)
+
+
 def title(row: str) -> str:
     """A row's name as people read it; a folder before it stays."""
     folder, slash, name = row.rpartition("/")
-    return f"{folder}{slash}{TITLES.get(name, name)}" if slash else TITLES.get(row, row)
+    return f"{folder}{slash}{TITLES.get(name, name)}"
 
 
 def _read_folder(out: Path) -> _Folder:
@@ -185,33 +192,28 @@ def _check_alike(folders: Sequence[_Folder]) -> None:
 
 
 def _join(folders: Sequence[_Folder]) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """All scores in one frame, and each row's run record, in the order of the records."""
-    found: dict[str, list[tuple[_Folder, pd.DataFrame]]] = {}
+    """All scores in one frame, and each row's run.json, in the order of the runs."""
+    parts: dict[str, list[tuple[_Folder, pd.DataFrame]]] = {}
     for folder in folders:
-        parts = {str(row): part.reset_index(drop=True) for row, part in folder.scores.groupby("method", sort=True)}
-        for row in dict.fromkeys([*folder.run.get("rows", {}), *parts]):
-            known = found.setdefault(row, []) if row in parts else []
-            if row in parts and not any(parts[row].equals(other) for _, other in known):
-                known.append((folder, parts[row]))
+        by_row = {str(row): part.reset_index(drop=True) for row, part in folder.scores.groupby("method", sort=True)}
+        for row in dict.fromkeys([*folder.run.get("rows", {}), *by_row]):
+            known = parts.setdefault(row, []) if row in by_row else []
+            if row in by_row and not any(by_row[row].equals(other) for _, other in known):
+                known.append((folder, by_row[row]))
     frames, runs = [], {}
-    for row, there in found.items():
-        if row in ORACLE_ROWS and len(there) > 1:
+    for row, versions in parts.items():
+        if row in ORACLE_ROWS and len(versions) > 1:
             raise InputError(
-                f"the real images score differently in {there[0][0].out} and {there[1][0].out}: other photos or other "
-                "weights; score one of them again"
+                f"the real images score differently in {versions[0][0].out} and {versions[1][0].out}: other photos or "
+                "other weights; score one of them again"
             )
-        for folder, part in there:
-            name = row if len(there) == 1 else f"{folder.out.resolve().name}/{row}"
+        for folder, part in versions:
+            name = row if len(versions) == 1 else f"{folder.out.resolve().name}/{row}"
             if name in runs:
                 raise InputError(f"two folders have the same name and both a row {row!r}; rename one folder")
             frames.append(part.assign(method=name))
             runs[name] = folder.run
     return pd.concat(frames, ignore_index=True), runs
-
-
-def _split_tables(scores: pd.DataFrame, suite: Suite, allow_missing: bool) -> pd.DataFrame:
-    there = [by for by in SPLITS if by != "category" or all(subject.category for subject in suite.subjects)]
-    return pd.concat([split_table(scores, suite, by, allow_missing) for by in there], ignore_index=True)
 
 
 def _first(values: Mapping[str, Any], *names: str) -> Any:
