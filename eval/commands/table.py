@@ -3,10 +3,7 @@
 import argparse
 from pathlib import Path
 
-from eval.report.plots import make_plots
-from eval.report.sections import markdown
-from eval.report.statistics import SPLITS
-from eval.report.tables import make_tables, summarise, write_tables
+SPLITS = ("live", "type", "category")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table. One folder's tables are written into it, those of several where --save says."""
+    from eval.report.plots import make_plots
+    from eval.report.tables import make_tables, markdown, summarise, write_tables
+
     results = make_tables(args.out[0]) if len(args.out) == 1 else summarise(*args.out)
-    text = markdown(results, split=args.split, against=args.against, published=args.published)
+    chosen = {"split": args.split, "against": args.against, "published": args.published}
+    text = markdown(results, **chosen)
     if args.save is not None:
-        write_tables(results, args.save)
-        (args.save / "table.md").write_text(text, encoding="utf-8")
+        write_tables(results, args.save, **chosen)
         make_plots(results, args.save, published=args.published)
     print(text)
     return 0

@@ -1,12 +1,13 @@
-"""report.html: tables, plots and every scored image beside its reference, in one file that needs no network.
+"""report.html: images, plots, tables and every scored image beside its reference, in one file that needs no network.
 
 Up to `ReportConfig.embed_at_most` generated images are embedded, small, and the file can be sent on alone. More than
-that stay where they are and are linked by relative path, so the file must stay in its results folder. Tables, plots and
-references are embedded always.
+that stay where they are and are linked by relative path, so the file must stay in its results folder. The first grid,
+tables, plots and references are embedded always.
 """
 
 import base64
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,13 +21,12 @@ from tqdm import tqdm
 from bdkit.utils.images import encode, read_image
 from bdkit.utils.io import write_text
 from dreambench.suites import Suite
-from eval.report.grid import draw_grid
+from eval.report.grid import draw_grid, spread, spread_prompts
 from eval.report.plots import make_plots
-from eval.report.sections import sections
-from eval.report.statistics import SPLITS
+from eval.report.statistics import IMAGE_KEYS, SPLITS
 from eval.report.summary import METRIC_TITLES, Results, title
-from eval.results_dir import IMAGES, Job, find_jobs, reference_paths
-from eval.score.check import Key, key_of
+from eval.report.tables import sections, split_sections
+from eval.results_dir import IMAGES, ImageId, reference_paths
 from eval.score.images import Found, read_tree
 from eval.score.metrics import METRICS
 from eval.score.score import NO_PROMPT
@@ -34,6 +34,7 @@ from eval.score.score import NO_PROMPT
 REPORT_FILE = "report.html"
 TEMPLATE = "template.html"
 SPLITS_SHOWN = tuple(split for split in SPLITS if split != "category")
+FIRST_COLUMNS = 6  # images of each row in the grid that the report begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,75 +63,80 @@ def make_report(
 ) -> Path:
     """Writes OUT/plots, OUT/report.html and, for images in OUT, OUT/grid.png, and returns the report's path.
 
-    found: where the images are; None: in OUT/pictures. Those that are there no longer are left out, and counted.
-
-    Raises InputError when an image cannot be read.
+    found: where the images are; None: in OUT/images. Those that are missing are left out, and counted.
     """
     config = config or ReportConfig()
-    if found is None and (out / IMAGES).is_dir():
-        _draw_contact_sheet(out, results, photos)
+    own = found is None and (out / IMAGES).is_dir()
+    if own:
         found = read_tree(out, results.suite, out.name)
-    plots = make_plots(results, out, published=config.published)
+    paths = {} if found is None else image_paths(found)
+    rows = _first_seed_sets(results, paths)
+    if own:
+        columns = {pair: title(pair[0]) for pair in rows}
+        draw_grid(out, results.suite, columns, photos, paths=paths)
+    plots = [
+        {"heading": plot.heading, "note": plot.note, "source": _data(plot.svg, "svg+xml"), "name": plot.name}
+        for plot in make_plots(results, out, published=config.published)
+    ]
+    main, *others = sections(results, published=config.published)
     splits = [split for split in SPLITS_SHOWN if split in set(results.splits["split"])]
-    shown = sections(results, published=config.published)
-    for split in splits:
-        known = {section.heading for section in shown}
-        shown += [section for section in sections(results, split=split) if section.heading not in known]
     template = files("eval.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         suite=results.suite,
         protocol=results.protocol,
         commit=results.run.get("commit"),
-        sections=shown,
-        plots=[
-            {"heading": plot.heading, "note": plot.note, "source": _data(plot.svg, "svg+xml"), "name": plot.name}
-            for plot in plots
-        ],
-        data=gallery(out, results, found, photos, config, show_progress),
+        grid=_first_grid(out, results, rows, paths, photos, config),
+        main_plots=plots[:1],
+        plots=plots[1:],
+        main=main,
+        sections=[*others, *(section for split in splits for section in split_sections(results, split))],
+        data=gallery(out, results, paths, photos, config, show_progress),
     )
     write_text(page, out / REPORT_FILE)
     return out / REPORT_FILE
 
 
+def image_paths(found: Found) -> dict[ImageId, Path]:
+    """The files of the images that a reader of `eval.score.images` found, those left out that are missing."""
+    paths = {ImageId(*(getattr(image, key) for key in IMAGE_KEYS)): image.path for image in found.pictures}
+    return {image_id: path for image_id, path in paths.items() if path.is_file()}
+
+
 def gallery(
     out: Path,
     results: Results,
-    found: Found | None,
+    paths: Mapping[ImageId, Path],
     photos: Path | None,
     config: ReportConfig,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """What the report's script shows, as JSON values: metrics, rows, subjects with references, prompts, how many scored
-    images are absent, and a line for each that is there: [source, row, subject, seed set, prompt, sample, values].
+    images are absent, and a line for each other one: [source, row, subject, seed set, prompt, sample, values].
 
-    row, subject and prompt are places in the lists; values go by the list of metrics, None where there is none.
+    row, subject and prompt are numbers in the lists; values go by the list of metrics, None where there is none.
     """
-    made = results.scores[results.scores["prompt"] != NO_PROMPT]
-    metrics = [metric for metric in METRIC_TITLES if metric in set(made["metric"])]
-    keys = ["method", "seed_set", "subject", "prompt", "sample"]
-    table = made.pivot_table(index=keys, columns="metric", values="value", sort=True)[metrics].round(4)
-    rows = [row for row in results.rows if row in set(made["method"])]
-    prompts = _prompts(results.suite)
-    paths = {} if found is None else {key_of(picture): picture.path for picture in found.pictures}
+    scores = results.scores[results.scores["prompt"] != NO_PROMPT]
+    metrics = [metric for metric in METRIC_TITLES if metric in set(scores["metric"])]
+    table = scores.pivot_table(index=IMAGE_KEYS, columns="metric", values="value", sort=True)[metrics].round(4)
+    rows = [row for row in results.rows if row in set(scores["method"])]
+    prompts, texts = _prompts(results.suite)
     embed = len(table) <= config.embed_at_most
     subjects = {subject.name: number for number, subject in enumerate(results.suite.subjects)}
     bar = tqdm(table.iterrows(), total=len(table), desc="report", unit=" images", disable=not show_progress,
                dynamic_ncols=True)  # fmt: skip
-    pictures = []
-    for key, values in bar:
-        method, seed_set, name, index, sample = key
-        place: Key = (method, int(seed_set), name, int(index), int(sample))
-        path = paths.get(place)
-        if path is None or not path.is_file():
+    images = []
+    for (method, seed_set, subject, prompt, sample), values in bar:
+        path = paths.get(ImageId(method, int(seed_set), subject, int(prompt), int(sample)))
+        if path is None:
             continue
         source = _embedded(path, config) if embed else quote(Path(os.path.relpath(path, out)).as_posix())
         numbers = [None if value != value else float(value) for value in values]
-        prompt = prompts[name, index][0]
-        pictures.append([source, rows.index(method), subjects[name], int(seed_set), prompt, int(sample), numbers])
+        place = (rows.index(method), subjects[subject], int(seed_set), prompts[subject, prompt], int(sample))
+        images.append([source, *place, numbers])
     return {
         "embedded": embed,
-        "absent": len(table) - len(pictures),
+        "absent": len(table) - len(images),
         "metrics": [[METRIC_TITLES[name], METRICS[name].higher_is_better] for name in metrics],
         "rows": [title(row) for row in rows],
         "subjects": [
@@ -143,31 +149,49 @@ def gallery(
             }
             for subject in results.suite.subjects
         ],
-        "prompts": [[text, kind] for _, (_, text, kind) in _by_place(prompts)],
-        "images": pictures,
+        "prompts": texts,
+        "images": images,
     }
 
 
-def _prompts(suite: Suite) -> dict[tuple[str, int], tuple[int, str, str]]:
-    """(subject, index) -> place among the suite's different prompts, its template's words, its kind."""
-    places: dict[tuple[str, str], int] = {}
-    found: dict[tuple[str, int], tuple[int, str, str]] = {}
+def _first_seed_sets(results: Results, paths: Mapping[ImageId, Path]) -> list[tuple[str, int]]:
+    """Every row that has images, with its first seed set."""
+    seed_sets: dict[str, int] = {}
+    for image_id in paths:
+        seed_sets[image_id.method] = min(image_id.seed_set, seed_sets.get(image_id.method, image_id.seed_set))
+    return [(row, seed_sets[row]) for row in results.rows if row in seed_sets]
+
+
+def _first_grid(
+    out: Path,
+    results: Results,
+    rows: list[tuple[str, int]],
+    paths: Mapping[ImageId, Path],
+    photos: Path | None,
+    config: ReportConfig,
+) -> dict[str, Any]:
+    """What the report begins with: a few prompts across, reference and rows down; a missing image is None."""
+    shown = spread(spread_prompts(results.suite, FIRST_COLUMNS, 3), FIRST_COLUMNS)
+    references = [reference_paths(out, results.suite, subject, photos)[0] for subject, _ in shown]
+    lines: list[tuple[str, list[Path | None]]] = [("Reference", [*references])]
+    for method, seed_set in rows:
+        ids = [ImageId(method, seed_set, subject.name, prompt.index, 0) for subject, prompt in shown]
+        lines.append((title(method), [paths.get(image_id) for image_id in ids]))
+    return {
+        "head": [prompt.text(subject.class_noun) for subject, prompt in shown],
+        "lines": [(text, [path and _embedded(path, config) for path in line]) for text, line in lines] if rows else [],
+    }
+
+
+def _prompts(suite: Suite) -> tuple[dict[tuple[str, int], int], list[tuple[str, str]]]:
+    """(subject, prompt index) -> number among the suite's different prompts, and their texts and kinds."""
+    texts: dict[tuple[str, str], int] = {}
+    numbers = {}
     for subject in suite.subjects:
         for prompt in suite.prompts(subject):
             text = prompt.text("…" if not prompt.published else subject.class_noun)
-            place = places.setdefault((text, prompt.kind), len(places))
-            found[subject.name, prompt.index] = (place, text, prompt.kind)
-    return found
-
-
-def _by_place(prompts: dict[tuple[str, int], tuple[int, str, str]]) -> list[tuple[int, tuple[int, str, str]]]:
-    return sorted({value[0]: value for value in prompts.values()}.items())
-
-
-def _draw_contact_sheet(out: Path, results: Results, photos: Path | None) -> None:
-    first_seed_set = {job.method: job.seed_set for job in reversed(find_jobs(out))}
-    jobs = [Job(row, first_seed_set[row]) for row in results.rows if row in first_seed_set]
-    draw_grid(out, results.suite, [(job, title(job.method)) for job in jobs], photos)
+            numbers[subject.name, prompt.index] = texts.setdefault((text, prompt.kind), len(texts))
+    return numbers, list(texts)
 
 
 def _embedded(path: Path, config: ReportConfig) -> str:

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdkit.utils.io import write_bytes
-from eval.report.tables import read_published
 from eval.report.statistics import Estimate, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, provenance, title
+from eval.report.tables import read_published
 from eval.results_dir import GROUND_TRUTH, REAL
 from eval.score.score import ORACLE_ROWS
 
@@ -205,7 +205,7 @@ def _styled(results: Results) -> dict[str, tuple[str, str]]:
 def _bars(figures: Sequence[Estimate]) -> np.ndarray | None:
     """(2, n) distances from the means down and up to the intervals' ends; None where there is no interval."""
     ends = np.array([(figure.mean, figure.low, figure.high) for figure in figures], dtype=np.float64).T
-    if np.isnan(ends).any():
+    if not figures or np.isnan(ends).any():
         return None
     mean, low, high = ends
     return np.maximum(0.0, [mean - low, high - mean])

@@ -134,7 +134,7 @@ def sections(
 ) -> list[Section]:
     """The tables to show, without empty columns and empty tables.
 
-    split: every figure once more for each part, "live", "type" or "category"
+    split: the main figures once more for each part, "live", "type" or "category"
     against: the differences of every row from that one, in place of the paper's claims
     published: all published results beside ours, in place of the paper's table
     """
@@ -151,13 +151,14 @@ def sections(
 
 
 def split_sections(results: Results, split: str) -> list[Section]:
-    """A table of every figure for each part of a split."""
+    """A table of the main figures for each part of a split; by_split.csv has every figure."""
     parts = []
     for part, scores in statistics.split_scores(results.scores, results.suite, split).items():
         figures = statistics.estimates(statistics.subject_means(scores, allow_missing=True))
-        metrics = [metric for metric in results.metrics if any(key[1] == metric for key in figures)]
-        note = f"{scores['subject'].nunique()} subjects; intervals resample them."
-        parts.append(Section(f"Split: {PART_TITLES[part]}", note, *_figures(results, metrics, figures)))
+        n_subjects = scores["subject"].nunique()
+        note = f"{n_subjects} subjects; intervals resample them." if n_subjects > 1 else "1 subject, so no intervals."
+        columns = _figures(results, _main_metrics(results), figures)
+        parts.append(Section(f"Split: {PART_TITLES[part]}", note, *columns))
     return parts
 
 
@@ -175,13 +176,15 @@ def _main_section(results: Results) -> Section:
         note += " The oracle stands without self-pairs, which is the headline, and with them."
     if not all(coverage.complete for coverage in results.coverage.values()):
         note += " Images are missing: a figure marked n/N is the mean over n of N images; compare it with care."
-    metrics = [metric for metric in results.metrics if metric in MAIN_METRICS] or results.metrics
-    return Section("Results", note + _copy_warning(results), *_figures(results, metrics))
+    return Section("Results", note + _copy_warning(results), *_figures(results, _main_metrics(results)))
+
+
+def _main_metrics(results: Results) -> list[str]:
+    return [metric for metric in results.metrics if metric in MAIN_METRICS] or results.metrics
 
 
 def _further_section(results: Results) -> Section:
-    main = set(MAIN_METRICS) & set(results.metrics)
-    metrics = [metric for metric in results.metrics if metric not in MAIN_METRICS] if main else []
+    metrics = [metric for metric in results.metrics if metric not in _main_metrics(results)]
     copied = (
         "Copied: the share of images that are nearer to a reference, as DINO sees the whole image, than 99% of the "
         "references are to each other."
