@@ -3,14 +3,12 @@
 import argparse
 from pathlib import Path
 
-SPLITS = ("live", "type", "category")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the folders, and what else to show."""
     parser.add_argument("out", type=Path, nargs="+", help="results folders with scores.csv, of one suite and protocol")
     parser.add_argument("--against", metavar="NAME", help="every row's difference from this one, paired over subjects")
-    parser.add_argument("--split", choices=SPLITS, help="figures for live subjects and objects, or by type of prompt")
+    parser.add_argument("--split", metavar="BY", help="figures for live subjects and objects, or by type or category")
     parser.add_argument("--published", action="store_true", help="published results too, each with its protocol")
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="writes the tables and plots of several folders there, as for one"

@@ -1,14 +1,13 @@
 """report.html: images, plots, tables and every scored image beside its reference, in one file that needs no network.
 
-Up to `ReportConfig.embed_at_most` generated images are embedded, small, and the file can be sent on alone. More than
-that stay where they are and are linked by relative path, so the file must stay in its results folder. The first grid,
-tables, plots and references are embedded always.
+Up to EMBED_AT_MOST generated images are embedded, small, and the file can be sent on alone. More than that stay where
+they are and are linked by relative path, so the file must stay in its results folder. The first grid, tables, plots and
+references are embedded always.
 """
 
 import base64
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,50 +34,42 @@ REPORT_FILE = "report.html"
 TEMPLATE = "template.html"
 SPLITS_SHOWN = tuple(split for split in SPLITS if split != "category")
 FIRST_COLUMNS = 6  # images of each row in the grid that the report begins with
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """What the report shows of the images.
-
-    embed_at_most: so many generated images are embedded; where there are more, all are linked
-    tile: longest side of an embedded image in pixels; smaller ones keep their size
-    published: all published results beside ours, in place of the paper's table
-    quality: of the embedded WebP images, which are for looking at only; scores come from the PNGs
-    """
-
-    embed_at_most: int = 1500
-    tile: int = 128
-    quality: int = 75
-    published: bool = False
+EMBED_AT_MOST = 1500
+# Embedded images are for looking at only; scores come from the files
+TILE = 128  # longest side in pixels; smaller images keep their size
+QUALITY = 75  # of WebP
 
 
 def make_report(
     out: Path,
     results: Results,
     photos: Path | None = None,
-    config: ReportConfig | None = None,
-    found: Found | None = None,
+    *,
+    tree: Found | None = None,
+    published: bool = False,
+    embed_at_most: int | None = None,
     show_progress: bool = True,
 ) -> Path:
     """Writes OUT/plots, OUT/report.html and, for images in OUT, OUT/grid.png, and returns the report's path.
 
-    found: where the images are; None: in OUT/images. Those that are missing are left out, and counted.
+    photos: folder of the references of a suite of photos
+    tree: where the images are; None: in OUT/images. Those that are missing are left out, and counted.
+    published: all published results beside ours, in place of the paper's table
+    embed_at_most: so many generated images are embedded, of more all are linked; None: EMBED_AT_MOST
     """
-    config = config or ReportConfig()
-    own = found is None and (out / IMAGES).is_dir()
+    own = tree is None and (out / IMAGES).is_dir()
     if own:
-        found = read_tree(out, results.suite, out.name)
-    paths = {} if found is None else image_paths(found)
+        tree = read_tree(out, results.suite, out.name)
+    paths = {} if tree is None else image_paths(tree)
     rows = _first_seed_sets(results, paths)
     if own:
         columns = {pair: title(pair[0]) for pair in rows}
         draw_grid(out, results.suite, columns, photos, paths=paths)
     plots = [
         {"heading": plot.heading, "note": plot.note, "source": _data(plot.svg, "svg+xml"), "name": plot.name}
-        for plot in make_plots(results, out, published=config.published)
+        for plot in make_plots(results, out, published=published)
     ]
-    main, *others = sections(results, published=config.published)
+    main, *others = sections(results, published=published)
     splits = [split for split in SPLITS_SHOWN if split in set(results.splits["split"])]
     template = files("eval.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -86,20 +77,20 @@ def make_report(
         suite=results.suite,
         protocol=results.protocol,
         commit=results.run.get("commit"),
-        grid=_first_grid(out, results, rows, paths, photos, config),
+        grid=_first_grid(out, results, rows, paths, photos),
         main_plots=plots[:1],
         plots=plots[1:],
         main=main,
         sections=[*others, *(section for split in splits for section in split_sections(results, split))],
-        data=gallery(out, results, paths, photos, config, show_progress),
+        data=gallery(out, results, paths, photos, embed_at_most, show_progress),
     )
     write_text(page, out / REPORT_FILE)
     return out / REPORT_FILE
 
 
-def image_paths(found: Found) -> dict[ImageId, Path]:
-    """The files of the images that a reader of `eval.score.images` found, those left out that are missing."""
-    paths = {ImageId(*(getattr(image, key) for key in IMAGE_KEYS)): image.path for image in found.pictures}
+def image_paths(tree: Found) -> dict[ImageId, Path]:
+    """The files of a tree's images, without those that are missing."""
+    paths = {ImageId(*(getattr(image, key) for key in IMAGE_KEYS)): image.path for image in tree.pictures}
     return {image_id: path for image_id, path in paths.items() if path.is_file()}
 
 
@@ -108,7 +99,7 @@ def gallery(
     results: Results,
     paths: Mapping[ImageId, Path],
     photos: Path | None,
-    config: ReportConfig,
+    embed_at_most: int | None = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """What the report's script shows, as JSON values: metrics, rows, subjects with references, prompts, how many scored
@@ -121,7 +112,7 @@ def gallery(
     table = scores.pivot_table(index=IMAGE_KEYS, columns="metric", values="value", sort=True)[metrics].round(4)
     rows = [row for row in results.rows if row in set(scores["method"])]
     prompts, texts = _prompts(results.suite)
-    embed = len(table) <= config.embed_at_most
+    embed = len(table) <= (EMBED_AT_MOST if embed_at_most is None else embed_at_most)
     subjects = {subject.name: number for number, subject in enumerate(results.suite.subjects)}
     bar = tqdm(table.iterrows(), total=len(table), desc="report", unit=" images", disable=not show_progress,
                dynamic_ncols=True)  # fmt: skip
@@ -130,7 +121,7 @@ def gallery(
         path = paths.get(ImageId(method, int(seed_set), subject, int(prompt), int(sample)))
         if path is None:
             continue
-        source = _embedded(path, config) if embed else quote(Path(os.path.relpath(path, out)).as_posix())
+        source = _embedded(path) if embed else quote(Path(os.path.relpath(path, out)).as_posix())
         numbers = [None if value != value else float(value) for value in values]
         place = (rows.index(method), subjects[subject], int(seed_set), prompts[subject, prompt], int(sample))
         images.append([source, *place, numbers])
@@ -143,9 +134,7 @@ def gallery(
             {
                 "name": subject.name,
                 "noun": subject.class_noun,
-                "references": [
-                    _embedded(path, config) for path in reference_paths(out, results.suite, subject, photos)
-                ],
+                "references": [_embedded(path) for path in reference_paths(out, results.suite, subject, photos)],
             }
             for subject in results.suite.subjects
         ],
@@ -168,7 +157,6 @@ def _first_grid(
     rows: list[tuple[str, int]],
     paths: Mapping[ImageId, Path],
     photos: Path | None,
-    config: ReportConfig,
 ) -> dict[str, Any]:
     """What the report begins with: a few prompts across, reference and rows down; a missing image is None."""
     shown = spread(spread_prompts(results.suite, FIRST_COLUMNS, 3), FIRST_COLUMNS)
@@ -179,7 +167,7 @@ def _first_grid(
         lines.append((title(method), [paths.get(image_id) for image_id in ids]))
     return {
         "head": [prompt.text(subject.class_noun) for subject, prompt in shown],
-        "lines": [(text, [path and _embedded(path, config) for path in line]) for text, line in lines] if rows else [],
+        "lines": [(text, [path and _embedded(path) for path in line]) for text, line in lines] if rows else [],
     }
 
 
@@ -194,11 +182,11 @@ def _prompts(suite: Suite) -> tuple[dict[tuple[str, int], int], list[tuple[str, 
     return numbers, list(texts)
 
 
-def _embedded(path: Path, config: ReportConfig) -> str:
+def _embedded(path: Path) -> str:
     image: Image.Image = read_image(path)
-    if max(image.size) > config.tile:
-        image.thumbnail((config.tile, config.tile), Image.Resampling.LANCZOS)
-    return _data(encode(image, "WEBP", quality=config.quality), "webp")
+    if max(image.size) > TILE:
+        image.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+    return _data(encode(image, "WEBP", quality=QUALITY), "webp")
 
 
 def _data(content: bytes, kind: str) -> str:

@@ -41,12 +41,6 @@ CLAIMS = (
 )
 # Of honest images 1% are taken for copies (the metric `copied`); a row with this share or more is named
 COPIES_NAMED = 0.05
-PART_TITLES = {
-    "live": "live subjects", "object": "objects", "context": "prompts for a context", "outfit": "prompts for an outfit",
-    "property": "prompts for a property", "style_transfer": "prompts for a style", "animal": "animals",
-    "photorealistic": "photorealistic prompts", "imaginative": "imaginative prompts", "human": "humans",
-    "style": "styles",
-}  # fmt: skip
 PROVENANCE_TITLES = {
     "seed_sets": "Seed sets", "steps": "Steps", "learning_rate": "Learning rate", "guidance": "Guidance",
     "scheduler": "Scheduler", "checkpoint": "Checkpoint",
@@ -158,7 +152,7 @@ def split_sections(results: Results, split: str) -> list[Section]:
         n_subjects = scores["subject"].nunique()
         note = f"{n_subjects} subjects; intervals resample them." if n_subjects > 1 else "1 subject, so no intervals."
         columns = _figures(results, _main_metrics(results), figures)
-        parts.append(Section(f"Split: {PART_TITLES[part]}", note, *columns))
+        parts.append(Section(f"Split: {part.replace('_', ' ')}", note, *columns))
     return parts
 
 

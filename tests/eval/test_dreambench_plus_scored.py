@@ -12,8 +12,7 @@ from bdkit.cli import main
 from dreambench.dreambench_plus import FOLDERS, KINDS, PUBLISHED_COUNTS
 from dreambench.suites import load_suite
 from eval.bench import BenchConfig, run_bench
-from eval.report.sections import markdown
-from eval.report.tables import make_tables, summarise
+from eval.report.tables import make_tables, markdown, summarise
 from eval.results_dir import load_saved_suite, save_suite
 from eval.score.images import read_images
 from eval.score.score import score_images
@@ -49,8 +48,8 @@ def test_bench_runs_on_it(photos: Path, tmp_path: Path) -> None:
     own = scores[(scores["method"] == "real-images-with-self-pairs") & (scores["metric"] == "dino")]["value"]
     assert own.to_numpy() == pytest.approx(1.0, abs=1e-6)
     text = markdown(summarise(tmp_path), split="category")
-    assert "## Split: animals" in text
-    assert "## Split: objects" in text
+    assert "## Split: animal" in text
+    assert "## Split: object" in text
     kinds = pd.read_csv(tmp_path / "by_split.csv").query("split == 'type'")["part"]
     assert set(kinds) == {"photorealistic", "style_transfer"}  # of 9 prompts the limit takes 0, 3 and 6
 
@@ -110,5 +109,5 @@ def test_the_command_line_makes_a_table_of_it(photos: Path, tmp_path: Path, caps
     assert main(["table", str(out), "--split", "category"]) == 0
     text = capsys.readouterr().out
     assert f"| {samples.name} (36/1350 images, 4/150 subjects) |" in text
-    for heading in ("animals", "humans", "objects", "styles"):
+    for heading in ("animal", "human", "object", "style"):
         assert f"## Split: {heading}" in text

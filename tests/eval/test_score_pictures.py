@@ -13,8 +13,7 @@ from PIL import Image
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
-from eval.report.sections import markdown
-from eval.report.tables import summarise
+from eval.report.tables import markdown, summarise
 from eval.results_dir import REAL, REAL_WITH_SELF, save_suite
 from eval.score.features import Embeddings
 from eval.score.images import Found, read_images, read_manifest

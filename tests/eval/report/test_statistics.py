@@ -4,7 +4,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-import scored_folder
+from eval_helpers import QUICK_SUITE
+from eval_helpers import make_scores as scores_of_suite
 from scipy.stats import bootstrap
 
 from bdkit.utils.errors import InputError
@@ -14,7 +15,7 @@ from eval.report.statistics import (
     SEED,
     coverage,
     differences,
-    estimate,
+    estimates,
     interval,
     prompt_table,
     rank_correlations,
@@ -40,18 +41,18 @@ def make_scores(
 
 
 def plain_means(scores: pd.DataFrame, method: str, metric: str) -> dict[tuple[int, str], float]:
-    found: dict[tuple[int, str], list[float]] = {}
+    by_subject: dict[tuple[int, str], list[float]] = {}
     for row in scores.itertuples(index=False):
         if row.method == method and row.metric == metric:
-            found.setdefault((row.seed_set, row.subject), []).append(row.value)
-    return {key: sum(values) / len(values) for key, values in found.items()}
+            by_subject.setdefault((row.seed_set, row.subject), []).append(row.value)
+    return {key: sum(values) / len(values) for key, values in by_subject.items()}
 
 
 def test_estimate_is_mean_over_images_then_subjects_then_seed_sets() -> None:
     scores = make_scores()
     means = plain_means(scores, "a", "dino")
     by_seed_set = [sum(means[seed_set, subject] for subject in SUBJECTS) / 6 for seed_set in range(2)]
-    figure = estimate(subject_means(scores), "a", "dino")
+    figure = estimates(subject_means(scores)).get(("a", "dino"))
     assert figure is not None
     assert figure.mean == pytest.approx(sum(by_seed_set) / 2, abs=1e-12)
     middle = sum(by_seed_set) / 2
@@ -61,14 +62,14 @@ def test_estimate_is_mean_over_images_then_subjects_then_seed_sets() -> None:
 
 def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
     scores = make_scores(seed_sets=1)
-    figure = estimate(subject_means(scores), "a", "dino")
+    figure = estimates(subject_means(scores)).get(("a", "dino"))
     assert figure is not None
     assert figure.spread is None
     assert figure.low is not None
-    alone = estimate(subject_means(scores[scores["subject"] == "dog"]), "a", "dino")
+    alone = estimates(subject_means(scores[scores["subject"] == "dog"])).get(("a", "dino"))
     assert alone is not None
     assert (alone.low, alone.high) == (None, None)
-    assert estimate(subject_means(scores), "a", "clip_t") is None
+    assert estimates(subject_means(scores)).get(("a", "clip_t")) is None
 
 
 def test_interval_is_the_percentiles_of_resampled_means() -> None:
@@ -205,17 +206,17 @@ def test_interval_is_scipys() -> None:
 
 
 def test_missing_images_are_refused_or_counted() -> None:
-    scores = scored_folder.make_scores()
+    scores = scores_of_suite()
     some = scores["method"].eq("base") & scores["subject"].eq("dog") & scores["seed_set"].eq(1)
     fewer = scores[~(some & scores["prompt"].eq(scores[some]["prompt"].min()) & scores["sample"].eq(0))]
     with pytest.raises(InputError, match="of base, clip_i are not complete"):
         subject_means(fewer)
-    found = coverage(fewer, scored_folder.SUITE)
-    n = 2 * scored_folder.SUITE.n_images
+    found = coverage(fewer, QUICK_SUITE)
+    n = 2 * QUICK_SUITE.n_images
     assert (found["base"].n_images, found["base"].n_expected, found["base"].complete) == (n - 1, n, False)
     assert found["dreambooth"].complete
     assert found["real-images"].complete
-    figure = estimate(subject_means(fewer, allow_missing=True), "base", "dino")
+    figure = estimates(subject_means(fewer, allow_missing=True)).get(("base", "dino"))
     assert figure is not None
     assert figure.n_images == n - 1
 
@@ -234,7 +235,7 @@ def test_metric_without_a_value_for_every_image_is_no_missing_image() -> None:
     scores = make_scores(metrics=("dino", "ssim_outside"))
     assert METRICS["ssim_outside"].partial
     fewer = scores.drop(index=int(scores.index[scores["metric"] == "ssim_outside"][0]))
-    assert estimate(subject_means(fewer), "a", "ssim_outside") is not None
+    assert estimates(subject_means(fewer)).get(("a", "ssim_outside")) is not None
 
 
 def plain_mean(scores: pd.DataFrame, **wanted: object) -> float:
@@ -248,7 +249,7 @@ def plain_mean(scores: pd.DataFrame, **wanted: object) -> float:
 
 
 def test_prompt_table_against_plain_loops() -> None:
-    scores, suite = scored_folder.make_scores(), scored_folder.SUITE
+    scores, suite = scores_of_suite(), QUICK_SUITE
     fewer = scores.drop(index=scores.index[-3:])  # the last image
     table = prompt_table(fewer, suite)
     assert len(table) == 2 * sum(len(suite.prompts(subject)) for subject in suite.subjects)
@@ -264,7 +265,7 @@ def test_prompt_table_against_plain_loops() -> None:
 
 
 def test_subject_table_against_plain_loops() -> None:
-    scores, suite = scored_folder.make_scores(), scored_folder.SUITE
+    scores, suite = scores_of_suite(), QUICK_SUITE
     table = subject_table(scores, suite).set_index(["method", "subject"])
     per_subject = 4 * suite.samples_per_prompt
     for (method, name), line in table.iterrows():  # type: ignore[misc]
@@ -281,7 +282,7 @@ def test_subject_table_against_plain_loops() -> None:
 
 @pytest.mark.parametrize("by", ["live", "type"])
 def test_splits_have_every_image_once(by: str) -> None:
-    scores, suite = scored_folder.make_scores(), scored_folder.SUITE
+    scores, suite = scores_of_suite(), QUICK_SUITE
     parts = split_scores(scores, suite, by)
     kept = scores if by == "live" else scores[scores["prompt"] != -1]
     assert sorted(index for part in parts.values() for index in part.index) == list(kept.index)
@@ -304,8 +305,8 @@ def test_splits_have_every_image_once(by: str) -> None:
 
 
 def test_unknown_splits_are_refused() -> None:
-    scores = scored_folder.make_scores()
+    scores = scores_of_suite()
     with pytest.raises(InputError, match="unknown split 'colour'; known are live, type, category"):
-        split_scores(scores, scored_folder.SUITE, "colour")
+        split_scores(scores, QUICK_SUITE, "colour")
     with pytest.raises(InputError, match="has no categories"):
-        split_scores(scores, scored_folder.SUITE, "category")
+        split_scores(scores, QUICK_SUITE, "category")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eval_helpers import QUICK_SUITE as SUITE
+from eval_helpers import make_folder, make_scores
 from PIL import Image
-from scored_folder import SUITE, make_folder, make_scores
 
-from eval.report.literature import read_published
 from eval.report.plots import COLOURS, MARKERS, curves, draw_plots, draw_steps, draw_subjects, draw_tradeoff, make_plots
 from eval.report.summary import Results
-from eval.report.tables import summarise
+from eval.report.tables import read_published, summarise
 
 ROWS = {
     "dreambooth-100": {"method": "dreambooth", "snapshot": 100, "settings": {"steps": 500}},

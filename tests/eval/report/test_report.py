@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eval_helpers import QUICK_SUITE as SUITE
+from eval_helpers import add_images, make_folder, make_scores
 from PIL import Image
-from scored_folder import SUITE, add_images, make_folder, make_scores
 
 from bdkit.cli import main
-from eval.report.html import ReportConfig, make_report
+from eval.report.html import make_report
 from eval.report.tables import make_tables
 from eval.score.images import Found, Picture, read_tree
 
@@ -61,7 +62,7 @@ def test_every_scored_image_is_there_with_its_scores(out: Path) -> None:
 
 def test_more_images_than_fit_are_linked(out: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(out, tmp_path / "results folder")
-    make_report(folder, make_tables(folder), config=ReportConfig(embed_at_most=N - 1), show_progress=False)
+    make_report(folder, make_tables(folder), embed_at_most=N - 1, show_progress=False)
     data = data_of(folder / "report.html")
     assert not data["embedded"]
     assert all((folder / source[0]).is_file() for source in data["images"])
@@ -75,17 +76,17 @@ def test_images_of_another_program_are_found(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out / "references", folder / "references")
     own = read_tree(out, SUITE, "x")
     elsewhere = tuple(picture for picture in own.pictures if picture.method == "base")
-    make_report(folder, make_tables(folder), found=Found(out, elsewhere), show_progress=False)
+    make_report(folder, make_tables(folder), tree=Found(out, elsewhere), show_progress=False)
     data = data_of(folder / "report.html")
     assert len(data["images"]) == data["absent"] == N // 2
     assert not (folder / "grid.png").exists()
-    assert f"{N // 2} scored images are not there" in (folder / "report.html").read_text()
+    assert f"{N // 2} scored images are missing" in (folder / "report.html").read_text()
 
 
 def test_command_makes_it_from_finished_scores(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_folder(tmp_path / "scores", make_scores(("base", "bold")))
     shutil.copytree(out / "references", folder / "references")
-    assert main(["report", str(folder), "--pictures", str(out), "--embed", "0", "--published"]) == 0
+    assert main(["report", str(folder), "--images", str(out), "--embed", "0", "--published"]) == 0
     assert "opens in any browser" in capsys.readouterr().out
     page = (folder / "report.html").read_text()
     assert "<h2>Published results</h2>" in page
@@ -119,7 +120,7 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
         for method in METHODS
         for picture in read_tree(tmp_path, SUITE, "x").pictures
     ]
-    make_report(tmp_path, make_tables(tmp_path), found=Found(tmp_path, tuple(pictures)), show_progress=False)
+    make_report(tmp_path, make_tables(tmp_path), tree=Found(tmp_path, tuple(pictures)), show_progress=False)
     page = (tmp_path / "report.html").read_text()
     assert "<b>bold" not in page
     assert data_of(tmp_path / "report.html")["rows"] == [METHODS[1], "Base model, not personalised"]

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scored_folder import METRICS, SUITE, make_folder, make_scores
+from eval_helpers import MAIN_METRICS as METRICS
+from eval_helpers import QUICK_SUITE as SUITE
+from eval_helpers import make_folder, make_scores
 
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.report.literature import read_paper, read_published
-from eval.report.sections import markdown, sections
 from eval.report.statistics import differences, subject_means
-from eval.report.tables import make_tables, summarise
+from eval.report.tables import make_tables, markdown, read_paper, read_published, sections, summarise
 
 N = 2 * SUITE.n_images
 
@@ -57,18 +57,45 @@ def test_the_oracle_stands_twice_and_its_headline_is_named(out: Path) -> None:
     assert "without self-pairs, which is the headline" in text
 
 
+def test_one_seed_set_has_no_spread_and_says_so_once(out: Path, tmp_path: Path) -> None:
+    text = markdown(summarise(make_folder(tmp_path / "ours", make_scores(seed_sets=1))))
+    results = text.split("## Results\n")[1].split("\n## ")[0]
+    table, note = results.rstrip().rsplit("\n", 1)
+    assert "±" not in table
+    assert re.search(r"\d \[0\.\d{3}, 0\.\d{3}\]", table)  # the interval stays
+    assert note.count("There is no ± (standard deviation over seed sets) because there is one seed set.") == 1
+    both = markdown(summarise(out))
+    assert "n/a" not in both + text
+    assert all("±" in line[1] for line in lines_of(both, "Results")[2:])
+    assert "a row of one seed set has none" in both  # the oracle's two rows
+
+
+def test_empty_columns_are_left_out_and_equal_settings_told_once(tmp_path: Path) -> None:
+    settings = {"steps": 40, "guidance_scale": 7.5, "scheduler": None}
+    rows = {name: {"method": name, "settings": settings} for name in ("base", "dreambooth")}
+    text = markdown(summarise(make_folder(tmp_path, rows=rows, seed_sets=[0, 1])))
+    head = text.split("## Made with\n\n")[1].splitlines()[0]
+    assert head == "| Method | Images | Steps |"
+    assert "The same in every row: seed sets 0 1, guidance 7.5." in text
+
+
+def test_metrics_beside_the_main_ones_have_a_table_of_their_own(tmp_path: Path) -> None:
+    scores = make_scores(metrics=(*METRICS, "identity", "retrieval"))
+    shown = {section.heading: section.head for section in sections(summarise(make_folder(tmp_path, scores)))}
+    assert shown["Results"] == ["Method", "DINO", "CLIP-I", "CLIP-T", "Identity"]
+    assert shown["Further metrics"] == ["Method", "Retrieval"]
+
+
 def test_split_tables_have_the_parts_figures(out: Path) -> None:
     results = summarise(out)
     text = markdown(results, split="live")
-    assert "/" not in lines_of(text, "Split: live subjects")[2][1]
+    assert "/" not in lines_of(text, "Split: live")[2][1]
     live = results.scores[results.scores["subject"] == "dog"]
     values = live[(live["method"] == "base") & (live["metric"] == "dino")].groupby("seed_set")["value"].mean()
-    line = next(line for line in lines_of(text, "Split: live subjects") if line[0].startswith("Base"))
+    line = next(line for line in lines_of(text, "Split: live") if line[0].startswith("Base"))
     assert line[1] == f"{values.mean():.3f} ±{values.std():.3f}"  # one live subject: no interval
     kinds = [section.heading for section in sections(results, split="type")]
-    assert {"Split: prompts for a context", "Split: prompts for an outfit", "Split: prompts for a property"} < set(
-        kinds
-    )
+    assert {"Split: context", "Split: outfit", "Split: property"} < set(kinds)
     with pytest.raises(InputError, match="no categories"):
         markdown(results, split="category")
 
@@ -130,10 +157,10 @@ def test_folders_of_one_name_are_refused(out: Path, tmp_path: Path) -> None:
 
 def test_missing_images_are_told_everywhere(tmp_path: Path) -> None:
     scores = make_scores()
-    there = scores[~((scores["method"] == "base") & (scores["subject"] == "vase"))]
+    present = scores[~((scores["method"] == "base") & (scores["subject"] == "vase"))]
     with pytest.raises(InputError, match=rf"the scores of base hold {N - 8} of {N} images"):
-        summarise(make_folder(tmp_path / "strict", there))
-    out = make_folder(tmp_path / "ours", there, allow_missing=True)
+        summarise(make_folder(tmp_path / "strict", present))
+    out = make_folder(tmp_path / "ours", present, allow_missing=True)
     results = make_tables(out)
     text = (out / "table.md").read_text()
     mark = f"{N - 8}/{N}"
@@ -196,7 +223,7 @@ def test_command_prints_and_saves(out: Path, theirs: Path, tmp_path: Path, capsy
     arguments = ["table", str(out), str(theirs), "--against", "base", "--split", "live", "--published"]
     assert main([*arguments, "--save", str(saved)]) == 0
     text = capsys.readouterr().out
-    for words in ("Differences from Base model", "Split: live subjects", "Published results", "theirs/DreamBooth"):
+    for words in ("Differences from Base model", "Split: live", "Published results", "theirs/DreamBooth"):
         assert words in text
     assert (saved / "table.md").read_text() + "\n" == text
     assert {"table.csv", "by_subject.csv", "plots"} <= {path.name for path in saved.iterdir()}
