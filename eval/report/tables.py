@@ -258,10 +258,8 @@ def _differences_section(
     metrics: Sequence[str],
     heading: str = "Differences, paired over subjects",
 ) -> Section:
-    by_pair: dict[tuple[str, str, str], dict[str, Any]] = {
-        (pair["method"], pair["minus"], pair["metric"]): pair
-        for pair in results.differences.to_dict("records")  # type: ignore[misc]
-    }
+    pairs_of_rows: list[dict[str, Any]] = results.differences.to_dict("records")  # type: ignore[assignment]
+    by_pair = {(pair["method"], pair["minus"], pair["metric"]): pair for pair in pairs_of_rows}
     metrics = [metric for metric in metrics if metric in results.metrics]
     lines = []
     for method, minus in rows:
@@ -284,7 +282,7 @@ def _correlations_section(results: Results) -> Section:
         for (metric, truth), cells in rho.items()
     ]
     note = (
-        "Spearman's rank correlation with the mini world's ground truth, over the means of methods, of each method's "
+        "Spearman's rank correlation ρ with the mini world's ground truth, over the means of methods, of each method's "
         "subjects, or over single images; in brackets how many values."
     )
     head = ["Metric", "Truth", *(f"Over {level}" for level in levels)]
