@@ -86,7 +86,7 @@ def test_shards_make_images_and_the_whole_command_scores_them(out: Path, tmp_pat
 def test_report_needs_no_other_file(out: Path) -> None:
     page = (out / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert all(source.startswith(("data:image/svg+xml;base64,", "#")) for source in sources)
+    assert all(source.startswith(("data:image/svg+xml;base64,", "data:image/webp;base64,", "#")) for source in sources)
     n_images = load_suite("mini-quick").limited(prompts=2).n_images
     assert page.count("data:image/webp;base64,") > 4 * 2 * n_images
     assert "colorful_sneaker" in page
