@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images
@@ -13,16 +14,13 @@ from dreambench.suites import Prompt, Suite, SuiteSubject, suite_from_json, suit
 
 SUITE_FILE = "suite.json"
 RUN_FILE = "run.json"
-MANIFEST_FILE = "manifest.csv"
 SCORES_FILE = "scores.csv"
-MISSING_FILE = "missing.txt"
 REFERENCES = "references"
 IMAGES = "images"
 FITS = "fits"
 GROUND_TRUTH = "ground-truth"
 REAL = "real-images"
 REAL_WITH_SELF = "real-images-with-self-pairs"
-N_MISSING_NAMED = 5
 
 
 @dataclass(frozen=True, order=True)
@@ -133,7 +131,16 @@ def find_jobs(out: Path) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.method, job.seed_set))
 
 
-def read_run(out: Path) -> dict:
-    """OUT/run.json as a dict, empty when there is none. Raises InputError when it is damaged."""
+def read_run(out: Path) -> dict[str, Any]:
+    """OUT/run.json, empty when there is none."""
     path = out / RUN_FILE
-    return dict(read_json(path)) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
+
+
+def update_run(out: Path, **values: Any) -> None:
+    """Sets entries of OUT/run.json; of those that are dicts on both sides, only the given keys change."""
+    record = read_run(out)
+    for name, value in values.items():
+        before = record.get(name)
+        record[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    write_json(record, out / RUN_FILE)
