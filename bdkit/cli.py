@@ -21,7 +21,6 @@ COMMANDS = {
     "pretrain": ("bdkit.commands.pretrain", "train the mini model from nothing, all stages or one"),
     "train-evaluators": ("eval.mini.train", "train the networks that score the mini world"),
     "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),
-    "merge": ("eval.commands.merge", "put the shards of a bench together, score them and make the table"),
     "score": ("eval.commands.score", "score a folder of images"),
     "protocols": ("eval.commands.protocols", "list the scoring protocols and how they differ"),
     "table": ("eval.commands.table", "make the table from finished scores"),

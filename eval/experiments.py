@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bdkit.utils.errors import InputError
-from dreambench.suites import Suite, load_suite
+from dreambench.registry import load_suite
+from dreambench.suites import Suite
 from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF
 
 # Models that photos are scored for with the small shipped evaluators, because their images have 64 pixels a side
@@ -25,7 +26,7 @@ class Row:
 
     name: str
     method: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     snapshot: int | None = None
 
     @property

@@ -1,9 +1,7 @@
-"""The numbers of every method, by preset, and the rows of the benchmark."""
+"""The numbers of every method, by preset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from bdkit.methods.base import MethodConfig
@@ -93,28 +91,3 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
     },
 }
 DEFAULT_PRESET = "paper"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchRow:
-    """One row of the table; rows with the same method and overrides share one fit a subject.
-
-    snapshot: training steps after which the images are made; None: after the last
-    """
-
-    name: str
-    method: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    snapshot: int | None = None
-
-
-# The paper's main table and its floor; the numbers come from the model's preset.
-BENCH_ROWS: tuple[BenchRow, ...] = (
-    BenchRow(name="base", method="base"),
-    BenchRow(name="textual-inversion", method="textual-inversion"),
-    BenchRow(name="dreambooth-100", method="dreambooth", snapshot=100),
-    BenchRow(name="dreambooth-300", method="dreambooth", snapshot=300),
-    BenchRow(name="dreambooth", method="dreambooth"),
-    BenchRow(name="blip-diffusion-zero-shot", method="blip-diffusion", overrides={"steps": 0}),
-    BenchRow(name="blip-diffusion-finetuned", method="blip-diffusion"),
-)

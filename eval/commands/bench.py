@@ -1,11 +1,10 @@
-"""`bdkit bench SUITE`: every method of the paper's table, fitted, drawn and scored."""
+"""`bdkit bench SUITE`: every method of the paper's table, fitted, generated and scored."""
 
 import argparse
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
-from dreambench.suites import KNOWN_SUITES
-from eval.bench import BenchConfig, run_bench
-from eval.report.tables import TABLE_MD
+from dreambench.registry import KNOWN_SUITES
+from eval.experiments import BenchConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,15 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the benchmark, goes on where a stopped run was, and prints the table."""
+    """Runs the benchmark, resumes a stopped one, and prints the table."""
+    from eval.bench import run_bench
+
     config = config_from_args(BenchConfig, args)
     out = run_bench(config)
     if config.shard is not None:
         print(
-            f"The images of shard {config.shard} are in {out}. When all shards are done: in one folder, the same "
-            "command without --shard; in several, 'bdkit merge FOLDERS --out OUT'."
+            f"The images of shard {config.shard} are in {out}. When all shards are done, copy their folders into one "
+            "(cp -r) if they are several, and run the same command on it without --shard."
         )
         return 0
-    print((out / TABLE_MD).read_text(encoding="utf-8"))
-    print(f"Everything is in {out}: {TABLE_MD}, grid.png, report.html, scores.csv.")
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"Everything is in {out}: table.md, grid.png, report.html, scores.csv.")
     return 0

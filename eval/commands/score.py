@@ -6,9 +6,9 @@ from pathlib import Path
 from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 from dreambench.suites import KNOWN_SUITES, Suite, load_suite
-from eval.bench import BenchConfig, protocol_of
-from eval.generate.runner import prepare
-from eval.generate.units import parse_shard
+from eval.experiments import BenchConfig, protocol_of
+from eval.generate.references import prepare
+from eval.generate.tasks import parse_shard
 from eval.results_dir import SUITE_FILE, load_saved_suite, read_run, save_suite
 from eval.score.cache import default_cache
 from eval.score.checkpoints import WeightsSource

@@ -4,12 +4,13 @@ A run that was stopped, however roughly, resumes: images that exist are skipped,
 are drawn in fixed batches with seeds from their ids. So they are the same bytes, whichever process makes which task.
 """
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bdkit.utils.images import read_image, write_png
 from bdkit.utils.io import file_hash, remove_unfinished, write_bytes
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
-from dreambench.suites import Suite, SuiteSubject
+from dreambench.suites import Suite
 from eval.experiments import BenchConfig, Row
 from eval.generate.executors import default_workers, local_processes, one_thread, run_all
 from eval.generate.references import draw_ground_truth, prepare
@@ -39,36 +40,34 @@ BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
 NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "remake")
 
 Methods = Mapping[str, Callable[..., Method]]
+"""Method name -> what is called with model=... and a row's overrides."""
 
-_last: tuple[str, Method] | None = None
-"""The method of this process's last task and its `Row.group`: building it takes longer than many a task."""
+_last: tuple[tuple[str, str], Method] | None = None
+"""The method of this process's last task, with its model and `Row.group`: building one can take longer than a task."""
 
 
 def generate(config: BenchConfig, *, methods: Methods | None = None, show_progress: bool = True) -> bool:
-    """Makes every image of the config's shard that is not in the results folder; True when those of all shards are.
+    """Makes every image of the config's shard that the results folder lacks; True when those of all shards exist.
 
-    run.json then holds each row's method, overrides, snapshot and settings. Any number of processes may work in one
-    folder, on one shard or on several: they share the work.
+    run.json holds each row's method, overrides, snapshot and settings. Any number of processes may work in one folder,
+    on one shard or on several: they share the tasks.
 
-    methods: method name -> what is called with model=... and a row's overrides; None for bdkit's own. They are sent to
-        worker processes by name.
+    methods: None for bdkit's own
 
-    Raises InputError when the folder holds another suite, or images of a row with other weights or settings (which
-    `remake` makes again).
+    Raises InputError when the folder holds another suite, or a row with other weights, photos or settings (unless
+    `remake` is on).
     """
-    global _last
     started, out, suite = time.monotonic(), config.results_dir, config.load_suite()
     number, count = parse_shard(config.shard)
+    _forget_method()
     prepare(suite, out, config.photos)
-    rows = _guarded_settings(config, suite, methods)
+    rows = _guard_settings(config, suite, methods)
     everything = list_tasks(config, suite)
     tasks = everything[number - 1 :: count]
     if config.remake:
         for task in tasks:
             for image in (image for row in task.rows for image in task.images(suite, row)):
                 image.path(out).unlink(missing_ok=True)
-    missing = {task.label: 0 for task in tasks}
-    todo = [task for task in tasks if task.missing(suite, out)]
     update_run(
         out,
         status="generating",
@@ -83,3 +82,217 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
         versions=library_versions(),
         rows=rows,
     )
+    fit_seconds = _run_tasks(config, suite, tasks, methods, show_progress)
+    complete = not any(task.missing(suite, out) for task in everything)
+    if complete:
+        shutil.rmtree(out / FITS, ignore_errors=True)
+    before = read_run(out).get("fit_seconds", {})
+    update_run(
+        out,
+        status="generated" if complete else "generating",
+        rows=rows,  # again, because another process may have written the file at the same moment
+        fit_seconds={name: before.get(name, []) + seconds for name, seconds in fit_seconds.items()},
+        wall_seconds={"generate": round(time.monotonic() - started, 1)},
+    )
+    return complete
+
+
+def run_task(
+    config: BenchConfig,
+    task: Task,
+    methods: Methods | None = None,
+    wait: bool = True,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> list[float] | None:
+    """Makes the missing images of a task; `generate` has prepared the folder.
+
+    wait: for another process that works on the same task
+    on_images: is told how many images were just written
+
+    Returns the seconds of its fit, [] when nothing was fitted, None when another process is at work and `wait` is off.
+    """
+    out = config.results_dir
+    suite, rows = load_saved_suite(out), read_run(out)["rows"]
+    fit = task.fit_path(out, rows.get(task.rows[0].name, {}).get("settings"))
+    try:
+        with FileLock(fit.with_suffix(".lock"), timeout=-1 if wait else 0), one_thread():
+            missing = task.missing(suite, out)
+            for folder in {image.path(out).parent for image in missing}:
+                remove_unfinished(folder)
+            if task.is_ground_truth:
+                subject, templates = task.subject_and_templates(suite)
+                for image in sorted(missing):
+                    drawn = draw_ground_truth(suite, subject, templates[image.prompt], image.seed(suite.name))
+                    write_png(drawn, image.path(out))
+                    on_images(1)
+            if task.is_ground_truth or not missing:
+                return []
+            method = _method(config, task.rows[0], methods)
+            seconds = _fit(config, suite, task, method, fit)
+            for row in task.rows:
+                method.select(row.snapshot)
+                images, size = task.images(suite, row), rows[row.name]["images_per_batch"]
+                for start in range(0, len(images), size):
+                    batch = images[start : start + size]
+                    if not missing.isdisjoint(batch):
+                        _generate(suite, task, method, batch, missing, out)
+                        on_images(len(missing.intersection(batch)))
+            fit.unlink(missing_ok=True)
+            return seconds
+    except Timeout:
+        return None
+
+
+def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) -> dict[str, dict[str, Any]]:
+    """What run.json says of each row, after a look at what it says already. With `remake`, rows that were made with
+    something else lose their images.
+    """
+    out, before = config.results_dir, read_run(config.results_dir).get("rows", {})
+    rows: dict[str, dict[str, Any]] = {}
+    photos = _photos(config, suite)
+    old_images: list[Path] = []
+    for row in config.chosen_rows:
+        settings = _method(config, row, methods).settings
+        size = config.batch_size or before.get(row.name, {}).get("images_per_batch") or _fitting_batch(settings)
+        entry = {
+            "method": row.method,
+            "overrides": dict(row.overrides),
+            "snapshot": row.snapshot,
+            # whole prompts
+            "images_per_batch": max(1, size // suite.samples_per_prompt) * suite.samples_per_prompt,
+            **photos,
+            "settings": dict(settings),
+        }
+        rows[row.name] = json.loads(json.dumps(entry, default=str))  # as read_run gives it: lists for tuples
+        changed = _changed(before.get(row.name, rows[row.name]), rows[row.name])
+        if changed and not config.remake:
+            raise InputError(
+                f"{out} has {row.name!r} with other settings ({', '.join(changed)}); choose another folder, or generate "
+                "its images again with --remake"
+            )
+        folders = sorted((out / IMAGES).glob(f"seed*/{row.name}")) if changed else []
+        for folder in folders:
+            if folder.parent.name not in {f"seed{seed_set}" for seed_set in config.seed_sets}:
+                raise InputError(f"{folder} has other settings ({', '.join(changed)}); delete it, or name its seed set")
+        old_images += folders
+    for folder in old_images:
+        shutil.rmtree(folder)
+    return rows
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of settings that differ."""
+    one, other = ({**entry, **entry["settings"], "settings": None} for entry in (before, now))
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
+
+
+def _photos(config: BenchConfig, suite: Suite) -> dict[str, str]:
+    """A hash of all photos of a suite of photos, as an entry of a row."""
+    if suite.source != "photos":
+        return {}
+    paths = (reference_paths(config.results_dir, suite, subject, config.photos) for subject in suite.subjects)
+    hashes = [file_hash(path) for of_subject in paths for path in of_subject]
+    return {"photos": sha256("\n".join(hashes).encode()).hexdigest()}
+
+
+def _fitting_batch(settings: Mapping[str, Any]) -> int:
+    pixels = BATCH_PIXELS["cuda" if torch.cuda.is_available() else "cpu"]
+    return max(1, pixels // int(settings.get("resolution", FULL_RESOLUTION)) ** 2)
+
+
+def _run_tasks(
+    config: BenchConfig, suite: Suite, tasks: Sequence[Task], methods: Methods | None, show_progress: bool
+) -> dict[str, list[float]]:
+    """Runs the tasks with missing images, here or in worker processes; method name -> seconds of each fit."""
+    out = config.results_dir
+    missing = {task: len(task.missing(suite, out)) for task in tasks}
+    todo = [task for task in tasks if missing[task]]
+    total = sum(len(task.images(suite, row)) for task in tasks for row in task.rows)
+    done = total - sum(missing.values())
+    seconds: dict[str, list[float]] = {}
+    workers = _count_workers(config, todo, methods)
+    if workers > 1:
+        _forget_method()
+    with (
+        progress_bar(total=total, initial=done, desc="generating", unit=" images", show=show_progress) as bar,
+        local_processes(workers) if workers > 1 else nullcontext() as executor,
+    ):
+        # tasks that another process works on come last, when it has finished them or died
+        for wait in (False, True):
+            run = partial(run_task, config, methods=methods, wait=wait)
+            results = run_all(executor, run, todo) if executor else _run_here(partial(run, on_images=bar.update), todo)
+            todo = []
+            for task, fit_seconds in results:
+                if fit_seconds is None:
+                    todo.append(task)
+                    continue
+                done += missing[task]
+                bar.update(done - bar.n)
+                seconds.setdefault(task.rows[0].method, []).extend(round(value, 2) for value in fit_seconds)
+    _forget_method()
+    return seconds
+
+
+def _run_here(run: Callable[[Task], list[float] | None], tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+    for task in tasks:
+        yield task, run(task)
+
+
+def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods | None) -> int:
+    fits = sum(not task.is_ground_truth for task in tasks)
+    if config.workers is not None:
+        return min(config.workers, len(tasks))
+    if methods is not None or fits < 2:
+        return 1
+    return min(fits, default_workers(sum(path.stat().st_size for path in resolve(config.model).rglob("*.safetensors"))))
+
+
+def _method(config: BenchConfig, row: Row, methods: Methods | None) -> Method:
+    global _last
+    key = (config.model, row.group)
+    if _last is None or _last[0] != key:
+        _forget_method()  # first, so that two are never in memory
+        if methods is None:
+            _last = key, build_method(row.method, model=config.model, **row.overrides)
+        elif row.method in methods:
+            _last = key, methods[row.method](model=config.model, **row.overrides)
+        else:
+            raise InputError(f"unknown method {row.method!r}; known are {', '.join(methods)}")
+    return _last[1]
+
+
+def _forget_method() -> None:
+    global _last
+    _last = None
+
+
+def _fit(config: BenchConfig, suite: Suite, task: Task, method: Method, path: Path) -> list[float]:
+    """Fits the subject and saves the fit at `path`, or loads the one that a stopped run left there."""
+    if path.exists():
+        method.load_state(safetensors.torch.load_file(path))
+        return []
+    subject, _ = task.subject_and_templates(suite)
+    images = [read_image(file) for file in reference_paths(config.results_dir, suite, subject, config.photos)]
+    started = time.monotonic()
+    method.fit(
+        images, subject.class_noun, derive_seed("fit", suite.name, task.rows[0].group, subject.name, task.seed_set)
+    )
+    seconds = time.monotonic() - started
+    if method.snapshots:
+        # clones, because safetensors refuses tensors that share memory
+        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state().items()}
+        write_bytes(safetensors.torch.save(state), path)
+    return [seconds]
+
+
+def _generate(
+    suite: Suite, task: Task, method: Method, batch: Sequence[ImageId], missing: Collection[ImageId], out: Path
+) -> None:
+    """Draws a whole batch and writes what is missing of it: so no image depends on which images existed."""
+    subject, by_index = task.subject_and_templates(suite)
+    templates = [by_index[image.prompt] for image in batch]
+    one_template = templates[0] if len(set(templates)) == 1 else templates
+    images = method.generate(one_template, subject.class_noun, [image_id.seed(suite.name) for image_id in batch])
+    for image_id, image in zip(batch, images, strict=True):
+        if image_id in missing:
+            write_png(image, image_id.path(out))

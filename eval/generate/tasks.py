@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bdkit.utils.errors import InputError
-from dreambench.suites import Suite
+from dreambench.suites import Suite, SuiteSubject
 from eval.experiments import BenchConfig, Row
 from eval.results_dir import FITS, GROUND_TRUTH, ImageId, subject_ids
 
@@ -36,10 +36,14 @@ class Task:
         """As a progress bar shows it: "dreambooth, dog"."""
         return f"{self.rows[0].method}, {self.subject}"
 
+    def subject_and_templates(self, suite: Suite) -> tuple[SuiteSubject, dict[int, str]]:
+        """Its subject, and the subject's prompts by their index."""
+        subject = next(subject for subject in suite.subjects if subject.name == self.subject)
+        return subject, {prompt.index: prompt.template for prompt in suite.prompts(subject)}
+
     def images(self, suite: Suite, row: Row) -> list[ImageId]:
         """The images of one of its rows in the order in which they are generated."""
-        subject = next(subject for subject in suite.subjects if subject.name == self.subject)
-        return subject_ids(suite, row.name, self.seed_set, subject)
+        return subject_ids(suite, row.name, self.seed_set, self.subject_and_templates(suite)[0])
 
     def missing(self, suite: Suite, results_dir: Path) -> set[ImageId]:
         """The images that are not in the folder."""

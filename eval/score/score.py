@@ -17,9 +17,8 @@ import pandas as pd
 
 from bdkit.utils.env import device_name, library_versions
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import remove_unfinished, write_bytes, write_json, write_text
+from bdkit.utils.io import write_bytes, write_json, write_text
 from dreambench.suites import Suite
-from eval.generate.locks import at_work
 from eval.results_dir import (
     IMAGES,
     REAL,
@@ -147,8 +146,7 @@ def score_images(
     a mean is never taken over fewer images unless `options` allow it.
     """
     options = options or ScoreOptions()
-    with at_work(out, lambda: remove_unfinished(out)):
-        return _score(found, suite, evaluators, out, photos, jobs, options, show_progress)
+    return _score(found, suite, evaluators, out, photos, jobs, options, show_progress)
 
 
 def _score(
@@ -222,12 +220,11 @@ def merge_scores(folders: Sequence[Path], out: Path) -> pd.DataFrame:
     parts = read_parts(folders)
     folder = parts[0].path.parent.parent
     suite = load_saved_suite(folder)
-    with at_work(out, lambda: remove_unfinished(out)):
-        save_suite(suite, out)
-        record = join_records(parts)
-        frame = join_frames(parts, find_protocol(record["protocol"]).apply_to(suite))
-        write_problems(join_problems(parts), out)
-        _write_all(frame, read_run(out) or read_run(folder), record, out)
+    save_suite(suite, out)
+    record = join_records(parts)
+    frame = join_frames(parts, find_protocol(record["protocol"]).apply_to(suite))
+    write_problems(join_problems(parts), out)
+    _write_all(frame, read_run(out) or read_run(folder), record, out)
     return frame
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from bdkit.utils.images import write_png
 from dreambench.suites import Suite, load_suite
-from eval.generate.rows import Row
-from eval.generate.runner import prepare
+from eval.experiments import Row
+from eval.generate.references import prepare
 from eval.results_dir import REAL, REAL_WITH_SELF, save_suite, subject_ids
 from eval.score.encoders import Encoder
 from eval.score.images import Found

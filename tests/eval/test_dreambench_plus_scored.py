@@ -37,7 +37,7 @@ def test_bench_runs_on_it(photos: Path, tmp_path: Path) -> None:
     config = BenchConfig(
         suite="dreambench-plus", photos=photos, out=tmp_path, rows=ROWS[2:], subjects=4, prompts=3, protocol="mini"
     )
-    run_bench(config, builders=METHODS, evaluators=evaluators(classifier=False), show_progress=False)
+    run_bench(config, methods=METHODS, evaluators=evaluators(classifier=False), show_progress=False)
     suite = load_saved_suite(tmp_path)
     assert [subject.category for subject in suite.subjects] == ["animal", "animal", "object", "object"]
     scores = pd.read_csv(tmp_path / "scores.csv")

@@ -14,7 +14,7 @@ from bdkit.miniworld.subjects import sample_subject
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
 from dreambench.suites import load_suite
-from eval.generate.runner import prepare
+from eval.generate.references import prepare
 from eval.results_dir import REAL, REAL_WITH_SELF, Job, image_path, slots
 from eval.score.extras import ExtraOptions
 from eval.score.perceptual import BACKBONE_FILE, FOLDER, HEADS_FILE, Lpips

@@ -9,8 +9,9 @@ from tiny_bench import METHODS, ROWS, evaluators
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
 from dreambench.suites import load_suite
-from eval.generate.rows import Generation
-from eval.generate.runner import generate, prepare
+from eval.experiments import BenchConfig
+from eval.generate.references import prepare
+from eval.generate.run import generate
 from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, Job, find_jobs
 from eval.score.metrics import METRICS
 from eval.score.score import COLUMNS, read_scores, score_folder
@@ -20,7 +21,8 @@ SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2)
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    generate(Generation(suite=SUITE, rows=ROWS[:1], model="m", out=tmp_path, methods=METHODS, show_progress=False))
+    config = BenchConfig(suite="mini-quick", subjects=2, prompts=2, rows=ROWS[:1], model="m", out=tmp_path)
+    generate(config, methods=METHODS, show_progress=False)
     return tmp_path
 
 
@@ -146,16 +148,13 @@ def test_images_of_another_program_are_scored(tmp_path: Path) -> None:
 
 
 def test_photos_have_no_ground_truth_metrics(tmp_path: Path) -> None:
-    suite = load_suite("dreambench").limited(subjects=1, prompts=1, samples=1)
     photos = tmp_path / "photos"
     (photos / "backpack").mkdir(parents=True)
     for number in range(6):
         Image.effect_noise((40, 30), 10 * number).save(photos / f"backpack/0{number}.jpg")
     out = tmp_path / "out"
-    rows = ROWS[2:]
-    generate(
-        Generation(suite=suite, rows=rows, model="m", out=out, photos=photos, methods=METHODS, show_progress=False)
-    )
+    config = BenchConfig(suite="dreambench", subjects=1, prompts=1, samples=1, rows=ROWS[2:], out=out, photos=photos)
+    generate(config, methods=METHODS, show_progress=False)
     frame = score(out, photos=photos)
     assert set(frame["metric"]) == {"dino", "clip_i", "clip_t", "copied"}
 

@@ -183,11 +183,11 @@ PRETRAIN: dict[str, PretrainConfig] = {
     "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), mattes=8, backgrounds=32),
 }
 
-_IN_METHODS = ("METHOD_PRESETS", "BENCH_ROWS")
+_IN_METHODS = ("METHOD_PRESETS",)
 
 
 def __getattr__(name: str) -> Any:
-    """The methods' presets and the benchmark's rows, which live above the pre-training, by their usual address."""
+    """The methods' presets, which live above the pre-training, by their usual address."""
     if name in _IN_METHODS:
         return getattr(importlib.import_module("bdkit.methods.presets"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

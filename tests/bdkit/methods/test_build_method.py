@@ -1,4 +1,4 @@
-"""Methods by name: presets, overrides, the start model beside the given one, and the rows of the benchmark."""
+"""Methods by name: presets, overrides, the start model beside the given one."""
 
 from pathlib import Path
 from typing import Any
@@ -7,24 +7,24 @@ import pytest
 
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import METHODS, build_method, method_config
-from bdkit.methods.presets import BENCH_ROWS, METHOD_PRESETS
+from bdkit.methods.presets import METHOD_PRESETS
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
+from eval.experiments import TABLE1
 
 
 def test_every_preset_has_every_method_and_every_row_its_snapshot() -> None:
     for preset, methods in METHOD_PRESETS.items():
         assert set(methods) == set(METHODS)
-        for row in BENCH_ROWS:
+        for row in TABLE1:
             config = method_config(row.method, preset, **row.overrides)
             assert row.snapshot is None or row.snapshot in config.kept_steps
-    assert len({row.name for row in BENCH_ROWS}) == len(BENCH_ROWS) == 7
+    assert len({row.name for row in TABLE1}) == len(TABLE1) == 7
 
 
-def test_the_rows_come_with_the_other_presets() -> None:
+def test_the_methods_come_with_the_other_presets() -> None:
     from bdkit.training.pretraining import presets
 
-    assert presets.BENCH_ROWS is BENCH_ROWS
     assert presets.METHOD_PRESETS is METHOD_PRESETS
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bdkit.utils.errors import InputError
 from dreambench.suites import load_suite
-from eval.generate.runner import load_references, prepare
+from eval.generate.references import load_references, prepare
 from eval.report.grid import image_grid, jpeg
 
 RED, BLUE, GREY = (Image.new(mode, (8, 8), colour) for mode, colour in (("RGB", "red"), ("RGBA", "blue"), ("L", 128)))

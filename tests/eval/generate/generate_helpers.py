@@ -1,0 +1,103 @@
+"""Runs of a tiny method, some of which are slow enough to be killed, or fail; and what a child process runs."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from eval_helpers import METHODS, ROWS, TinyMethod, exact_evaluators
+from PIL import Image
+
+from bdkit.utils.errors import InputError
+from eval.experiments import BenchConfig
+from eval.generate.executors import one_thread
+from eval.generate.run import generate
+from eval.score.score import ScoreOptions, score_folder
+
+
+class Slow(TinyMethod):
+    """Takes its time, as real ones do; the images are the same."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model, delay=0.01)
+
+
+class VerySlow(TinyMethod):
+    """Would take hours."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model, delay=2.0)
+
+
+class OtherWeights(TinyMethod):
+    def __init__(self, model: str) -> None:
+        super().__init__(model, weights="b")
+
+
+class Refusing(TinyMethod):
+    """Reports a user error."""
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        raise InputError(f"no {class_noun} can be fitted here; try another")
+
+
+class Broken(TinyMethod):
+    """Has a bug."""
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        raise ZeroDivisionError("a bug in a method")
+
+
+class Dying(TinyMethod):
+    """Is killed, as by the system when memory runs out."""
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def config(out: Path, **named: Any) -> BenchConfig:
+    """2 subjects, 2 prompts, 2 samples, 2 seed sets; 3 rows and the ground truth: 64 images of 12 tasks."""
+    values = {"suite": "mini-quick", "subjects": 2, "prompts": 2, "seed_sets": (0, 2), "rows": ROWS, "model": "m"}
+    return BenchConfig(**{**values, "out": out, **named})
+
+
+SUITE = config(Path()).load_suite()
+
+
+def run(out: Path, tiny: Any = TinyMethod, score: bool = False, cache: Path | None = None, **named: Any) -> bool:
+    """Generates and, when asked, scores, as `bdkit bench` and `bdkit score` do."""
+    with one_thread():
+        complete = generate(config(out, **named), methods={**METHODS, "tiny": tiny}, show_progress=False)
+        if score:
+            score_folder(out, exact_evaluators("mini"), options=ScoreOptions(cache=cache), show_progress=False)
+    return complete
+
+
+# children are forked from a fresh process that has imported everything, so that a start takes no time
+CHILDREN = multiprocessing.get_context("forkserver")
+STARTED: list[BaseProcess] = []
+
+
+@atexit.register
+def leave_no_child() -> None:
+    """A failed test may have left some at work."""
+    for child in STARTED:
+        child.kill()
+
+
+def start(**named: Any) -> BaseProcess:
+    """`run` in a child process."""
+    CHILDREN.set_forkserver_preload(["generate_helpers"])
+    child = CHILDREN.Process(target=run, kwargs=named)
+    child.start()
+    STARTED.append(child)
+    return child
+
+
+def files(out: Path, *, times: bool = False) -> dict[str, Any]:
+    """Every file under OUT/images and OUT/references, none half written: its content, or when it was written."""
+    paths = [path for name in ("images", "references") for path in (out / name).rglob("[!.]*.png")]
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns if times else path.read_bytes() for path in paths}
