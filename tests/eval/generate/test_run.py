@@ -119,12 +119,16 @@ def test_other_settings_are_refused_or_made_again(tmp_path: Path) -> None:
         (OtherWeights, {}, "checkpoint_hash"),
         (TinyMethod, {"batch_size": 4}, "images_per_batch"),
         (TinyMethod, {"rows": (Row(name="tiny", method="tiny", snapshot=2),)}, "snapshot"),
-        (TinyMethod, {"rows": (Row(name="tiny", method="plain", overrides={"contrast": 2.0}),)}, "method, overrides, st"),
+        (
+            TinyMethod,
+            {"rows": (Row(name="tiny", method="plain", overrides={"contrast": 2.0}),)},
+            "method, overrides, st",
+        ),
     ]:
         with pytest.raises(InputError, match=rf"has 'tiny' with other settings \({changed}.*--remake") as caught:
             run(tmp_path, tiny, **{"rows": ROWS[1:2], **named})
         assert "\n" not in (one_line(caught.value) or "\n")
-    with pytest.raises(InputError, match="seed2/tiny has other settings .*; delete it, or name its seed set"):
+    with pytest.raises(InputError, match=r"seed2/tiny has other settings .*; delete it, or name its seed set"):
         run(tmp_path, OtherWeights, rows=ROWS[1:2], seed_sets=(0,), remake=True)
     with pytest.raises(InputError, match="holds suite mini-quick"):
         run(tmp_path, subjects=None)
