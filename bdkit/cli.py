@@ -6,25 +6,25 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
 from bdkit import __version__
 from bdkit.utils.errors import InputError
 
-# name -> (module with add_arguments and run, help)
+# name -> (module with add_arguments and run, help); the rest of the module's docstring is the help's last part
 COMMANDS = {
-    "generate": ("bdkit.commands.generate", "draw a subject in new contexts"),
-    "convert": ("bdkit.commands.convert", "turn a checkpoint into another layout: public diffusers, LAVIS or bdkit's"),
+    "generate": ("bdkit.commands.generate", "generate images of a subject in new contexts"),
     "finetune": ("bdkit.commands.finetune", "teach the model your own subject in a few steps"),
-    "pretrain": ("bdkit.commands.pretrain", "train the mini model from nothing, all stages or one"),
-    "train-evaluators": ("eval.mini.train", "train the networks that score the mini world"),
     "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),
     "score": ("eval.commands.score", "score a folder of images"),
     "protocols": ("eval.commands.protocols", "list the scoring protocols and how they differ"),
     "table": ("eval.commands.table", "make the table from finished scores"),
     "report": ("eval.commands.report", "make tables, plots and an HTML report from finished scores"),
+    "pretrain": ("bdkit.commands.pretrain", "train the mini model from scratch, all stages or one"),
+    "train-evaluators": ("eval.mini.train", "train the networks that score the mini world"),
+    "convert": ("bdkit.commands.convert", "convert a checkpoint to another format: public diffusers, LAVIS or bdkit's"),
     "world": ("bdkit.commands.world", "look at the procedural mini world"),
     "fetch": ("bdkit.commands.fetch", "download the DreamBench photos"),
 }
@@ -33,46 +33,58 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports a mistake as one line."""
+    """An argument parser that reports an error as one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises InputError with argparse's message and where the help is."""
+        """Raises InputError with argparse's message and a pointer to the help."""
         raise InputError(f"{message}; see '{self.prog} --help'")
 
 
 def build_parser(command: str | None = None) -> Parser:
-    """The parser with every command's name and help, and the arguments of `command` alone."""
+    """The parser with every command's name and help, and the arguments and examples of `command` alone."""
     parser = Parser(
         prog="bdkit",
         description="BLIP-Diffusion: pre-training, few-step fine-tuning and the DreamBench benchmark.",
-        epilog="'bdkit COMMAND --help' tells a command's flags.",
+        epilog="'bdkit COMMAND --help' shows a command's flags and examples.",
     )
     parser.add_argument("--version", action="version", version=f"bdkit {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name, (_, text) in COMMANDS.items():
         subparser = subparsers.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         if name == command:
-            _module(name).add_arguments(subparser)
+            module = _module(name)
+            subparser.epilog = (module.__doc__ or "").partition("\n\n")[2].strip()
+            module.add_arguments(subparser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Returns 0 when all went well, 2 after a mistake of the user's or a full disk (one line on stderr), 130 after Ctrl-C.
-    """
+    """Runs one command; see `guarded` for what it returns."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    quiet_libraries()
-    warnings.showwarning = _show_warning
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
-    try:
+
+    def work() -> int:
         args = build_parser(command).parse_args(arguments)
         return int(_module(args.command).run(args))
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """What `work` returns, 2 after a user error or on a full disk (one line on stderr), 130 after Ctrl-C."""
+    quiet_libraries()
+    warnings.showwarning = _show_warning
+    try:
+        return work()
     except KeyboardInterrupt:
         _close_bars()
-        print("bdkit: stopped; run the same command again to go on", file=sys.stderr)
+        print("bdkit: stopped; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -87,19 +99,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _module(command: str) -> ModuleType:
-    """Where a command's flags and work are."""
+    """The module of a command."""
     return importlib.import_module(COMMANDS[command][0])
 
 
 def quiet_libraries() -> None:
-    """Keeps the libraries' notes and bars off the terminal, unless the user's environment asks for them."""
+    """Keeps the libraries' messages and bars off the terminal, unless the environment asks for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _close_bars() -> None:
-    """Ends progress bars that an error left open, so that its line stands alone."""
+    """Closes the progress bars that an error left open, so that its line stands alone."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
@@ -110,14 +122,14 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def one_line(error: Exception) -> str | None:
-    """What to tell the user about an error they can mend; None for any other error, which is a fault of ours."""
+    """One line for a user error; None for a bug."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     code = error.errno if isinstance(error, OSError) else None
-    place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    name = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
     # safetensors and torch report a full disk as errors of their own, with the system's text inside
     if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
-        return f"the disk is full{place}; free some space and run the same command again"
+        return f"the disk is full{name}; free some space and run the same command again"
     if isinstance(error, OSError) and error.filename and code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.filename}: permission denied; choose a place you can read and write"
     return None

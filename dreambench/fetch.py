@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import write_bytes
+from bdkit.utils.io import file_hash, write_bytes
+from bdkit.utils.progress import progress_bar
 from dreambench.photos import default_folder
 from dreambench.registry import read_rows
 
@@ -26,9 +25,9 @@ LICENCE = "The photos are published by Google under CC BY 4.0; see references_an
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """How to download the photos.
+    """Download.
 
-    out: folder for the photos; none: the user's cache folder
+    out: folder for the photos (default: the user's cache folder)
     base_url: address of a folder with the published files in it
     retries: further tries for a file when the connection fails
     timeout: seconds without an answer after which a try has failed
@@ -55,17 +54,15 @@ def remote_files() -> list[RemoteFile]:
 
 
 def fetch_dreambench(config: FetchConfig, files: list[RemoteFile] | None = None) -> Path:
-    """Downloads what is missing or damaged and returns the folder; run again after a break, it goes on.
+    """Downloads what is missing or damaged and returns the folder; a second call resumes the first.
 
-    `files`: what to download; None for all published files.
-
-    Raises InputError when a file cannot be downloaded or its content is not the published one.
+    files: what to download; None for all published files
     """
     folder = config.out or default_folder()
     if urllib.parse.urlsplit(config.base_url).scheme not in ("http", "https"):
         raise InputError(f"the address {config.base_url!r} is not an http or https address")
     files = remote_files() if files is None else files
-    with tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True, desc="photos") as bar:
+    with progress_bar(total=sum(file.size for file in files), unit="B", unit_scale=True, desc="photos") as bar:
         for file in files:
             path = _inside(folder, file.path)
             if not _is_whole(path, file):
@@ -83,7 +80,7 @@ def _inside(folder: Path, path: str) -> Path:
 
 def _is_whole(path: Path, file: RemoteFile) -> bool:
     try:
-        return path.stat().st_size == file.size and hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+        return path.stat().st_size == file.size and file_hash(path) == file.sha256
     except OSError:
         return False
 

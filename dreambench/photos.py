@@ -17,16 +17,13 @@ def default_folder() -> Path:
 
 
 def photos_folder(flag: str | Path | None = None) -> Path:
-    """The folder with one folder of photos a subject: the flag's, else BDKIT_DREAMBENCH_DIR's, else the fetched one.
-
-    Raises InputError when there is none.
-    """
+    """The folder with one folder of photos a subject: the flag's, else BDKIT_DREAMBENCH_DIR's, else the fetched one."""
     folder = flag or os.environ.get(FOLDER_VARIABLE)
     if folder is None:
         folder = default_folder()
         if not folder.is_dir():
             raise InputError(
-                "the DreamBench photos are not here; run `bdkit fetch dreambench`, or name their folder with --photos "
+                "no DreamBench photos; run `bdkit fetch dreambench`, or name their folder with --photos "
                 f"or {FOLDER_VARIABLE}"
             )
     if not Path(folder).is_dir():
@@ -35,10 +32,7 @@ def photos_folder(flag: str | Path | None = None) -> Path:
 
 
 def photo_paths(folder: Path, subject: SuiteSubject) -> list[Path]:
-    """The paths of one subject's photos in name order.
-
-    Raises InputError when their number is not DreamBench's, or the one photo that the suite names is not there.
-    """
+    """The paths of one subject's photos in name order; InputError when their number is not DreamBench's."""
     if subject.photo:
         path = folder / subject.photo
         if not path.is_file():
@@ -48,7 +42,7 @@ def photo_paths(folder: Path, subject: SuiteSubject) -> list[Path]:
     if len(paths) != subject.n_references:
         raise InputError(
             f"{folder / subject.name} holds {len(paths)} images, DreamBench has {subject.n_references}; "
-            f"run `bdkit fetch dreambench --out {folder}` to mend it"
+            f"run `bdkit fetch dreambench --out {folder}` to repair it"
         )
     return paths
 

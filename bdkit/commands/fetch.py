@@ -1,19 +1,35 @@
-"""`bdkit fetch dreambench`: the DreamBench photos, each file checked against its SHA-256."""
+"""`bdkit fetch`: downloads the DreamBench photos, each file checked against its SHA-256.
+
+examples:
+  bdkit fetch dreambench
+  bdkit fetch dreambench --out photos/dreambench
+"""
 
 import argparse
+from dataclasses import dataclass, field
+from typing import Literal
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from dreambench.fetch import LICENCE, FetchConfig, fetch_dreambench
 
 
+@dataclass(frozen=True, kw_only=True)
+class FetchCommandConfig(FetchConfig):
+    """Data set.
+
+    what: what to download: dreambench
+    """
+
+    what: Literal["dreambench"] = field(metadata={"positional": True})
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what is downloaded and the flags of `FetchConfig`."""
-    parser.add_argument("what", choices=["dreambench"], help="what to download")
-    add_dataclass_arguments(parser, FetchConfig)
+    """Adds the flags of `FetchCommandConfig`."""
+    add_dataclass_arguments(parser, FetchCommandConfig)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Downloads what is missing or damaged and says where it is."""
-    folder = fetch_dreambench(config_from_args(FetchConfig, args))
+    """Downloads what is missing or damaged and prints the folder."""
+    folder = fetch_dreambench(config_from_args(FetchCommandConfig, args))
     print(f"The photos are in {folder}. {LICENCE}")
     return 0

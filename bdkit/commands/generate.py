@@ -1,4 +1,10 @@
-"""`bdkit generate`: a subject in new contexts, from a fine-tuned folder or zero-shot from images."""
+"""`bdkit generate`: images of a subject in new contexts, from a fine-tuned folder or zero-shot from images.
+
+examples:
+  bdkit generate --images photos/ --subject dog --prompt "a {} in the snow" --seeds 0-3 --out images
+  bdkit generate --model my-dog --prompt "a {} in the snow" --out images
+  bdkit generate --images photos/ --subject cat --prompt "a {}" --control canny=drawing.png --out images
+"""
 
 import argparse
 import re
@@ -6,58 +12,48 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from tqdm import tqdm
-
-from bdkit.checkpoints.adapters import is_adapter, learned_words, load_drawable
-from bdkit.checkpoints.load import checkpoint_hash
-from bdkit.commands.control import ControlFlags, control_record, make_control
-from bdkit.commands.loading import ModelFlags
-from bdkit.commands.outputs import check_free
-from bdkit.methods.base import check_class_noun, make_scheduler
-from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.prompts import split_prompt
-from bdkit.models.subjects import group_subjects, mean_subjects
+from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, parse_numbers
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
-from bdkit.utils.io import file_hash, read_json, write_json
+from bdkit.utils.io import check_free, file_hash, read_json, write_json
+from bdkit.utils.progress import progress_bar
 
-CHUNK = 4  # images drawn together; fixed, so that a resumed run makes the same bytes
+CHUNK = 4  # images of one batch; fixed, so that a resumed run makes the same bytes
 RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(ControlFlags, ModelFlags):
-    """What is drawn.
+class SubjectConfig:
+    """Subject.
 
-    prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
-    out: folder for the images and their run.json
-    model: folder or id of a model, the name of a shipped one, or what `bdkit finetune` wrote
     images: folder with images of the subject, for zero-shot
     subject: class word of the subject, such as dog
-    target_subject: class word in the prompt, when another than the subject's
-    seeds: one image a seed, such as 0-3,7
-    negative_prompt: what not to draw; none: the model's own
-    guidance_scale: how strictly to follow the prompt; none: the model's own
-    num_inference_steps: denoising steps; none: the model's own
-    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's own
-    prompt_reps: how often the text is repeated; none: the model's own
-    template: where the subject's vectors stand, place, public or paper; none: as the model was trained
-    height: in pixels; none: the model's own
-    width: in pixels; none: the model's own
+    target_subject: class word in the prompt, if it is another than the subject's
     reference_weights: how much each image of --images counts, in the order of their names
-    dtype: of the computation: float32, float16 or bfloat16
-    cpu_offload: keep on the GPU only the part that is at work
     """
 
-    prompt: str
-    out: Path
     images: Path | None = None
     subject: str | None = None
     target_subject: str | None = None
-    seeds: str = "0"
+    reference_weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Sampling (default: the model's own settings).
+
+    negative_prompt: what not to draw
+    guidance_scale: how strictly to follow the prompt
+    num_inference_steps: denoising steps
+    scheduler: name of a diffusers scheduler class, such as DDIMScheduler
+    prompt_reps: how often the text is repeated
+    template: where the subject's vectors stand in the text
+    height: in pixels
+    width: in pixels
+    """
+
     negative_prompt: str | None = None
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
@@ -66,8 +62,48 @@ class GenerateConfig(ControlFlags, ModelFlags):
     template: Literal["place", "public", "paper"] | None = None
     height: int | None = None
     width: int | None = None
-    reference_weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlConfig:
+    """Structure to keep (Sec. 4.2).
+
+    control: structures to keep, such as canny=photo.jpg; canny, depth, hed or scribble; several with commas between
+    controlnet: folder or id of the ControlNet of each; default: the model's own for canny, else the public one
+    control_strength: how strictly each structure is kept, 1 as it was trained, 0 not at all
+    control_start: share of the steps, 0 to 1, at which each begins
+    control_end: share of the steps at which each ends
+    control_ready: the images are structure maps already, such as a drawn scribble
+    """
+
+    control: tuple[str, ...] = ()
+    controlnet: tuple[str, ...] = ()
+    control_strength: tuple[float, ...] = (1.0,)
+    control_start: tuple[float, ...] = (0.0,)
+    control_end: tuple[float, ...] = (1.0,)
+    control_ready: bool = False
+
+    def __post_init__(self) -> None:
+        if self.controlnet and len(self.controlnet) != len(self.control):
+            raise InputError(f"{len(self.controlnet)} --controlnet for {len(self.control)} --control; give as many")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(SubjectConfig, CheckpointConfig, SamplingConfig, ControlConfig):
+    """Images.
+
+    prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
+    out: folder for the images and their run.json; finished images are kept
+    seeds: one image a seed, such as 0-3,7
+    cpu_offload: keep on the GPU only the part of the model that is at work
+    overwrite: replace the images of another command that --out holds
+    """
+
+    prompt: str
+    out: Path
+    seeds: str = "0"
     cpu_offload: bool = False
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,158 +116,177 @@ class GenerateConfig(ControlFlags, ModelFlags):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `GenerateConfig`."""
     add_dataclass_arguments(parser, GenerateConfig)
-    parser.add_argument("--overwrite", action="store_true", help="draw again what --out already holds")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws the images that are not there yet."""
+    """Generates the images that do not exist yet."""
+    from bdkit.checkpoints.adapters import is_adapter, load_drawable
+    from bdkit.checkpoints.load import checkpoint_hash
+    from bdkit.methods.base import make_scheduler
+    from bdkit.models.prompts import split_prompt
+    from bdkit.models.subjects import group_subjects, mean_subjects
+
     config = config_from_args(GenerateConfig, args)
     seeds = parse_numbers(config.seeds)
     check_free(config.out, overwrite=True)
     references = list_images(config.images) if config.images else []
-    pictures = [read_image(path) for path in references]
+    images = [read_image(path) for path in references]
     model = load_drawable(config.model, config.options)
     class_noun = _class_noun(config, model)
     scheduler = make_scheduler(config.scheduler, model)
     split_prompt(config.prompt, config.target_subject or class_noun)
-    record = {
-        "settings": _drawn_settings(config),
+    structures = [parse_control(text) for text in config.control]
+    record: dict[str, Any] = {
+        "settings": _settings(config),
         "checkpoint": checkpoint_hash(config.model),
         "references": {path.name: file_hash(path) for path in references},
-        "structures": control_record(config),
+        "structures": {f"{i}: {kind} of {path.name}": file_hash(path) for i, (kind, path) in enumerate(structures)},
     }
     if is_adapter(Path(config.model)):
         record["base_checkpoint"] = model.record["finetuned"]["checkpoint"]
-    todo = _open_chunks(config.out, seeds, record, args.overwrite)
-    if not todo:
+    chunks = _open_chunks(config, seeds, record)
+    if not chunks:
         print(f"All {len(seeds)} images are already in {config.out}.")
         return 0
     height, width = config.height or model.resolution, config.width or model.resolution
-    control = make_control(config, config.model, height, width)
-    device = torch.device(pick_device())
-    if config.cpu_offload and device.type != "cpu":
-        model.enable_cpu_offload(device)
+    control = _make_control(config, structures, height, width)
+    if config.cpu_offload and pick_device() != "cpu":
+        model.enable_cpu_offload(pick_device())
     else:
-        model.to(device)
-    embeddings = None
-    if pictures:
+        model.to(pick_device())
+    embeddings = model.subject_embeddings
+    if images:
         assert class_noun is not None
-        embeddings = mean_subjects(model, group_subjects(pictures, class_noun, config.reference_weights or None))
-    elif model.subject_embeddings is not None:
-        embeddings = model.subject_embeddings
-    started = False
-    bar = tqdm(total=sum(map(len, todo)), desc=config.prompt, unit=" images", dynamic_ncols=True)
-    for chunk in todo:
-        drawn = model(
-            config.prompt,
-            source_subject=class_noun,
-            target_subject=config.target_subject,
-            subject_embeddings=embeddings,
-            negative_prompt=config.negative_prompt,
-            guidance_scale=config.guidance_scale,
-            num_inference_steps=config.num_inference_steps,
-            scheduler=scheduler,
-            prompt_reps=config.prompt_reps,
-            template=config.template,
-            height=config.height,
-            width=config.width,
-            seeds=chunk,
-            control=control,
-        )
-        if not started:
-            _start(config.out, record, args.overwrite)
-            started = True
-        for seed, picture in zip(chunk, drawn, strict=True):
-            if not _path(config.out, seed).exists():
-                write_png(picture, _path(config.out, seed))
-        bar.update(len(chunk))
-    bar.close()
-    write_json(
-        {
-            **record,
-            "model": model.settings(),
-            "seeds": [int(path.stem) for path in _finished(config.out)],
-            "device": device_name(),
-            "libraries": library_versions(),
-        },
-        config.out / RUN_FILE,
-    )
+        embeddings = mean_subjects(model, group_subjects(images, class_noun, config.reference_weights or None))
+    with progress_bar(total=sum(map(len, chunks)), desc=config.prompt, unit=" images") as bar:
+        for chunk in chunks:
+            drawn = model(
+                config.prompt,
+                source_subject=class_noun,
+                target_subject=config.target_subject,
+                subject_embeddings=embeddings,
+                negative_prompt=config.negative_prompt,
+                guidance_scale=config.guidance_scale,
+                num_inference_steps=config.num_inference_steps,
+                scheduler=scheduler,
+                prompt_reps=config.prompt_reps,
+                template=config.template,
+                height=config.height,
+                width=config.width,
+                seeds=chunk,
+                control=control,
+            )
+            if chunk is chunks[0]:  # only now: a failure before it leaves the old images alone
+                _start(config, record)
+            for seed, image in zip(chunk, drawn, strict=True):
+                if not _path(config.out, seed).exists():
+                    write_png(image, _path(config.out, seed))
+            bar.update(len(chunk))
+    record |= {
+        "model": model.settings(),
+        "seeds": [int(path.stem) for path in _finished(config.out)],
+        "device": device_name(),
+        "libraries": library_versions(),
+    }
+    write_json(record, config.out / RUN_FILE)
     print(f"The images are in {config.out}.")
     return 0
 
 
-def _drawn_settings(config: GenerateConfig) -> dict[str, Any]:
-    """What an image depends on, as JSON holds it; images are named by their hashes elsewhere."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("seeds", "out", "images", "control")}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def parse_control(text: str) -> tuple[str, Path]:
+    """ "canny=photo.jpg" -> ("canny", Path("photo.jpg")), a known structure and an existing file."""
+    from bdkit.editing.structures import STRUCTURES
+
+    kind, mark, name = text.partition("=")
+    if not mark or not name:
+        raise InputError(f"--control {text!r} names no image; write it like canny=photo.jpg")
+    if kind not in STRUCTURES:
+        raise InputError(f"--control {text!r}: unknown structure {kind!r}; known are {', '.join(STRUCTURES)}")
+    if not Path(name).is_file():
+        raise InputError(f"--control {text!r}: there is no file {name}")
+    return kind, Path(name)
 
 
-def _class_noun(config: GenerateConfig, model: BlipDiffusion) -> str | None:
+def _make_control(config: GenerateConfig, structures: list[tuple[str, Path]], height: int, width: int) -> Any:
+    """The `StructureControl` that the flags ask for, None without any; structures are detected at the image's size."""
+    from bdkit.editing.structure_control import CONTROLNETS, StructureControl, has_own_controlnet
+    from bdkit.editing.structures import structure_map
+
+    if not structures:
+        return None
+    paths = list(config.controlnet) or [
+        config.model if kind == "canny" and has_own_controlnet(config.model) else CONTROLNETS[kind]
+        for kind, _ in structures
+    ]
+    maps = [read_image(path) for _, path in structures]
+    if not config.control_ready:
+        maps = [structure_map(kind, image, height, width) for (kind, _), image in zip(structures, maps, strict=True)]
+    return StructureControl.from_pretrained(
+        paths, maps, strength=config.control_strength, start=config.control_start, end=config.control_end
+    )
+
+
+def _settings(config: GenerateConfig) -> dict[str, Any]:
+    """What an image depends on, as JSON holds it; input images stand elsewhere in the record, by their hashes."""
+    left_out = ("seeds", "out", "images", "control", "overwrite")
+    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def _class_noun(config: GenerateConfig, model: Any) -> str | None:
     """The subject's class word, after all that can be wrong about the subject was checked.
 
     Of a subject that was learned as words, these, where the prompt has a place for them; else the prompt is literal.
     """
+    from bdkit.checkpoints.adapters import learned_words
+    from bdkit.methods.base import check_class_noun
+
     words = learned_words(model)
-    if words is not None:
-        _check_learned(config, words, model.record["finetuned"]["class_noun"])
-        return words if "{}" in config.prompt else None
-    known = model.record.get("class_nouns")
-    for word in (config.subject, config.target_subject):
-        if word is not None:
-            check_class_noun(word, known)
-    cached = model.subject_class
-    if config.images:
-        if model.subject_embeddings is not None:
-            raise InputError(
-                f"{config.model} already holds a subject ({cached or 'class unknown'}); leave --images out, or use "
-                "--model mini"
-            )
-        if config.subject is None:
-            raise InputError("--images needs --subject, the class word of what they show, such as --subject dog")
-        return config.subject
+    cached = model.subject_class if words is None else model.record["finetuned"]["class_noun"]
+    holds_subject = words is not None or model.subject_embeddings is not None
+    if words is None:
+        for word in (config.subject, config.target_subject):
+            if word is not None:
+                check_class_noun(word, model.record.get("class_nouns"))
+    if config.images and holds_subject:
+        raise InputError(
+            f"{config.model} already holds a subject ({cached or 'class unknown'}); leave --images out, or use "
+            "--model mini"
+        )
+    if config.images and config.subject is None:
+        raise InputError("--images needs --subject, the class word of what they show, such as --subject dog")
     if cached is not None and config.subject not in (None, cached):
-        raise InputError(
-            f"{config.model} holds a {cached}, not a {config.subject}; leave --subject out, "
-            f"or say --target-subject {config.subject}"
-        )
-    if model.subject_embeddings is not None and cached is None and config.subject is None:
+        hint = "" if words else f", or say --target-subject {config.subject}"
+        raise InputError(f"{config.model} holds a {cached}, not a {config.subject}; leave --subject out{hint}")
+    if words is not None:
+        if config.target_subject is not None:
+            raise InputError(f"{config.model} draws its subject by the words {words!r}; leave --target-subject out")
+        return words if "{}" in config.prompt else None
+    class_noun = cached or config.subject
+    if class_noun is None and holds_subject:
         raise InputError(f"{config.model} holds a fine-tuned subject, but not its class word; name it with --subject")
-    if cached is None and config.subject is None and "{}" in config.prompt:
+    if class_noun is None and "{}" in config.prompt:
         raise InputError("the prompt has a place for a subject; give --images and --subject, or a fine-tuned --model")
-    return cached or config.subject
+    return class_noun
 
 
-def _check_learned(config: GenerateConfig, words: str, class_noun: str) -> None:
-    """Raises InputError for another subject than the one that `words` stand for."""
-    if config.images:
-        raise InputError(
-            f"{config.model} already holds a subject ({class_noun}); leave --images out, or use --model mini"
-        )
-    if config.subject not in (None, class_noun):
-        raise InputError(f"{config.model} holds a {class_noun}, not a {config.subject}; leave --subject out")
-    if config.target_subject is not None:
-        raise InputError(f"{config.model} draws its subject by the words {words!r}; leave --target-subject out")
-
-
-def _open_chunks(out: Path, seeds: list[int], record: dict[str, Any], overwrite: bool) -> list[list[int]]:
-    """The fixed chunks of seeds that hold a missing image.
-
-    Raises InputError when `out` holds images of other settings and `overwrite` is False.
-    """
-    there = read_json(out / RUN_FILE) if (out / RUN_FILE).exists() else {}
-    same = all(there.get(key) == value for key, value in record.items())
-    if not same and not overwrite and _finished(out):
-        raise InputError(f"{out} holds images of another command; choose another --out, or add --overwrite")
+def _open_chunks(config: GenerateConfig, seeds: list[int], record: dict[str, Any]) -> list[list[int]]:
+    """The fixed chunks of seeds that lack an image; InputError when --out holds images of other settings."""
+    path = config.out / RUN_FILE
+    saved = read_json(path) if path.exists() else {}
+    same = all(saved.get(key) == value for key, value in record.items())
+    if not same and not config.overwrite and _finished(config.out):
+        raise InputError(f"{config.out} holds images of another command; choose another --out, or add --overwrite")
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-    return [chunk for chunk in chunks if overwrite or not all(_path(out, seed).exists() for seed in chunk)]
+    return [chunk for chunk in chunks if config.overwrite or not all(_path(config.out, s).exists() for s in chunk)]
 
 
-def _start(out: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Writes the run record; with `overwrite` the images that an earlier record stood for go first."""
-    if overwrite and (out / RUN_FILE).exists():
-        for path in _finished(out):
+def _start(config: GenerateConfig, record: dict[str, Any]) -> None:
+    """Writes the run record; with --overwrite the images of the earlier record are removed first."""
+    if config.overwrite and (config.out / RUN_FILE).exists():
+        for path in _finished(config.out):
             path.unlink()
-    write_json(record, out / RUN_FILE)
+    write_json(record, config.out / RUN_FILE)
 
 
 def _finished(out: Path) -> list[Path]:

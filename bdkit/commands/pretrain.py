@@ -1,38 +1,59 @@
-"""`bdkit pretrain`: the mini model from nothing, all stages or one."""
+"""`bdkit pretrain`: the mini model from scratch, all stages or one.
+
+examples:
+  bdkit pretrain mini --out runs/mini
+  bdkit pretrain stage2 --out runs/mini
+  bdkit pretrain mini --smoke --out /tmp/smoke
+"""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import Literal
 
 from bdkit.training.config import PRETRAINING_STAGES
-from bdkit.training.pretraining.stages import pretrain_mini
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainCommandConfig:
+    """Training.
+
+    what: mini for every stage, or one of the stages
+    out: folder for checkpoints and weights; the same command resumes a run that was stopped
+    smoke: a handful of steps, to test the path in two minutes
+    device: where to train (default: the GPU, if there is one)
+    """
+
+    what: str = field(metadata={"positional": True})
+    out: Path = Path("runs/mini")
+    smoke: bool = False
+    device: Literal["cpu", "cuda"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.what not in ("mini", *PRETRAINING_STAGES):
+            raise InputError(f"unknown stage {self.what!r}; give mini, {', '.join(PRETRAINING_STAGES)}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `mini` and each stage as commands of their own."""
-    whats = parser.add_subparsers(title="what to train", metavar="WHAT", dest="what", required=True)
-    _add_training(whats.add_parser("mini", help="every stage"))
-    for name, text in PRETRAINING_STAGES.items():
-        _add_training(whats.add_parser(name, help=text))
+    """Adds the flags of `PretrainCommandConfig`, and the list of stages."""
+    add_dataclass_arguments(parser, PretrainCommandConfig)
+    parser.add_argument_group("Stages", "\n".join(f"{name:<21} {text}" for name, text in PRETRAINING_STAGES.items()))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains what is not finished yet; a run that was stopped goes on from its last checkpoint."""
-    if args.device == "cuda" and not torch.cuda.is_available():
+    """Trains what is not finished yet."""
+    import torch
+
+    from bdkit.training.pretraining.stages import pretrain_mini
+
+    config = config_from_args(PretrainCommandConfig, args)
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: there is no GPU that torch can use; leave --device out")
-    stages = None if args.what == "mini" else [args.what]
-    weights = pretrain_mini(args.out, smoke=args.smoke, stages=stages, device=args.device)
+    stages = list(PRETRAINING_STAGES) if config.what == "mini" else [config.what]
+    weights = pretrain_mini(config.out, smoke=config.smoke, stages=stages, device=config.device)
     if is_main_process():
-        print(f"{', '.join(stages or PRETRAINING_STAGES)}: finished in {weights}.")
+        print(f"{', '.join(stages)}: finished in {weights}.")
     return 0
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/mini"), help="folder for checkpoints and weights (default: runs/mini)"
-    )
-    parser.add_argument("--smoke", action="store_true", help="a handful of steps, to test the path in two minutes")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")

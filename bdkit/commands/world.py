@@ -1,60 +1,60 @@
-"""`bdkit world sheet`: a contact sheet of the mini world."""
+"""`bdkit world`: contact sheets of the mini world.
+
+examples:
+  bdkit world sheet --out world.png
+  bdkit world sheet --kind outfits --split test --upscale 4 --out outfits.png
+"""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from bdkit.miniworld.sheet import contact_sheet
-from bdkit.miniworld.subjects import SPLITS
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
 
 
 @dataclass(frozen=True, kw_only=True)
-class SheetConfig:
-    """A contact sheet.
+class WorldConfig:
+    """Contact sheet.
 
+    what: what to make: sheet
     out: the PNG file
-    kind: world (a subject of each class in its contexts), individuals, contexts, outfits or changes
+    kind: what is shown; world: a subject of each class in its contexts
     seed: another seed, other subjects
-    split: whose subjects are shown: train, evaluators, dev or test
+    split: whose subjects are shown
     columns: images in a row
     size: pixels a side that each image is drawn with
-    upscale: times each pixel is repeated
+    upscale: how often each pixel is repeated
     """
 
+    what: Literal["sheet"] = field(metadata={"positional": True})
     out: Path = Path("world.png")
-    kind: str = "world"
+    kind: Literal["world", "individuals", "contexts", "outfits", "changes"] = "world"
     seed: int = 0
-    split: str = "train"
+    split: Literal["train", "evaluators", "dev", "test"] = "train"
     columns: int = 12
     size: int = 64
     upscale: int = 2
 
+    def __post_init__(self) -> None:
+        for name, largest in (("columns", 100), ("size", 512), ("upscale", 16)):
+            if not 1 <= getattr(self, name) <= largest:
+                raise InputError(f"--{name} is {getattr(self, name)}; give a number from 1 to {largest}")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what is shown and the flags of `SheetConfig`."""
-    parser.add_argument("what", choices=["sheet"], help="what to make")
-    add_dataclass_arguments(parser, SheetConfig)
+    """Adds the flags of `WorldConfig`."""
+    add_dataclass_arguments(parser, WorldConfig)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the sheet."""
-    config = config_from_args(SheetConfig, args)
-    if config.split not in SPLITS:
-        raise InputError(f"unknown split {config.split!r}; known are {', '.join(SPLITS)}")
-    for name, value, most in (
-        ("columns", config.columns, 100),
-        ("size", config.size, 512),
-        ("upscale", config.upscale, 16),
-    ):
-        if not 1 <= value <= most:
-            raise InputError(f"--{name} is {value}; give a number from 1 to {most}")
-    try:
-        sheet = contact_sheet(config.kind, config.seed, config.split, config.columns, config.size, config.upscale)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    from bdkit.miniworld.sheet import contact_sheet
+
+    config = config_from_args(WorldConfig, args)
+    sheet = contact_sheet(config.kind, config.seed, config.split, config.columns, config.size, config.upscale)
     write_png(sheet, config.out)
     print(f"The sheet is {config.out} ({sheet.width} x {sheet.height} pixels).")
     return 0

@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,55 +14,60 @@ from bdkit.utils.errors import InputError
 
 Config = TypeVar("Config")
 NoneType = type(None)
+METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
 
 
 def add_dataclass_arguments(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    parser: argparse.ArgumentParser,
     config_class: type,
     skip: Collection[str] = (),
+    *,
     show_defaults: bool = True,
+    title: str | None = None,
 ) -> None:
     """Adds one flag a field of a config dataclass to `parser`: field `num_steps` becomes `--num-steps`.
 
     Fields may be str, int, float, bool (`--flag` / `--no-flag`), Path, a Literal, a tuple of one of these (written with
     commas) or any of them `| None` (written `none`). The help is the field's `metadata["help"]`, else the line
-    `name: text` of the class docstring. A flag that is not given leaves no trace in the namespace, so that
-    `config_from_args` can start from a preset; the class's own defaults are then better not shown.
+    `name: text` of the class docstring. `metadata["positional"]` makes an argument without `--`; of a tuple, several
+    words. Fields stand in a group of their class, under the first line of its docstring, or all under `title`. A flag
+    that is not given leaves no trace in the namespace, so that `config_from_args` can start from a preset; the class's
+    own defaults are then better not shown.
 
     Raises TypeError for a field of another type that is not named in `skip`.
     """
     hints = typing.get_type_hints(config_class)
     documented = _docstring_fields(config_class)
-    for field in dataclasses.fields(config_class):
+    groups: dict[str, Any] = {}
+    for field in sorted(dataclasses.fields(config_class), key=lambda field: _depth(config_class, field.name)):
         if field.name in skip:
             continue
-        flag = "--" + field.name.replace("_", "-")
         text = field.metadata.get("help", documented.get(field.name, ""))
         text = f"{text}{_default_text(field) if show_defaults else ''}".strip().replace("%", "%%")
-        if hints[field.name] is bool:
-            parser.add_argument(
-                flag, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
+        shared: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text or None}
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, **shared, **_positional(field, hints[field.name]))
             continue
-        convert = _converter(hints[field.name], field.name)
-        metavar = field.name.rsplit("_", 1)[-1].upper()
-        parser.add_argument(
-            flag, dest=field.name, type=convert, default=argparse.SUPPRESS, metavar=metavar, help=text or None
-        )
+        heading = title or _title(config_class.__mro__[_depth(config_class, field.name)])
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        if hints[field.name] is bool:
+            shared["action"] = argparse.BooleanOptionalAction
+        else:
+            shared["type"] = _converter(hints[field.name], field.name)
+            shared["metavar"] = _metavar(field, hints[field.name])
+        groups[heading].add_argument(flag_of(field.name), dest=field.name, **shared)
 
 
 def config_from_args(config_class: type[Config], args: argparse.Namespace, base: Config | None = None) -> Config:
-    """The config that the given flags describe; fields without a flag come from `base`, else from the defaults.
-
-    Raises InputError when a field has neither, or when the config's own checks refuse a value.
-    """
+    """The config that the given flags describe; fields without a flag come from `base`, else from the defaults."""
     given = given_fields(config_class, args)
     if base is not None:
         return dataclasses.replace(base, **given)  # type: ignore[type-var]
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in given:
-            raise InputError(f"--{field.name.replace('_', '-')} is missing; give it a value")
+            raise InputError(f"{flag_of(field.name)} is missing; give it a value")
     return config_class(**given)
 
 
@@ -70,6 +75,11 @@ def given_fields(config_class: type, args: argparse.Namespace) -> dict[str, Any]
     """The fields whose flags were given, with their values."""
     names = [field.name for field in dataclasses.fields(config_class)]
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
 
 
 def parse_numbers(text: str) -> list[int]:
@@ -92,6 +102,37 @@ def parse_numbers(text: str) -> list[int]:
     return list(numbers)
 
 
+def _depth(config_class: type, name: str) -> int:
+    """Where in the class's order of resolution a field is defined: 0 for the class's own."""
+    return next(i for i, base in enumerate(config_class.__mro__) if name in inspect.get_annotations(base))
+
+
+def _title(config_class: type) -> str:
+    return inspect.cleandoc(config_class.__doc__ or "options").splitlines()[0].rstrip(".")
+
+
+def _positional(field: "dataclasses.Field[Any]", hint: Any) -> dict[str, Any]:
+    name = field.metadata.get("metavar", field.name.upper())
+    if typing.get_origin(hint) is tuple:
+        return {"type": _converter(typing.get_args(hint)[0], field.name), "nargs": "+", "metavar": name}
+    optional = field.default is not dataclasses.MISSING
+    return {"type": _converter(hint, field.name), "metavar": name, **({"nargs": "?"} if optional else {})}
+
+
+def _metavar(field: "dataclasses.Field[Any]", hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if "metavar" in field.metadata:
+        return str(field.metadata["metavar"])
+    if origin in (typing.Union, types.UnionType):
+        return _metavar(field, arguments[0])
+    if origin is tuple:
+        item = _metavar(field, arguments[0])
+        return f"{item},..."
+    if origin is typing.Literal:
+        return "{" + ",".join(map(str, arguments)) + "}"
+    return METAVARS.get(hint, field.name.rsplit("_", 1)[-1].upper())
+
+
 def _default_text(field: "dataclasses.Field[Any]") -> str:
     if field.default is not dataclasses.MISSING:
         value = field.default
@@ -99,7 +140,7 @@ def _default_text(field: "dataclasses.Field[Any]") -> str:
         value = field.default_factory()
     else:
         return ""
-    if value is None or value == "" or value == ():
+    if value is None or value == "" or value == () or isinstance(value, bool):
         return ""
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return f" (default: {shown})"
@@ -108,24 +149,24 @@ def _default_text(field: "dataclasses.Field[Any]") -> str:
 def _docstring_fields(config_class: type) -> dict[str, str]:
     """The "name: text" lines of the docstrings of a class and its bases; lines that are indented deeper continue."""
     names = {field.name for field in dataclasses.fields(config_class)}
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     current, indent = "", 0
-    texts = [inspect.cleandoc(base.__doc__ or "") for base in reversed(config_class.__mro__[:-1])]
-    for line in "\n".join(texts).splitlines():
+    docstrings = [inspect.cleandoc(base.__doc__ or "") for base in reversed(config_class.__mro__[:-1])]
+    for line in "\n".join(docstrings).splitlines():
         stripped = line.strip()
-        here = len(line) - len(line.lstrip())
+        depth = len(line) - len(line.lstrip())
         match = re.match(r"`{0,2}(\w+)`{0,2}:\s+(.*)", stripped)
         if match and match[1] in names:
-            current, indent = match[1], here
-            found[current] = match[2]
-        elif current and stripped and here > indent:
-            found[current] += " " + stripped
+            current, indent = match[1], depth
+            texts[current] = match[2]
+        elif current and stripped and depth > indent:
+            texts[current] += " " + stripped
         else:
             current = ""
-    return found
+    return texts
 
 
-def _converter(hint: Any, name: str) -> Any:
+def _converter(hint: Any, name: str) -> Callable[[str], Any]:
     """A function from a flag's text to a value of type `hint`; its ValueError becomes argparse's message."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -145,11 +186,11 @@ def _converter(hint: Any, name: str) -> Any:
     if origin is typing.Literal:
         return _literal(arguments)
     if hint in (str, int, float, Path):
-        return hint
+        return typing.cast(Callable[[str], Any], hint)
     raise TypeError(f"{name}: no flag can be made for {hint}")
 
 
-def _literal(choices: tuple[Any, ...]) -> Any:
+def _literal(choices: tuple[Any, ...]) -> Callable[[str], Any]:
     by_text = {str(choice): choice for choice in choices}
 
     def convert(text: str) -> Any:
@@ -160,6 +201,6 @@ def _literal(choices: tuple[Any, ...]) -> Any:
     return _named(convert, "choice")
 
 
-def _named(function: Any, name: str) -> Any:
+def _named(function: Any, name: str) -> Callable[[str], Any]:
     function.__name__ = name
-    return function
+    return typing.cast(Callable[[str], Any], function)

@@ -79,6 +79,14 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_free(folder: Path, *, overwrite: bool, ignore: str = "") -> None:
+    """Raises InputError when `folder` is a file, or holds anything but `ignore` and may not be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder with --out")
+    if not overwrite and folder.is_dir() and any(path.name != ignore for path in folder.iterdir()):
+        raise InputError(f"{folder} already holds something; choose another --out, or --overwrite to replace it")
+
+
 def remove_unfinished(folder: str | Path) -> None:
     """Removes what a killed process was writing under `folder`. No other process may be writing there."""
     for path in Path(folder).rglob(f"{UNFINISHED}*"):

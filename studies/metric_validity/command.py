@@ -1,4 +1,4 @@
-"""`bdkit validate-metrics`: do the metrics mean what they should? In the mini world, where the truth is known."""
+"""Do the metrics mean what they should? In the mini world, where the truth is known."""
 
 import argparse
 import json
@@ -201,7 +201,7 @@ def read_results(out: Path) -> Results:
         tables = [pd.read_csv(out / name) for name in names]
         record = json.loads((out / RUN_JSON).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{out} holds no whole study ({error}); run `bdkit validate-metrics --out {out}`") from error
+        raise InputError(f"{out} holds no whole study ({error}); run the study with --out {out}") from error
     pictures, correlations, reactions, verdicts = tables
     return Results(pictures, correlations, reactions, verdicts, record)
 

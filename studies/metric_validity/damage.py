@@ -1,4 +1,4 @@
-"""Damage done to pixels, in graded strengths: what the study of the metrics feeds them (`bdkit validate-metrics`).
+"""Damage done to pixels, in graded strengths: what the study of the metrics feeds them (`python -m studies.metric_validity`).
 
 Images are (H, W, 3) uint8, shares and alphas (H, W) or one number in 0..1.
 """

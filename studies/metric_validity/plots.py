@@ -1,4 +1,4 @@
-"""The plots of the study of the metrics (`bdkit validate-metrics`)."""
+"""The plots of the study of the metrics (`python -m studies.metric_validity`)."""
 
 from collections.abc import Sequence
 from textwrap import fill

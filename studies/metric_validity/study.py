@@ -1,7 +1,7 @@
 """Do the metrics mean what they should? Their rank correlation with a known truth, and how they react to damage.
 
 Everything here works on a table of images, one row each, with the truth and the metrics' values in columns; where the
-images come from is not its business (`bdkit validate-metrics` draws them in the mini world).
+images come from is not its business (`python -m studies.metric_validity` draws them in the mini world).
 """
 
 from collections.abc import Sequence

@@ -72,7 +72,7 @@ def test_a_subclass_shows_the_help_of_the_fields_it_inherits_and_can_hide_defaul
     parser = argparse.ArgumentParser()
     add_dataclass_arguments(parser, Longer, show_defaults=False)
     text = " ".join(parser.format_help().split())
-    assert "--pause PAUSE seconds between" in text
+    assert "--pause X seconds between" in text
     assert "how many steps are taken, counted from the first" in text
     assert "default" not in text
 
@@ -84,6 +84,25 @@ def test_help_comes_from_metadata_and_docstring_with_the_default() -> None:
     assert "how many steps are taken, counted from the first (default: 80)" in text
     assert "step size, 100% ours (default: 5e-05)" in text
     assert "--out" not in text
+
+
+def test_positional_fields_groups_and_metavars() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Cooking(Recipe):
+        """Cooking.
+
+        dishes: what is cooked
+        """
+
+        dishes: tuple[Path, ...] = field(metadata={"positional": True, "metavar": "DISH"})
+        taste: str = field(default="", metadata={"metavar": "WORD"})
+
+    parser = argparse.ArgumentParser()
+    add_dataclass_arguments(parser, Cooking)
+    text = parser.format_help().partition("positional arguments")[2]
+    assert text.index("Cooking:") < text.index("--taste WORD") < text.index("A recipe:") < text.index("--num-steps N")
+    assert "--scheduler {pndm,ddim}" in text
+    assert config_from_args(Cooking, parser.parse_args(["a", "b"])).dishes == (Path("a"), Path("b"))
 
 
 @pytest.mark.parametrize("arguments", [("--num-steps", "7.5"), ("--scheduler", "euler"), ("--snapshots", "1,x")])

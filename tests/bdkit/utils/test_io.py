@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import file_hash, read_json, remove_unfinished, write_atomically, write_bytes, write_json
+from bdkit.utils.io import (
+    check_free,
+    file_hash,
+    read_json,
+    remove_unfinished,
+    write_atomically,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -40,3 +48,15 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path, text: str | None, mes
         path.write_text(text)
     with pytest.raises(InputError, match=rf"run\.json {message}"):
         read_json(path)
+
+
+def test_only_an_empty_folder_is_free_unless_overwrite_is_given(tmp_path: Path) -> None:
+    check_free(tmp_path, overwrite=False)
+    check_free(tmp_path / "new", overwrite=False)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="already holds something"):
+        check_free(tmp_path, overwrite=False)
+    check_free(tmp_path, overwrite=True)
+    check_free(tmp_path, overwrite=False, ignore="file")
+    with pytest.raises(InputError, match="is a file"):
+        check_free(tmp_path / "file", overwrite=True)

@@ -1,4 +1,4 @@
-"""`bdkit finetune` after a kill: the same command goes on, and ends with the bytes of an undisturbed run."""
+"""`bdkit finetune`: the folder it writes, its methods, and a killed fit that ends with an undisturbed one's bytes."""
 
 import json
 import multiprocessing
@@ -6,45 +6,24 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bdkit import cli
 from bdkit.methods import build_method
+from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.finetuning import Work
+from bdkit.utils.images import read_images
 
+Arguments = Callable[..., list[str]]
+Call = Callable[..., str]
 STEPS = 40
 CHILDREN = multiprocessing.get_context("forkserver")  # imports once for all children
-CHILDREN.set_forkserver_preload(["bdkit.commands.finetune"])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model().save_pretrained(tmp_path_factory.mktemp("models") / "mini-base")
-
-
-def pictures(count: int = 2) -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (36, 32, 3), dtype=np.uint8)) for _ in range(count)]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number, picture in enumerate(pictures()):
-        picture.save(folder / f"{number}.png")
-    return folder
-
-
-def command(model: Path, photos: Path, out: Path, *more: object) -> list[str]:
-    flags = ["--model", model, "--images", photos, "--subject", "dog", "--out", out, "--preset", "mini"]
-    numbers = ["--steps", STEPS, "--learning-rate", 1e-3, "--checkpoint-seconds", 0]
-    return ["finetune", *map(str, (*flags, *numbers, *more))]
+CHILDREN.set_forkserver_preload(["bdkit.commands.finetune", "bdkit.methods"])
 
 
 def start(arguments: list[str]) -> multiprocessing.process.BaseProcess:
@@ -57,14 +36,50 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_the_folder_is_named_after_the_subject_by_default(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Call, refused: Call
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("finetune", "--model", model, "--images", photos, "--subject", "dog", "--steps", 1)
+    assert "--model my-dog" in run(*command, "--mixed-precision", "no")
+    assert BlipDiffusion.from_pretrained(tmp_path / "my-dog").subject_class == "dog"
+    assert "my-dog already holds something" in refused(*command)
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "words"),
+    [
+        ("dreambooth", "unet/diffusion_pytorch_model.safetensors", "a sks dog in the snow"),
+        ("dreambooth-lora", "pytorch_lora_weights.safetensors", "pipe.load_lora_weights"),
+        ("textual-inversion", "learned_embeds.safetensors", "a <*> dog in the snow"),
+    ],
+)
+def test_the_other_methods(tmp_path: Path, finetune: Arguments, method: str, file: str, words: str, run: Call) -> None:
+    assert words in run(*finetune("--method", method, "--steps", 1))
+    assert (tmp_path / "mine" / file).is_file()
+
+
+def test_a_folder_is_kept_unless_overwrite_is_given(
+    tmp_path: Path, finetune: Arguments, run: Call, refused: Call
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert "already holds something" in refused(*finetune())
+    assert (out / "mine.txt").read_text() == "mine"
+    run(*finetune("--overwrite"))
+    assert not (out / "mine.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion"])
-def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(
-    name: str, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_killed_fit_resumes_and_ends_with_the_same_bytes(
+    name: str, tmp_path: Path, finetune: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, checkpoint = tmp_path / "mine", tmp_path / "mine" / ".fit" / "checkpoint.pt"
-    arguments = command(model, photos, out, "--method", name)
-    child = start(arguments)
+    flags = ["--method", name, "--steps", STEPS, "--learning-rate", 1e-3, "--checkpoint-seconds", 0]
+    child = start(finetune(*flags))
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -76,11 +91,11 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(
     assert 0 < step < STEPS
     assert [path.name for path in out.iterdir()] == [".fit"]
     capsys.readouterr()
-    assert cli.main(arguments) == 0
+    assert cli.main(finetune(*flags)) == 0
     shown = re.search(rf"(\d+)/{STEPS}", capsys.readouterr().err)
     assert shown is not None
-    assert int(shown[1]) >= step, "it began anew"
-    undisturbed = start(command(model, photos, tmp_path / "other", "--method", name))
+    assert int(shown[1]) >= step, "it started from the first step"
+    undisturbed = start(finetune(*flags, out=tmp_path / "other"))
     undisturbed.join()
     assert undisturbed.exitcode == 0
     ours, theirs = content(out), content(tmp_path / "other")
@@ -93,7 +108,7 @@ class Stopped(Exception):
     pass
 
 
-def test_snapshots_and_images_of_the_class_survive_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_and_images_of_the_class_survive_a_stop(photos: Path, tmp_path: Path) -> None:
     """Stopped amid the class's images, and again between two snapshots."""
     settings = {"steps": 6, "snapshots": (2, 4), "prior_loss_weight": 1.0, "class_images": 20, "preset": "mini"}
 
@@ -110,7 +125,7 @@ def test_snapshots_and_images_of_the_class_survive_a_stop(tmp_path: Path, monkey
 
         for unet in (model.unet, method._unet):  # type: ignore[attr-defined]
             unet.register_forward_hook(count)
-        method.fit(pictures(), "dog", 0)
+        method.fit(read_images(photos), "dog", 0)
         calls.append(stop_at - left[0])
         return method.state()
 
@@ -130,18 +145,12 @@ def test_snapshots_and_images_of_the_class_survive_a_stop(tmp_path: Path, monkey
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
-def test_an_unfinished_fit_is_no_other_fits(
-    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "mine"
-    work = out / ".fit"
+def test_an_unfinished_fit_is_no_other_fits(tmp_path: Path, finetune: Arguments, run: Call, refused: Call) -> None:
+    work = tmp_path / "mine" / ".fit"
     work.mkdir(parents=True)
     (work / "fit.json").write_text(json.dumps({"subject": "cat"}))
     (work / "checkpoint.pt").write_bytes(b"of another fit")
-    assert cli.main(command(model, photos, out, "--steps", 1)) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "holds an unfinished fit with other images, settings or weights" in err
+    assert "holds an unfinished fit with other images, settings or weights" in refused(*finetune())
     assert (work / "checkpoint.pt").read_bytes() == b"of another fit"
-    assert cli.main(command(model, photos, out, "--steps", 1, "--overwrite")) == 0
+    run(*finetune("--overwrite"))
     assert not work.exists()

@@ -1,0 +1,35 @@
+"""Which model a command works with, and how it is read. Imports nothing heavy, so that help answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from bdkit.models.options import LoadOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Model.
+
+    model: folder or hub id of a model, or the name of a shipped one
+    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint lacks; of a LoRA or a learned word: the model it was
+        trained on, if that has moved
+    qformer_tokenizer: folder of bert-base-uncased's tokenizer, which the public checkpoints lack
+    dtype: of the weights in memory
+    """
+
+    model: str = "mini"
+    base: str | None = None
+    qformer_tokenizer: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @property
+    def options(self) -> LoadOptions:
+        """The same for the library."""
+        import torch
+
+        from bdkit.models.options import LoadOptions
+
+        return LoadOptions(qformer_tokenizer=self.qformer_tokenizer, base=self.base, dtype=getattr(torch, self.dtype))

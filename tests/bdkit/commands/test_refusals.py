@@ -1,0 +1,171 @@
+"""What a user can get wrong: one line that says what to do, exit code 2, nothing written. One table a command."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bdkit import cli
+
+SUBJECT = ["--images", "{photos}", "--subject", "dog"]
+CANNY = ["--control", "canny={photos}/0.png"]
+GENERATE = [
+    (["--seeds", "3-1"], "runs backwards"),
+    (["--prompt", " "], "the prompt is empty"),
+    (["--prompt", "a dog", "--model", "maxi"], "no model at 'maxi'"),
+    (["--images", "nowhere"], "nowhere is not a folder"),
+    (["--images", "{photos}", "--subject", "unicorn"], "does not know the class word 'unicorn'; it knows backpack"),
+    (["--images", "{photos}"], "--images needs --subject"),
+    ([], "the prompt has a place for a subject"),
+    ([*SUBJECT, "--scheduler", "Nice"], "no scheduler 'Nice'"),
+    ([*SUBJECT, "--num-inference-steps", "0"], "num_inference_steps is 0"),
+    ([*SUBJECT, "--prompt", "{} and {}"], "2 places for a subject"),
+    ([*SUBJECT, "--reference-weights", "1"], "2 reference images but 1 weights"),
+    (["--model", "{my_dog}", *SUBJECT], "already holds a subject (dog)"),
+    (["--model", "{my_dog}", "--subject", "cat"], "holds a dog, not a cat"),
+    ([*SUBJECT, "--control", "canny"], "names no image; write it like canny=photo.jpg"),
+    ([*SUBJECT, "--control", "pose=x.png"], "unknown structure 'pose'; known are canny, depth, hed, scribble"),
+    ([*SUBJECT, "--control", "canny=no-such.png"], "there is no file no-such.png"),
+    ([*SUBJECT, *CANNY, "--controlnet", "a,b"], "2 --controlnet for 1 --control"),
+    ([*SUBJECT, *CANNY, "--controlnet", "no-such-net"], "no ControlNet at 'no-such-net'"),
+]
+FINETUNE = [
+    (["--images", "nowhere"], "nowhere is not a folder"),
+    (["--subject", "unicorn"], "does not know the class word 'unicorn'"),
+    (["--preset", "best"], "unknown preset 'best'"),
+    (["--steps", "-1"], "steps is -1"),
+    (["--learning-rate", "fast"], "--learning-rate"),
+    (["--model", "{my_dog}"], "already holds a subject (dog)"),
+    (["--method", "base"], "known are textual-inversion, dreambooth, dreambooth-lora, blip-diffusion"),
+    (["--method", "dreambooth", "--no-train-embedding"], "dreambooth has no --train-embedding"),
+]
+CONVERT = [
+    (["{public}", "out", "--to", "onnx"], "'onnx' is not one of bdkit, diffusers, lavis"),
+    (["{public}", "out", "--subject", "dog"], "holds no fine-tuned subject"),
+    (["{public}", "{public}", "--overwrite"], "is the checkpoint itself"),
+    (["{public}", "{public}"], "already holds something"),
+    (["mini", "out", "--to", "lavis"], "projection that the public"),
+    (["mini", "out", "--to", "diffusers"], "projection that the public"),
+    (["no-such-model", "out"], "no model at"),
+    (["{public}"], "OUT"),
+]
+OTHERS = [
+    ([], "COMMAND"),
+    (["generat"], "invalid choice: 'generat'"),
+    (["generate", "--prompt", "a {}"], "--out is missing"),
+    (["finetune", "--subject", "dog", "--out", "out"], "--images is missing"),
+    (["bench", "maxi"], "unknown suite 'maxi'; known are dreambench, dreambench-plus, mini"),
+    (["bench", "mini@-1"], "unknown suite"),
+    (["bench", "mini-quick", "--methods", "lora"], "unknown method 'lora'; known are base"),
+    (["bench", "mini-quick", "--subjects", "0"], "leaves nothing to measure"),
+    (["bench", "mini-quick", "--seed-sets", "0,0"], "seed sets must be different"),
+    (["bench", "mini-quick", "--samples", "two"], "--samples"),
+    (["bench", "mini-quick", "--protocol", "x"], "protocol 'x'"),
+    (["bench", "mini", "--no-such-flag"], "--no-such-flag"),
+    (["score", "results"], "suite.json is missing"),
+    (["table", "results"], "suite.json is missing"),
+    (["world", "sheet", "--kind", "map"], "'map' is not one of world, individuals"),
+    (["world", "sheet", "--split", "all"], "'all' is not one of train"),
+    (["world", "sheet", "--columns", "0"], "--columns is 0"),
+    (["fetch", "mini"], "'mini' is not one of dreambench"),
+    (["fetch", "dreambench", "--base-url", "file:///etc"], "not an http or https address"),
+    (["pretrain"], "WHAT"),
+    (["pretrain", "stage3"], "unknown stage 'stage3'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *((["GENERATE", *flags], words) for flags, words in GENERATE),
+        *((["FINETUNE", *flags], words) for flags, words in FINETUNE),
+        *((["convert", *flags], words) for flags, words in CONVERT),
+        *OTHERS,
+    ],
+)
+def test_a_wrong_value_is_refused(
+    arguments: list[str],
+    words: str,
+    refused: Callable[..., str],
+    fill: Callable[[Sequence[str]], list[str]],
+    generate: Callable[..., list[str]],
+    finetune: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = {"GENERATE": generate, "FINETUNE": finetune}
+    if arguments and arguments[0] in whole:
+        arguments = whole[arguments[0]](*arguments[1:])
+    assert words in refused(*fill(arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["generate", "finetune"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, "no images in"),
+        (lambda folder: (folder / "a.png").write_bytes(b"not an image"), "a.png is not a readable image"),
+        (lambda folder: Image.new("RGB", (100, 10)).save(folder / "a.png"), "a.png is a strip of 100 x 10"),
+    ],
+)
+def test_images_that_cannot_be_used_are_named(
+    command: str, make: Callable[[Path], object], words: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    make(folder)
+    prompt = ["--prompt", "a {}"] if command == "generate" else []
+    out = tmp_path / "out"
+    assert words in refused(command, "--images", folder, "--subject", "dog", "--out", out, *prompt)
+    assert not out.exists()
+
+
+def test_a_loss_that_is_not_finite_leaves_nothing(
+    finetune: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(finetune("--learning-rate", "1e30")) == 2
+    assert "the loss is" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_control_that_never_applies_is_refused(
+    model: Path, photos: Path, controlnet: Path, generate: Callable[..., list[str]], refused: Callable[..., str]
+) -> None:
+    flags = ("--prompt", "a dog", "--control", f"canny={photos}/0.png", "--controlnet", controlnet)
+    assert "from 1.0 to 1.0" in refused(*generate(*flags, "--control-start", 1))
+
+
+@pytest.mark.parametrize("part", ["unet", "qformer_tokenizer", "bdkit.json", "vae/diffusion_pytorch_model.safetensors"])
+def test_a_missing_part_of_a_model_is_named(
+    part: str,
+    model: Path,
+    copied: Callable[[Path], Path],
+    generate: Callable[..., list[str]],
+    refused: Callable[..., str],
+) -> None:
+    folder = copied(model)
+    (folder / part).rename(folder.with_name("taken away"))
+    assert re.search(rf"{re.escape(part)}.* missing", refused(*generate("--model", folder, "--subject", "dog")))
+
+
+def test_damaged_weights_are_named(
+    model: Path, copied: Callable[[Path], Path], generate: Callable[..., list[str]], refused: Callable[..., str]
+) -> None:
+    path = copied(model) / "unet" / "diffusion_pytorch_model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    line = refused(*generate("--model", path.parents[1], "--subject", "dog"))
+    assert f"{path} is damaged" in line
+
+
+def test_what_a_checkpoint_lacks_is_named(
+    public: Path, photos: Path, tmp_path: Path, copied: Callable[[Path], Path], refused: Callable[..., str]
+) -> None:
+    plain = copied(public)
+    (plain / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    assert "is a plain Stable Diffusion model: it has no subject encoder" in refused("convert", plain, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
