@@ -74,7 +74,8 @@ def config_from_args(config_class: type[Config], args: argparse.Namespace, base:
 def given_fields(config_class: type, args: argparse.Namespace) -> dict[str, Any]:
     """The fields whose flags were given, with their values."""
     names = [field.name for field in dataclasses.fields(config_class)]
-    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def flag_of(name: str) -> str:
