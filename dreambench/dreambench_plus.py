@@ -40,9 +40,6 @@ def read_suite(folder: Path | None, counts: Mapping[str, int] | None = PUBLISHED
 
     A subject is named as in the published code, "live_subject_animal_00_kitten", and has one reference.
     counts: how many subjects each category must have; None takes what is there
-
-    Raises InputError when there is no such folder, when an image has no captions or the other way round, for a caption
-    file without nine prompts, and when a category does not have its number of subjects.
     """
     if folder is None:
         raise InputError(f"the suite {SUITE_NAME} is read from its published folder; name that folder with --photos")
@@ -66,12 +63,12 @@ def read_suite(folder: Path | None, counts: Mapping[str, int] | None = PUBLISHED
 def _read_category(folder: Path, category: str) -> list[SuiteSubject]:
     below = FOLDERS[category][0]
     captions = {path.stem: path for path in sorted((folder / "captions" / below).glob("*.txt"))}
-    pictures = {path.stem: path for path in sorted((folder / "images" / below).glob("*.jpg"))}
-    alone = sorted(set(captions) ^ set(pictures))
+    photos = {path.stem: path for path in sorted((folder / "images" / below).glob("*.jpg"))}
+    alone = sorted(set(captions) ^ set(photos))
     if alone:
         named = ", ".join(f"{below}/{stem}" for stem in alone[:N_NAMED])
         raise InputError(f"{folder}: only an image or only captions for {named}; unpack its archive again")
-    return [_read_subject(path, category, pictures[stem].relative_to(folder)) for stem, path in captions.items()]
+    return [_read_subject(path, category, photos[stem].relative_to(folder)) for stem, path in captions.items()]
 
 
 def _read_subject(path: Path, category: str, photo: Path) -> SuiteSubject:

@@ -49,7 +49,7 @@ TABLE1 = (
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """A benchmark run.
+    """Benchmark.
 
     suite: dreambench, dreambench-plus, mini, mini@SEED, mini-dev or mini-quick
     model: a folder of weights, a hub id, or mini
@@ -69,7 +69,7 @@ class BenchConfig:
     remake: delete the images of these rows and generate them again
     """
 
-    suite: str = "mini-quick"
+    suite: str = field(default="mini-quick", metadata={"positional": True})
     model: str = "mini"
     out: Path | None = None
     rows: tuple[Row, ...] = TABLE1

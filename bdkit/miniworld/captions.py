@@ -73,7 +73,7 @@ _PATTERN_WORDS: dict[str, str] = {
 
 
 def dreambench_template(scene: Scene) -> str:
-    """DreamBench's wording with one {}, such as "a {} in the jungle"; a plain studio picture is "a {}"."""
+    """DreamBench's wording with one {}, such as "a {} in the jungle"; a plain studio image is "a {}"."""
     if scene.change is not None:
         return f"a {scene.change} {{}}"
     if scene.outfit is not None:

@@ -84,8 +84,8 @@ def render(scene: Scene, size: int = 64) -> Rendering:
     layer, surface, box, (x, y) = _subject_layer(scene, size)
     alpha = layer[y : y + size, x : x + size, 3].copy()
 
-    picture = np.zeros((size, size, 4), np.uint8)
-    background = skia.Surface(picture)
+    pixels = np.zeros((size, size, 4), np.uint8)
+    background = skia.Surface(pixels)
     canvas = background.getCanvas()
     canvas.scale(size, size)
     draw_context(canvas, scene.context, rng, scene.light.brightness)
@@ -97,7 +97,7 @@ def render(scene: Scene, size: int = 64) -> Rendering:
     if scene.change in GLOSSY:
         sparkle(canvas, scene.change, generator("sparkle", scene.seed), box)
     draw_foreground(canvas, scene.context, rng, scene.light.brightness)
-    return Rendering(image=np.ascontiguousarray(picture[..., :3]), alpha=alpha)
+    return Rendering(image=np.ascontiguousarray(pixels[..., :3]), alpha=alpha)
 
 
 def _subject_layer(scene: Scene, size: int) -> tuple[NDArray[np.uint8], skia.Surface, Box, tuple[int, int]]:

@@ -23,9 +23,9 @@ def paste_grid(rows: Sequence[Sequence[Scene | None]], size: int = 64, upscale: 
     for r, row in enumerate(rows):
         for c, scene in enumerate(row):
             if scene is not None:
-                picture = render(scene, size).image.repeat(upscale, 0).repeat(upscale, 1)
+                pixels = render(scene, size).image.repeat(upscale, 0).repeat(upscale, 1)
                 top, left = GAP + r * cell, GAP + c * cell
-                sheet[top : top + size * upscale, left : left + size * upscale] = picture
+                sheet[top : top + size * upscale, left : left + size * upscale] = pixels
     return Image.fromarray(sheet)
 
 

@@ -1,4 +1,4 @@
-"""The one place that decodes and encodes image files."""
+"""Reading, listing and writing image files."""
 
 import io
 import struct
@@ -23,8 +23,8 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 def read_image(path: str | Path) -> Image.Image:
     """One image file as an RGB image, 8 bits a channel, at its own size.
 
-    The EXIF orientation is applied, transparency is laid on white, 16-bit, grey, palette and CMYK images become RGB,
-    and of several frames the first is taken. The size is checked before anything is decoded.
+    The EXIF orientation is applied, transparency is composited onto white, 16-bit, grey, palette and CMYK images become
+    RGB, and of several frames the first is taken. The size is checked before anything is decoded.
 
     Raises InputError when the file is missing, unreadable or truncated, has more than 64 million pixels, or is a strip
     with sides more than 8 to 1.
@@ -45,41 +45,30 @@ def read_image(path: str | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(path)) from error
     except DECODE_ERRORS as error:
-        raise InputError(
-            f"{path} is not a readable image ({type(error).__name__}); replace it or take it out"
-        ) from error
+        raise InputError(f"{path} is not a readable image ({type(error).__name__}); replace it or remove it") from error
 
 
 def read_images(folder: str | Path) -> list[Image.Image]:
-    """All images of a folder in name order, each as `read_image` gives it; other files are passed over.
-
-    Raises InputError when the folder is missing or holds no image, and when one image cannot be used.
-    """
+    """All images of a folder in name order, each as `read_image` gives it; other files are skipped."""
     return [read_image(path) for path in list_images(folder)]
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The paths of a folder's image files in name order, hidden files left out.
-
-    Raises InputError when the folder is missing or holds no image.
-    """
+    """The paths of a folder's image files in name order, hidden files left out; InputError when there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give a folder with images in it")
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if not pictures:
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not images:
         if any(path.suffix.lower() in FOREIGN_SUFFIXES for path in files):
             raise InputError(f"the images in {folder} are in a camera's own format; save them as JPEG or PNG first")
         raise InputError(f"no images in {folder}; put one to six images there ({', '.join(SUFFIXES)})")
-    return pictures
+    return images
 
 
 def write_png(image: Image.Image, path: str | Path) -> None:
-    """Writes a PNG atomically, making its folder; the same image always gives the same bytes.
-
-    Raises InputError when it cannot be written; then nothing is left behind.
-    """
+    """Writes a PNG atomically, making its folder; the same image always gives the same bytes."""
     write_bytes(encode(image, "PNG"), path)
 
 

@@ -1,4 +1,4 @@
-"""Work cut into parts, each of which writes a file of its own: processes share it, and a kill loses little."""
+"""Work in parts that each write a file: processes share the parts, and a kill loses at most the unfinished ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from tqdm import tqdm
+from bdkit.utils.progress import progress_bar
 
 
 def make_parts(
@@ -20,23 +20,23 @@ def make_parts(
     unit: str = "it",
     progress: bool = True,
 ) -> None:
-    """Call ``make`` with each job's arguments; when one fails, those that have not begun are left.
+    """Calls `make` with each job's arguments; when one fails, those that have not begun are dropped.
 
     Args:
         make: a function of a module, because other processes look it up by its name.
         name: label of the progress bar.
-        workers: processes; None: one a core. They are spawned: forked where OpenMP has worked, they can wait forever.
+        workers: processes; None: one a core. They are spawned: a process forked after OpenMP was used can hang.
     """
     workers = min(workers or os.cpu_count() or 1, len(jobs))
-    bar: dict[str, Any] = {"desc": name, "unit": unit, "disable": not progress or not jobs}
+    bar: dict[str, Any] = {"desc": name, "unit": unit, "show": progress and bool(jobs)}
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             try:
-                for future in tqdm([pool.submit(make, *job) for job in jobs], **bar):
+                for future in progress_bar([pool.submit(make, *job) for job in jobs], **bar):
                     future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
     else:
-        for job in tqdm(jobs, **bar):
+        for job in progress_bar(jobs, **bar):
             make(*job)

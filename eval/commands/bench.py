@@ -1,17 +1,20 @@
-"""`bdkit bench SUITE`: every method of the paper's table, fitted, generated and scored."""
+"""`bdkit bench`: every method of the paper's table, fitted, generated and scored.
+
+examples:
+  bdkit bench mini-quick
+  bdkit bench dreambench --model salesforce/blipdiffusion --photos photos/ --methods blip-diffusion-finetuned
+  bdkit bench mini --shard 1/3 --out results/mini
+"""
 
 import argparse
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
-from dreambench.registry import KNOWN_SUITES
 from eval.experiments import BenchConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the suite and the flags of `BenchConfig`, but for the rows: `--methods` chooses among the paper's."""
-    known = ", ".join(KNOWN_SUITES)
-    parser.add_argument("suite", nargs="?", default=BenchConfig.suite, help=f"{known} (default: {BenchConfig.suite})")
-    add_dataclass_arguments(parser, BenchConfig, skip=["suite", "rows"])
+    """Adds the flags of `BenchConfig`, but for the rows: `--methods` chooses among the paper's."""
+    add_dataclass_arguments(parser, BenchConfig, skip=["rows"])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,18 +1,39 @@
-"""`bdkit table DIR...`: the table from finished scores, of one folder or of several together."""
+"""`bdkit table`: the table from finished scores, of one folder or of several together.
+
+examples:
+  bdkit table results/mini
+  bdkit table results/mini --against dreambooth --split kind
+  bdkit table results/mine results/theirs --published --save results/both
+"""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """Table.
+
+    out: results folders with scores.csv, of one suite and protocol
+    against: row from which every row's difference is shown, paired over subjects
+    split: figures for live subjects and objects, or by type of prompt or category
+    published: published results too, each with its protocol
+    save: folder for the tables and plots of several folders
+    """
+
+    out: tuple[Path, ...] = field(metadata={"positional": True, "metavar": "DIR"})
+    against: str | None = field(default=None, metadata={"metavar": "ROW"})
+    split: str | None = field(default=None, metadata={"metavar": "BY"})
+    published: bool = False
+    save: Path | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the folders, and what else to show."""
-    parser.add_argument("out", type=Path, nargs="+", help="results folders with scores.csv, of one suite and protocol")
-    parser.add_argument("--against", metavar="NAME", help="every row's difference from this one, paired over subjects")
-    parser.add_argument("--split", metavar="BY", help="figures for live subjects and objects, or by type or category")
-    parser.add_argument("--published", action="store_true", help="published results too, each with its protocol")
-    parser.add_argument(
-        "--save", type=Path, metavar="DIR", help="writes the tables and plots of several folders there, as for one"
-    )
+    """Adds the flags of `TableConfig`."""
+    add_dataclass_arguments(parser, TableConfig)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
     from eval.report.plots import make_plots
     from eval.report.tables import make_tables, markdown, summarise, write_tables
 
-    results = make_tables(args.out[0]) if len(args.out) == 1 else summarise(*args.out)
-    chosen = {"split": args.split, "against": args.against, "published": args.published}
+    config = config_from_args(TableConfig, args)
+    results = make_tables(config.out[0]) if len(config.out) == 1 else summarise(*config.out)
+    chosen = {"split": config.split, "against": config.against, "published": config.published}
     text = markdown(results, **chosen)
-    if args.save is not None:
-        write_tables(results, args.save, **chosen)
-        make_plots(results, args.save, published=args.published)
+    if config.save is not None:
+        write_tables(results, config.save, **chosen)
+        make_plots(results, config.save, published=config.published)
     print(text)
     return 0

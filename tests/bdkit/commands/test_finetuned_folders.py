@@ -181,7 +181,7 @@ def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(
     ours = load_drawable(mine)
     assert not any(parameter.requires_grad and ".lora_" in name for name, parameter in ours.unet.named_parameters())
     drawn = ours("a {} in the snow", source_subject="sks dog", seeds=[4, 5], num_inference_steps=3)
-    assert_same([np.asarray(picture) for picture in drawn], method.generate("a {} {} in the snow", "dog", [4, 5]))
+    assert_same([np.asarray(image) for image in drawn], method.generate("a {} {} in the snow", "dog", [4, 5]))
     theirs = UNet2DConditionModel.from_pretrained(starts["sd"] / "unet")
     theirs.load_lora_adapter(mine, prefix="unet", weight_name=LORA)
     inputs = (torch.ones(1, 4, 16, 16), torch.tensor([500]), torch.ones(1, 77, 128))

@@ -1,7 +1,5 @@
 """The mini world's backgrounds: deterministic, all drawable, and distinct with a subject in front."""
 
-import time
-
 import numpy as np
 import pytest
 import skia
@@ -82,8 +80,8 @@ def test_contexts_are_distinct() -> None:
     """
 
     def features(seeds: range) -> np.ndarray:
-        pictures = np.stack([[paint(c, 1000 * i + s, subject=True) for s in seeds] for i, c in enumerate(ALL)])
-        small = pictures.reshape(len(ALL), len(seeds), 8, 8, 8, 8, 3).astype(np.float64)
+        images = np.stack([[paint(c, 1000 * i + s, subject=True) for s in seeds] for i, c in enumerate(ALL)])
+        small = images.reshape(len(ALL), len(seeds), 8, 8, 8, 8, 3).astype(np.float64)
         detail = small.std(axis=(3, 5))
         return np.concatenate([small.mean(axis=(3, 5)), 2 * detail], axis=-1).reshape(len(ALL), len(seeds), -1)
 
@@ -93,12 +91,3 @@ def test_contexts_are_distinct() -> None:
     right = (distance.argmin(-1) == np.arange(len(ALL))[:, None]).mean(axis=1)
     assert right.mean() >= 0.9, dict(zip(ALL, right.tolist(), strict=True))
     assert right[:-1].min() >= 0.7, dict(zip(ALL, right.tolist(), strict=True))
-
-
-def test_fast_enough() -> None:
-    """A mean of under 2 ms (0.4 on a quiet core): a rendering takes 2 ms at the most."""
-    start = time.process_time()
-    for context in ALL:
-        for seed in range(10):
-            paint(context, seed)
-    assert (time.process_time() - start) / (10 * len(ALL)) < 0.002
