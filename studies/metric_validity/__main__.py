@@ -1,21 +1,30 @@
-"""`python -m studies.metric_validity`: do the metrics mean what they should? See `command`."""
+"""`python -m studies.metric_validity --out DIR`: runs the study and prints what the paper's three metrics make of each
+damage.
+"""
 
 import sys
 from collections.abc import Sequence
 
 from bdkit.cli import Parser, guarded
-from studies.metric_validity import command
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from studies.metric_validity.damage import DAMAGES
+from studies.metric_validity.study import ValidityConfig, validate_metrics
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the study; returns what `bdkit.cli.guarded` does."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the study; returns what `bdkit.cli.guarded` returns."""
+    return guarded(lambda: _run(arguments))
 
-    def work() -> int:
-        parser = Parser(prog="python -m studies.metric_validity")
-        command.add_arguments(parser)
-        return command.run(parser.parse_args(argv))
 
-    return guarded(work)
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m studies.metric_validity", description="Do the metrics mean what they should?")
+    add_dataclass_arguments(parser, ValidityConfig)
+    config = config_from_args(ValidityConfig, parser.parse_args(arguments))
+    verdicts = validate_metrics(config).verdicts
+    verdicts = verdicts[verdicts["metric"].isin(["dino", "clip_i", "clip_t"])]
+    print(verdicts.pivot(index="damage", columns="metric", values="verdict").reindex(list(DAMAGES)).to_string())
+    print(f"All tables are in {config.out}.")
+    return 0
 
 
 if __name__ == "__main__":

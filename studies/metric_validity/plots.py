@@ -1,4 +1,4 @@
-"""The plots of the study of the metrics (`python -m studies.metric_validity`)."""
+"""The plots of the study of the metrics."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -20,17 +20,17 @@ def metric_title(name: str) -> str:
     return METRICS[name].title if name in METRICS else name.replace("_", " ")
 
 
-def plot_correlations(correlations: pd.DataFrame, metrics: Sequence[str], over: str = "pictures") -> Figure:
+def plot_correlations(correlations: pd.DataFrame, metrics: Sequence[str], over: str = "images") -> Figure:
     """Each metric's rank correlation with both truths, with 95% intervals, over single images or over methods."""
     shown = correlations[(correlations["over"] == over) & (correlations["prompts"] == "all")]
     table = shown.set_index(["metric", "truth"])
     figure, axes = plt.subplots(figsize=(7.2, 0.36 * len(metrics) + 1.1), layout="constrained")
     for number, truth in enumerate(TRUTH_TITLES):
         rows = table.loc[[(metric, truth) for metric in metrics]]
-        places = np.arange(len(metrics)) + 0.16 * (2 * number - 1)
+        heights = np.arange(len(metrics)) + 0.16 * (2 * number - 1)
         rho = rows["rho"].to_numpy()
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rho)
-        axes.errorbar(rho, places, xerr=spread, fmt="o", ms=5, lw=1.6, color=COLOURS[number], label=TRUTH_TITLES[truth])
+        axes.errorbar(rho, heights, xerr=spread, fmt="o", ms=5, lw=1.6, color=COLOURS[number], label=TRUTH_TITLES[truth])
     axes.axvline(0, color=UNDERFOOT, lw=1, zorder=0)
     axes.set(yticks=range(len(metrics)), yticklabels=[metric_title(metric) for metric in metrics], xlim=(-0.5, 1.03))
     axes.set_xlabel(f"Spearman's ρ over {over}, with 95% interval")
@@ -56,9 +56,9 @@ def plot_reactions(
         part = reactions[reactions["damage"] == damage]
         axes.axhline(0, color=UNDERFOOT, lw=1, zorder=0)
         for number, metric in enumerate(metrics):
-            own = part[part["metric"] == metric].sort_values("strength")
-            strength = [0.0, *own["strength"]]
-            change, low, high = ([0.0, *(own[name] / units[metric])] for name in ("change", "low", "high"))
+            curve = part[part["metric"] == metric].sort_values("strength")
+            strength = [0.0, *curve["strength"]]
+            change, low, high = ([0.0, *(curve[name] / units[metric])] for name in ("change", "low", "high"))
             axes.plot(strength, change, color=palette(number), lw=1.8, label=metric_title(metric))
             axes.fill_between(strength, low, high, color=palette(number), alpha=0.15, lw=0)
         axes.set_title(fill(damage, 20), fontsize=9)

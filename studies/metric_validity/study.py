@@ -1,220 +1,213 @@
-"""Do the metrics mean what they should? Their rank correlation with a known truth, and how they react to damage.
+"""Do the metrics mean what they should? Measured in the mini world, where the truth is known."""
 
-Everything here works on a table of images, one row each, with the truth and the metrics' values in columns; where the
-images come from is not its business (`python -m studies.metric_validity` draws them in the mini world).
-"""
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
 
-from collections.abc import Sequence
-
-import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from tqdm import tqdm
 
-from eval.report.statistics import interval
-from eval.score.metrics.base import FloatArray
+from bdkit.miniworld.scenes import Scene, scene_for_prompt
+from bdkit.miniworld.subjects import Subject, generator, sample_subject
+from bdkit.utils.env import commit, device_name, library_versions, pick_device
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json, write_json, write_text
+from dreambench.suites import Prompt, load_suite
+from studies.metric_validity import damage, statistics
+from studies.metric_validity.damage import DAMAGES, STRENGTHS, Case, Shown, show
+from studies.metric_validity.measures import MEASURED, TARGETS, YARDSTICKS, Judged, Measurer
 
-N_RESAMPLES = 1000
-CONFIDENCE = 0.95
-SEED = 0
-# The truths of an image: is it the subject, are the prompt's noun and place both there, is the place there
-TRUTHS = ("true_identity", "true_prompt", "true_place")
-# shares of images that obey the prompt, of the made-up methods
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# A metric reacts where it moves by more than this part of what it moves when its target is lost altogether
-PART = 0.25
-# A truth that moves by less stays as it is
-STAYS = 0.05
+# how far the individual is from the subject, 0 to 1
+STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SAMPLES = 4
+IMAGES_CSV = "images.csv"
+CORRELATIONS_CSV = "correlations.csv"
+REACTIONS_CSV = "reactions.csv"
+VERDICTS_CSV = "verdicts.csv"
+RUN_JSON = "run.json"
 
 
-def correlations(pictures: pd.DataFrame, metrics: Sequence[str], truths: Sequence[str]) -> pd.DataFrame:
-    """Spearman's rank correlation of every metric with every truth, over single images.
+@dataclass(frozen=True, kw_only=True)
+class ValidityConfig:
+    """A study of the metrics.
 
-    pictures: columns subject, kind (of prompt), the truths and the metrics
-
-    Columns metric, truth, prompts ("all" or one kind), over ("images"), rho, low, high (95% bootstrap over subjects),
-    n, n_subjects. NaN values of a metric are left out; where a metric or a truth does not vary, rho is NaN.
+    out: folder for the tables
+    subjects: only so many of the suite's 30 held-out subjects, spread evenly
+    cases: undamaged images a subject, each damaged in every way
+    seed: other images of the same subjects
     """
-    rows = []
-    for kind in ("all", *sorted(pictures["kind"].unique())):
-        part = pictures if kind == "all" else pictures[pictures["kind"] == kind]
-        # metrics with values for the same images are ranked together
-        by_images: dict[bytes, list[str]] = {}
-        for metric in metrics:
-            by_images.setdefault(part[metric].notna().to_numpy().tobytes(), []).append(metric)
-        for together in by_images.values():
-            known = part[part[together[0]].notna()]
-            if len(known):
-                rows += _correlate(known, together, truths, kind)
-    return pd.DataFrame(rows, columns=_COLUMNS)
+
+    out: Path = Path("results/metric-validity")
+    subjects: int | None = None
+    cases: int = 1
+    seed: int = 0
 
 
-def correlations_within(pictures: pd.DataFrame, metrics: Sequence[str], truths: Sequence[str]) -> pd.DataFrame:
-    """The same over one subject's images at a time: the mean of the subjects' rank correlations, with its 95%
-    bootstrap interval over subjects ("within subjects"). Subjects whose values do not vary are left out.
+@dataclass(frozen=True)
+class Results:
+    """The tables of a study. images: one row each, with the truth and every metric's value."""
 
-    A metric whose level depends on the subject can follow the truth for each of them and not over all.
+    images: pd.DataFrame
+    correlations: pd.DataFrame
+    reactions: pd.DataFrame
+    verdicts: pd.DataFrame
+    run: dict[str, Any]
+
+
+def validate_metrics(config: ValidityConfig, show_progress: bool = True) -> Results:
+    """Draws the images, measures them with the shipped mini evaluators, and writes the tables and run.json to OUT."""
+    started = monotonic()
+    study = Study(config)
+    bar = tqdm(study.suite.subjects, desc="measuring", unit=" subjects", disable=not show_progress, dynamic_ncols=True)
+    rows = [row for number, _ in enumerate(bar) for row in study.measure(number)]
+    return summarise(study, pd.DataFrame(rows), monotonic() - started)
+
+
+class Study:
+    """The subjects of a study, their references measured."""
+
+    def __init__(self, config: ValidityConfig) -> None:
+        if config.cases < 1 or config.seed < 0:
+            raise InputError("--cases must be at least 1 and --seed at least 0")
+        self.config = config
+        self.suite = load_suite("mini").limited(config.subjects)
+        if len(self.suite.subjects) < 2:
+            raise InputError("intervals need at least 2 subjects; give --subjects 2 or more")
+        # the individuals that `bdkit bench mini` draws
+        self.individuals = [
+            sample_subject(subject.class_noun, key=f"test/0/{subject.name}", split="test")
+            for subject in self.suite.subjects
+        ]
+        self.references = [
+            damage.reference_scenes(individual, subject.n_references, config.seed)
+            for individual, subject in zip(self.individuals, self.suite.subjects, strict=True)
+        ]
+        self.measurer = Measurer(self.suite, pick_device())
+        self.measurer.add_references([[Judged(shown=show(scene)) for scene in scenes] for scenes in self.references])
+
+    def measure(self, number: int) -> list[dict[str, Any]]:
+        """One row for each image of the suite's subject `number`: what it is, its truth, every metric's value."""
+        subject, individual = self.suite.subjects[number], self.individuals[number]
+        prompts = self.suite.prompts(subject)
+        key = f"{self.config.seed}/{subject.name}"
+        cases = _cases(individual, prompts, self.references[number], self.config.cases, key)
+        images = [*drifting(individual, prompts, number, key), *damaged(cases), *repeated(individual, prompts, key)]
+        values = self.measurer.measure(number, images)
+        return [
+            {"subject": subject.name, **judged.facts, **measured}
+            for judged, measured in zip(images, values, strict=True)
+        ]
+
+
+def drifting(subject: Subject, prompts: tuple[Prompt, ...], number: int, key: str) -> Iterator[Judged]:
+    """For every prompt an image that obeys it and one that does not, each of an individual 0 to 1 of the way to a
+    stranger: over a subject's prompts every step occurs equally often, whether the prompt is obeyed or not.
     """
-    rows = []
-    for metric in metrics:
-        known = pictures.dropna(subset=[metric])
-        groups = [part[[metric, *truths]].to_numpy(dtype=np.float64) for _, part in known.groupby("subject")]
-        rho = np.concatenate([_spearman(table, 1) for table in groups])
-        for t, truth in enumerate(truths):
-            own = rho[np.isfinite(rho[:, t]), t]
-            if len(own):
-                low, high = interval(own)
-                rows.append((metric, truth, "all", "within subjects", own.mean(), low, high, len(known), len(own)))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    stranger = sample_subject(subject.class_noun, f"drift {key}", "test")
+    for order, prompt in enumerate(prompts):
+        rng = generator("drift", key, prompt.index)
+        for true_prompt in (1, 0):
+            step = STEPS[(order + number + 2 * true_prompt) % len(STEPS)]
+            individual = damage.between(subject, stranger, step)
+            template = prompt.template if true_prompt else prompts[int(rng.integers(len(prompts)))].template
+            scene = scene_for_prompt(individual, template, int(rng.integers(2**31)))
+            while damage.obeys(scene, prompt.template) != bool(true_prompt):
+                template = prompts[int(rng.integers(len(prompts)))].template
+                scene = scene_for_prompt(individual, template, int(rng.integers(2**31)))
+            shown = show(scene, identity=1 - damage.identity_distance(subject, individual), place=true_prompt)
+            yield Judged(shown=shown, prompt=prompt, facts={**_facts("drift", prompt, shown), "step": step})
 
 
-def method_correlations(pictures: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The same over the means of made-up methods: one for each step of identity and each share of obeyed prompts.
-
-    pictures: columns subject, step (of identity), true_identity, true_prompt (0 or 1) and the metrics; every subject
-        has each step both with obeyed and with ignored prompts
-
-    The truths are the means of true_identity and of true_prompt. A benchmark ranks methods by such means, so this is
-    what its table rests on.
-    """
-    subjects = sorted(pictures["subject"].unique())
-    columns = [*metrics, "true_identity"]
-    cells = pictures.groupby(["subject", "step", "true_prompt"])[columns].mean().reindex(subjects, level="subject")
-    steps = sorted(pictures["step"].unique())
-    values = cells.to_numpy(dtype=np.float64).reshape(len(subjects), len(steps), 2, len(columns))
-    shares = np.tile(SHARES, len(steps))
-
-    def rho(rows: np.ndarray) -> FloatArray:
-        means = np.nanmean(values[rows], axis=0)
-        methods = np.concatenate([[(1 - share) * step[0] + share * step[1] for share in SHARES] for step in means])
-        truths = np.stack([methods[:, -1], shares], axis=1)
-        return _spearman(np.column_stack([methods[:, :-1], truths]), len(metrics))
-
-    everyone = np.arange(len(subjects))
-    found, rng = rho(everyone), np.random.default_rng(SEED)
-    drawn = np.stack([rho(rng.choice(everyone, len(everyone))) for _ in range(N_RESAMPLES)])
-    rows = []
-    for m, metric in enumerate(metrics):
-        for t, truth in enumerate(TRUTHS[:2]):
-            low, high = _percentiles(drawn[:, m, t])
-            rows.append((metric, truth, "all", "methods", found[m, t], low, high, len(shares), len(subjects)))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+def damaged(cases: list[tuple[Prompt, Case]]) -> Iterator[Judged]:
+    """Every case undamaged, then in every damage and strength."""
+    for number, (prompt, case) in enumerate(cases):
+        whole = show(case.scene)
+        for name, strength in [("none", 0.0), *((each, strength) for each in DAMAGES for strength in STRENGTHS)]:
+            shown = whole if name == "none" else DAMAGES[name](case, strength)
+            facts = {**_facts("damage", prompt, shown), "case": number, "damage": name, "strength": strength}
+            yield Judged(shown=shown, prompt=prompt, source=whole, facts=facts)
 
 
-def reactions(pictures: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """How each metric reacts to each damage: the paired difference to the undamaged image.
-
-    pictures: columns subject, case (one undamaged image each), damage, strength (0: undamaged), the truths and the
-        metrics
-
-    Columns damage, strength, metric, change with low and high (mean over subjects, 95% bootstrap over them), preferred
-    (how often the metric sets the damaged image above the undamaged one; a tie is half), the changes of the truths, n
-    (images), n_subjects.
-    """
-    whole = pictures[pictures["strength"] == 0].set_index("case")
-    rows = []
-    damaged = pictures[pictures["strength"] > 0]
-    for (damage, strength), part in damaged.groupby(["damage", "strength"], sort=False):
-        before = whole.loc[part["case"]]
-        truth = [float((part[name].to_numpy() - before[name].to_numpy()).mean()) for name in TRUTHS]
-        for metric in metrics:
-            delta = pd.Series(part[metric].to_numpy() - before[metric].to_numpy(), index=part["subject"].to_numpy())
-            delta = delta.dropna()
-            if delta.empty:
-                continue
-            by_subject = delta.groupby(level=0).mean().to_numpy()
-            low, high = interval(by_subject)
-            preferred = float(np.where(np.abs(delta) < 1e-9, 0.5, delta > 0).mean())
-            line = (damage, strength, metric, float(by_subject.mean()), low, high, preferred)
-            rows.append((*line, *truth, len(delta), len(by_subject)))
-    names = ["damage", "strength", "metric", "change", "low", "high", "preferred", *TRUTHS]
-    return pd.DataFrame(rows, columns=[*names, "n", "n_subjects"])
+def repeated(subject: Subject, prompts: tuple[Prompt, ...], key: str) -> Iterator[Judged]:
+    """SAMPLES images of one prompt, of which more and more repeat the first."""
+    rng = generator("repeated", key)
+    prompt = prompts[int(rng.integers(10))]
+    samples = [show(scene_for_prompt(subject, prompt.template, seed)) for seed in range(SAMPLES)]
+    for copies in range(SAMPLES):
+        name = "samples repeated" if copies else "none"
+        for number, sample in enumerate(samples):
+            shown = samples[0] if number <= copies else sample
+            facts = _facts("samples", prompt, sample)
+            facts |= {"case": 1000 + number, "damage": name, "strength": copies / (SAMPLES - 1)}
+            yield Judged(shown=shown, prompt=prompt, group=copies, facts=facts)
 
 
-def verdicts(reacted: pd.DataFrame, targets: dict[str, str], yardsticks: dict[str, str]) -> pd.DataFrame:
-    """What each metric makes of each damage at full strength.
-
-    targets: metric -> the truth that it should follow, of TRUTHS
-    yardsticks: truth -> the damage that takes that truth, and little else, away
-
-    Columns damage, metric, target, truth (its change), change, low, high, relative (the change of truth that the
-    metric's change stands for, by the yardstick), preferred, verdict:
-
-    - right: the truth falls and so does the metric, or the truth stays and the metric moves by no more than PART of
-      what it moves under the yardstick
-    - fooled: the truth falls, the metric does not (its interval reaches 0 or above)
-    - weak: it falls, but by less than PART of what it loses for the same loss of truth under the yardstick
-    - distracted: the truth stays, the metric falls by more than PART of the yardstick
-    - rewarded: the truth stays, the metric rises by more than PART of the yardstick
-    - no yardstick: the metric does not react to the yardstick itself (its interval reaches 0)
-    """
-    strongest = reacted[reacted["strength"] == reacted.groupby("damage")["strength"].transform("max")]
-    table = {(row["damage"], row["metric"]): row for row in strongest.to_dict("records")}
-    rows = []
-    for damage in dict.fromkeys(strongest["damage"]):
-        for metric, target in targets.items():
-            found, unit = table.get((damage, metric)), table.get((yardsticks[target], metric))
-            if found is None or unit is None:
-                continue
-            truth = found[target]
-            usable = unit["high"] is not None and unit["high"] < 0
-            per_truth = unit["change"] / unit[target]
-            relative = found["change"] / per_truth if usable else float("nan")
-            verdict = _verdict(truth, found, relative, unit[target]) if usable else "no yardstick"
-            line = (damage, metric, target, truth, found["change"], found["low"], found["high"], relative)
-            rows.append((*line, found["preferred"], verdict))
-    names = ["damage", "metric", "target", "truth", "change", "low", "high", "relative", "preferred", "verdict"]
-    return pd.DataFrame(rows, columns=names)
+def read_results(out: Path) -> Results:
+    """The tables that `validate_metrics` wrote."""
+    names = (IMAGES_CSV, CORRELATIONS_CSV, REACTIONS_CSV, VERDICTS_CSV)
+    try:
+        return Results(*(pd.read_csv(out / name) for name in names), read_json(out / RUN_JSON))
+    except (OSError, ValueError) as error:
+        message = f"{out} holds no whole study ({error}); run `python -m studies.metric_validity --out {out}`"
+        raise InputError(message) from error
 
 
-def _verdict(truth: float, found: dict, relative: float, lost: float) -> str:
-    """relative: the change of truth that the metric's change would stand for; lost: the yardstick's change of truth."""
-    enough = PART * abs(lost)
-    if truth < -STAYS:
-        if found["high"] >= 0:
-            return "fooled"
-        return "weak" if relative > PART * truth else "right"
-    if relative < -enough and found["high"] < 0:
-        return "distracted"
-    return "rewarded" if relative > enough and found["low"] > 0 else "right"
+def _cases(
+    subject: Subject, prompts: tuple[Prompt, ...], references: list[Scene], count: int, key: str
+) -> list[tuple[Prompt, Case]]:
+    """Prompts that name a place, so that a background can be right or wrong."""
+    places = [prompt for prompt in prompts if prompt.kind == "context"]
+    if count > len(places):
+        raise InputError(f"{count} cases a subject are more than its {len(places)} prompts with a place")
+    chosen = generator("cases", key).permutation(len(places))[:count]
+    return [(places[i], damage.make_case(subject, places[i].template, references, f"{key}/{i}")) for i in chosen]
 
 
-def _correlate(part: pd.DataFrame, metrics: Sequence[str], truths: Sequence[str], kind: str) -> list[tuple]:
-    codes = pd.factorize(part["subject"])[0]
-    table = part[[*metrics, *truths]].to_numpy(dtype=np.float64)
-    found = _spearman(table, len(metrics))
-    drawn = np.stack([_spearman(table[index], len(metrics)) for index in _resampled_rows(codes)])
-    rows = []
-    for m, metric in enumerate(metrics):
-        for t, truth in enumerate(truths):
-            low, high = _percentiles(drawn[:, m, t])
-            rows.append((metric, truth, kind, "pictures", found[m, t], low, high, len(part), len(np.unique(codes))))
-    return rows
+def _facts(part: str, prompt: Prompt, shown: Shown) -> dict[str, Any]:
+    return {
+        "part": part,
+        "kind": prompt.kind,
+        "prompt": prompt.index,
+        "true_identity": shown.identity,
+        "true_prompt": shown.prompt,
+        "true_place": shown.place,
+    }
 
 
-_COLUMNS = ["metric", "truth", "prompts", "over", "rho", "low", "high", "n", "n_subjects"]
-
-
-def _spearman(table: FloatArray, n_metrics: int) -> FloatArray:
-    """(m, t) rank correlation of the first m columns of (n, m + t) with the other t; NaN where one is constant."""
-    ranks = rankdata(table, axis=0)
-    ranks -= ranks.mean(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ranks /= np.sqrt((ranks**2).sum(axis=0))
-    return np.asarray(ranks[:, :n_metrics].T @ ranks[:, n_metrics:])
-
-
-def _resampled_rows(codes: np.ndarray) -> list[np.ndarray]:
-    """Rows of N_RESAMPLES bootstrap samples of whole subjects."""
-    rows = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-    rng = np.random.default_rng(SEED)
-    drawn = rng.integers(0, len(rows), (N_RESAMPLES, len(rows)))
-    return [np.concatenate([rows[subject] for subject in sample]) for sample in drawn]
-
-
-def _percentiles(values: FloatArray) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return float("nan"), float("nan")
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+def summarise(study: Study, images: pd.DataFrame, seconds: float) -> Results:
+    """The tables from all images' rows, written to OUT with run.json."""
+    config = study.config
+    metrics = [name for name in MEASURED if name in images]
+    drift = images[images["part"] == "drift"].copy()
+    drift["true_fraction"] = 1 - drift["step"]
+    single = [name for name in metrics if drift[name].notna().any()]
+    related = pd.concat(
+        [
+            statistics.correlations(drift, single, ("true_identity", "true_fraction", "true_prompt")),
+            statistics.correlations_within(drift, single, ("true_identity", "true_prompt")),
+            statistics.method_correlations(drift, single),
+        ],
+        ignore_index=True,
+    )
+    damaged_images = images[images["part"] != "drift"].copy()
+    damaged_images["case"] = damaged_images["subject"] + "/" + damaged_images["case"].astype(int).astype(str)
+    reacted = statistics.reactions(damaged_images, metrics)
+    judged = statistics.verdicts(reacted, TARGETS, YARDSTICKS)
+    record = {
+        "config": {name: value for name, value in asdict(config).items() if name != "out"},
+        "suite": "mini@0",
+        "n_subjects": len(study.suite.subjects),
+        "n_images": len(images),
+        "evaluators": study.measurer.evaluators.checkpoints,
+        "device": device_name(),
+        "commit": commit(),
+        "versions": library_versions(),
+        "seconds": round(seconds, 1),
+    }
+    tables = {CORRELATIONS_CSV: related, REACTIONS_CSV: reacted, VERDICTS_CSV: judged, IMAGES_CSV: images}
+    for name, table in tables.items():
+        write_text(table.to_csv(index=False, float_format="%.6f", lineterminator="\n"), config.out / name)
+    write_json(record, config.out / RUN_JSON)
+    return Results(images, related, reacted, judged, record)
