@@ -1,20 +1,42 @@
-"""`bdkit report DIR`: tables, plots and report.html from finished scores."""
+"""`bdkit report DIR`: tables, plots and report.html from finished scores.
+
+examples:
+  bdkit report results/mini-quick
+  bdkit report scores --images downloads --published
+"""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.score.images import LAYOUTS
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What to show.
+
+    out: results folder with scores.csv
+    images: folder of the scored images, where it is another one
+    tree: how they are arranged, as for `bdkit score`
+    manifest: CSV with their paths, instead of a tree
+    photos: folder of the references of a suite of photos
+    published: show published results too, each with its protocol
+    embed: up to so many images are put into the file, more are linked; none: 1,500
+    """
+
+    out: Path = field(metadata={"positional": True, "metavar": "DIR"})
+    images: Path | None = field(default=None, metadata={"metavar": "DIR"})
+    tree: str = "auto"
+    manifest: Path | None = field(default=None, metadata={"metavar": "CSV"})
+    photos: Path | None = field(default=None, metadata={"metavar": "DIR"})
+    published: bool = False
+    embed: int | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder, and where images are that another program made."""
-    parser.add_argument("out", type=Path, help="results folder with scores.csv")
-    parser.add_argument("--images", type=Path, help="folder of the scored images, where it is another one")
-    parser.add_argument("--tree", default="auto", help=f"how they lie: auto, {', '.join(LAYOUTS)} (default: auto)")
-    parser.add_argument("--manifest", type=Path, help="CSV with their paths, instead of a tree")
-    parser.add_argument("--photos", type=Path, help="folder of the references of a suite of photos")
-    parser.add_argument("--published", action="store_true", help="published results too, each with its protocol")
-    parser.add_argument("--embed", type=int, metavar="N", help="up to N images are put into the file, more are linked")
+    """Adds the fields of `ReportConfig`."""
+    add_dataclass_arguments(parser, ReportConfig)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,10 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from eval.report.tables import make_tables
     from eval.score.images import read_images
 
-    results, tree = make_tables(args.out), None
-    if args.images is not None or args.manifest is not None:
-        root = args.images or args.out
-        tree = read_images(root, results.suite, layout=args.tree, manifest=args.manifest)
-    path = make_report(args.out, results, args.photos, tree=tree, published=args.published, embed_at_most=args.embed)
+    config = config_from_args(ReportConfig, args)
+    results, tree = make_tables(config.out), None
+    if config.images is not None or config.manifest is not None:
+        root = config.images or config.out
+        tree = read_images(root, results.suite, layout=config.tree, manifest=config.manifest)
+    path = make_report(
+        config.out, results, config.photos, tree=tree, published=config.published, embed_at_most=config.embed
+    )
     print(f"{path} opens in any browser; tables and plots are beside it.")
     return 0

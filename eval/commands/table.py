@@ -1,9 +1,8 @@
-"""`bdkit table`: the table from finished scores, of one folder or of several together.
+"""`bdkit table DIR...`: the table from finished scores, of one folder or of several together.
 
 examples:
-  bdkit table results/mini
-  bdkit table results/mini --against dreambooth --split kind
-  bdkit table results/mine results/theirs --published --save results/both
+  bdkit table results/mini-quick --split live
+  bdkit table results/ours results/theirs --against dreambooth --published --save results/both
 """
 
 import argparse
@@ -15,24 +14,24 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
-    """Table.
+    """Tables to show.
 
     out: results folders with scores.csv, of one suite and protocol
-    against: row from which every row's difference is shown, paired over subjects
-    split: figures for live subjects and objects, or by type of prompt or category
-    published: published results too, each with its protocol
-    save: folder for the tables and plots of several folders
+    against: show every row's difference from this one, paired over subjects
+    split: show the figures of the parts of a split too: live (live subjects and objects), type (of prompt) or category
+    published: show published results too, each with its protocol
+    save: write the tables and plots of several folders there, as for one
     """
 
     out: tuple[Path, ...] = field(metadata={"positional": True, "metavar": "DIR"})
     against: str | None = field(default=None, metadata={"metavar": "ROW"})
     split: str | None = field(default=None, metadata={"metavar": "BY"})
     published: bool = False
-    save: Path | None = None
+    save: Path | None = field(default=None, metadata={"metavar": "DIR"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `TableConfig`."""
+    """Adds the fields of `TableConfig`."""
     add_dataclass_arguments(parser, TableConfig)
 
 

@@ -22,7 +22,7 @@ from bdkit.utils.io import write_text
 from dreambench.suites import Suite
 from eval.report.grid import draw_grid, spread, spread_prompts
 from eval.report.plots import make_plots
-from eval.report.statistics import IMAGE_KEYS, SPLITS
+from eval.report.statistics import IMAGE_KEYS, splits_of
 from eval.report.summary import METRIC_TITLES, Results, title
 from eval.report.tables import sections, split_sections
 from eval.results_dir import IMAGES, ImageId, reference_paths
@@ -32,7 +32,6 @@ from eval.score.score import NO_PROMPT
 
 REPORT_FILE = "report.html"
 TEMPLATE = "template.html"
-SPLITS_SHOWN = tuple(split for split in SPLITS if split != "category")
 FIRST_COLUMNS = 6  # images of each row in the grid that the report begins with
 EMBED_AT_MOST = 1500
 # Embedded images are for looking at only; scores come from the files
@@ -70,7 +69,7 @@ def make_report(
         for plot in make_plots(results, out, published=published)
     ]
     main, *others = sections(results, published=published)
-    splits = [split for split in SPLITS_SHOWN if split in set(results.splits["split"])]
+    splits = [split for split in splits_of(results.suite) if split != "category"]
     template = files("eval.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(

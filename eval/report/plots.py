@@ -22,25 +22,16 @@ from eval.report.tables import read_published
 from eval.results_dir import GROUND_TRUTH, REAL
 from eval.score.score import ORACLE_ROWS
 
-FOLDER = "plots"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*<>hd"
 GREY = "#6b7280"
 DPI = 200
 SUBJECTS_A_LINE = 10
 SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "bdkit",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e5e7eb",
-    "legend.frameon": False,
-}
+    "svg.hashsalt": "bdkit", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9.0,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "#e5e7eb", "legend.frameon": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,8 @@ def make_plots(results: Results, out: Path, published: bool = False) -> list[Plo
     """Writes OUT/plots/NAME.png and NAME.svg for every plot that the results have figures for, and returns them."""
     plots = draw_plots(results, published)
     for plot in plots:
-        write_bytes(plot.png, out / FOLDER / f"{plot.name}.png")
-        write_bytes(plot.svg, out / FOLDER / f"{plot.name}.svg")
+        write_bytes(plot.png, out / "plots" / f"{plot.name}.png")
+        write_bytes(plot.svg, out / "plots" / f"{plot.name}.svg")
     return plots
 
 

@@ -4,7 +4,6 @@ A figure is the mean over a subject's images, then over subjects, then over seed
 over independent seed sets. Intervals resample subjects, never images, so they speak of new subjects.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -181,18 +180,13 @@ def prompt_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     scores = scores[scores["prompt"] != NO_PROMPT]
     keys = ["method", "subject", "prompt"]
     values = scores.groupby([*keys, "metric", "seed_set"], sort=True)["value"].mean()
-    table = values.groupby(level=[*keys, "metric"]).mean().unstack("metric")
-    n_seed_sets = scores.groupby("method")["seed_set"].nunique().to_dict()
-    methods = table.index.get_level_values("method")
-    table.insert(0, "n_images", scores[IMAGE_KEYS].drop_duplicates().groupby(keys).size())
-    table.insert(1, "n_expected", methods.map(n_seed_sets) * suite.samples_per_prompt)
-    table = table.reset_index()
+    table = _with_counts(values.groupby(level=[*keys, "metric"]).mean().unstack("metric"), scores, suite)
     nouns = {subject.name: subject.class_noun for subject in suite.subjects}
     prompts = _prompts_of(table, suite)
     texts = [prompt.text(nouns[name]) for prompt, name in zip(prompts, table["subject"], strict=True)]
     table.insert(3, "kind", [prompt.kind for prompt in prompts])
     table.insert(4, "text", texts)
-    return _in_suite_order(table, suite, keys)
+    return table
 
 
 def subject_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
@@ -204,31 +198,36 @@ def subject_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     spreads = by_seed_set.std(ddof=1).unstack("metric")
     for number, metric in enumerate(list(table.columns)):
         table.insert(2 * number + 1, f"{metric}_spread", spreads[metric])
-    table.insert(0, "n_images", scores[IMAGE_KEYS].drop_duplicates().groupby(["method", "subject"]).size())
-    subjects = {subject.name: subject for subject in suite.subjects}
-    n_seed_sets = scores.groupby("method")["seed_set"].nunique()
-    expected = [
-        len(suite.prompts(subjects[name])) * suite.samples_per_prompt * n_seed_sets[method]
-        for method, name in table.index
-    ]
-    oracle = table.index.get_level_values("method").isin(ORACLE_ROWS)
-    table.insert(1, "n_expected", np.where(oracle, table["n_images"], expected))
+    table = _with_counts(table, scores, suite)
+    live = {subject.name: subject.live for subject in suite.subjects}
+    table.insert(2, "live", table["subject"].map(live))
+    return table
+
+
+def _with_counts(table: pd.DataFrame, scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """A table by method, subject and perhaps prompt, with n_images and n_expected, subjects in the suite's order. The
+    oracle has all that it can have.
+    """
+    keys = [str(name) for name in table.index.names]
+    images = scores[IMAGE_KEYS].drop_duplicates()
+    n_seed_sets = images.groupby("method")["seed_set"].nunique()
+    n_prompts = {subject.name: len(suite.prompts(subject)) for subject in suite.subjects}
+    table.insert(0, "n_images", images.groupby(keys).size())
     table = table.reset_index()
-    table.insert(2, "live", [subjects[name].live for name in table["subject"]])
-    return _in_suite_order(table, suite, ["method", "subject"])
+    expected = table["method"].map(n_seed_sets) * suite.samples_per_prompt
+    if "prompt" not in keys:
+        expected *= table["subject"].map(n_prompts)
+    oracle = table["method"].isin(ORACLE_ROWS)
+    table.insert(len(keys) + 1, "n_expected", expected.where(~oracle, table["n_images"]))
+    order = {subject.name: number for number, subject in enumerate(suite.subjects)}
+    by_suite = table.sort_values(keys, key=lambda values: values.map(order) if values.name == "subject" else values)
+    return by_suite.reset_index(drop=True).rename_axis(columns=None)
 
 
 def _prompts_of(frame: pd.DataFrame, suite: Suite) -> list[Prompt]:
     """The prompt of each line, by its columns subject and prompt."""
     prompts = {(subject.name, prompt.index): prompt for subject in suite.subjects for prompt in suite.prompts(subject)}
     return [prompts[key] for key in zip(frame["subject"], frame["prompt"], strict=True)]
-
-
-def _in_suite_order(table: pd.DataFrame, suite: Suite, keys: Sequence[str]) -> pd.DataFrame:
-    order = {subject.name: number for number, subject in enumerate(suite.subjects)}
-    return table.sort_values(
-        list(keys), key=lambda column: column.map(order) if column.name == "subject" else column, ignore_index=True
-    ).rename_axis(columns=None)
 
 
 def splits_of(suite: Suite) -> list[str]:
@@ -260,15 +259,16 @@ def split_scores(scores: pd.DataFrame, suite: Suite, by: str) -> dict[str, pd.Da
     return {part: scores[parts == part] for part in dict.fromkeys(parts.tolist())}
 
 
-def split_table(scores: pd.DataFrame, suite: Suite, by: str, allow_missing: bool = False) -> pd.DataFrame:
-    """Every figure of every part of a split: columns split, part, method, metric, mean, spread, low, high, n_subjects,
-    n_images. Intervals resample the part's subjects.
+def split_table(scores: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """Every figure of every part of every split that the suite has: columns split, part, method, metric, mean, spread,
+    low, high, n_subjects, n_images. Intervals resample the part's subjects.
     """
     names = ["mean", "spread", "low", "high", "n_subjects", "n_images"]
     rows = []
-    for part, part_scores in split_scores(scores, suite, by).items():
-        for (method, metric), figure in estimates(subject_means(part_scores, allow_missing)).items():
-            rows.append((by, part, method, metric, *(getattr(figure, name) for name in names)))
+    for split in splits_of(suite):
+        for part, part_scores in split_scores(scores, suite, split).items():
+            for key, figure in estimates(subject_means(part_scores, allow_missing=True)).items():
+                rows.append((split, part, *key, *(getattr(figure, name) for name in names)))
     return pd.DataFrame(rows, columns=["split", "part", "method", "metric", *names])
 
 

@@ -17,8 +17,6 @@ from eval.report.statistics import (
     estimates,
     rank_correlations,
     split_prompt_kinds,
-    split_table,
-    splits_of,
     subject_means,
 )
 from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, load_saved_suite, read_run
@@ -55,7 +53,6 @@ class Results:
     suite, run: of the first folder; scores: of all folders together
     rows: in the table's order; estimates: (row, metric) -> figure; coverage: row -> how much of it was scored
     runs: row -> run.json of its own folder
-    splits: the figures of the parts of every split that the suite has
     """
 
     suite: Suite
@@ -68,7 +65,6 @@ class Results:
     coverage: dict[str, Coverage]
     differences: pd.DataFrame
     correlations: pd.DataFrame
-    splits: pd.DataFrame
 
     @property
     def protocol(self) -> str:
@@ -94,8 +90,14 @@ def summarise(*outs: Path) -> Results:
     to be.
     """
     folders = [_read_folder(out) for out in outs]
-    _check_alike(folders)
     suite = folders[0].suite
+    for other in folders[1:]:
+        if other.suite != suite:
+            raise InputError(
+                f"{outs[0]} answers suite {suite.name} ({suite.hash}), {other.out} suite {other.suite.name} "
+                f"({other.suite.hash}); one table is of one suite"
+            )
+    check_one_protocol({str(folder.out): folder.protocols for folder in folders})
     allow_missing = any(folder.run.get("scoring", {}).get("allow_missing") for folder in folders)
     scores, runs = _join(folders)
     covered = coverage(scores, suite)
@@ -107,7 +109,6 @@ def summarise(*outs: Path) -> Results:
             )
     means = subject_means(split_prompt_kinds(scores, suite), allow_missing)
     order = [REAL, REAL_WITH_SELF, GROUND_TRUTH, *runs]
-    splits = [split_table(scores, suite, split, allow_missing) for split in splits_of(suite)]
     return Results(
         suite=suite,
         run=folders[0].run,
@@ -119,7 +120,6 @@ def summarise(*outs: Path) -> Results:
         coverage=covered,
         differences=differences(means, allow_missing),
         correlations=rank_correlations(scores),
-        splits=pd.concat(splits, ignore_index=True),
     )
 
 
@@ -178,17 +178,6 @@ def _read_folder(out: Path) -> _Folder:
     if len(protocols) == 1 and protocols[0] in PROTOCOLS:
         suite = PROTOCOLS[protocols[0]].apply_to(suite)
     return _Folder(out, suite, run, scores[list(COLUMNS)], protocols)
-
-
-def _check_alike(folders: Sequence[_Folder]) -> None:
-    first = folders[0]
-    for other in folders[1:]:
-        if other.suite != first.suite:
-            raise InputError(
-                f"{first.out} answers suite {first.suite.name} ({first.suite.hash}), {other.out} suite "
-                f"{other.suite.name} ({other.suite.hash}); one table is of one suite"
-            )
-    check_one_protocol({str(folder.out): folder.protocols for folder in folders})
 
 
 def _join(folders: Sequence[_Folder]) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:

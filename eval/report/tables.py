@@ -72,7 +72,7 @@ def write_tables(results: Results, out: Path, **chosen: Any) -> None:
         "table.csv": summary.wide_table(results),
         "by_subject.csv": statistics.subject_table(results.scores, results.suite),
         "by_prompt.csv": statistics.prompt_table(results.scores, results.suite),
-        "by_split.csv": results.splits,
+        "by_split.csv": statistics.split_table(results.scores, results.suite),
         DIFFERENCES_CSV: results.differences,
         "correlations.csv": results.correlations,
     }

@@ -11,7 +11,7 @@ from dreambench.registry import class_nouns
 from dreambench.suites import Prompt, Suite
 from eval.score.masks import VIEWS, keep, mean_colour
 from eval.score.metrics import METRICS, Batch
-from eval.score.metrics.base import Edit, FloatArray, PixelArray, nearest_of_references
+from eval.score.metrics.base import Edit, FloatArray, nearest_of_references
 from eval.score.metrics.clip_t_background import place_words
 from eval.score.metrics.copied import flags
 from eval.score.preprocessing import Preprocessing
@@ -127,12 +127,10 @@ class Measurer:
         """SSIM outside the subject of the undamaged image; NaN without one."""
         values = np.full(len(images), np.nan)
         sources = {row: judged.source for row, judged in enumerate(images) if judged.source is not None}
-        rows = list(sources)
-        edits = [
-            Edit(picture=images[row].shown.image, source=source.image, mask=source.alpha) for row, source in sources.items()
-        ]
+        pairs = [(images[row].shown, source) for row, source in sources.items()]
+        edits = [Edit(picture=shown.image, source=source.image, mask=source.alpha) for shown, source in pairs]
         if edits:
-            values[rows] = METRICS["ssim_outside"].score(_with(batch, rows, edits=tuple(edits)))
+            values[list(sources)] = METRICS["ssim_outside"].score(_with(batch, list(sources), edits=tuple(edits)))
         return values
 
     def _diversity(self, batch: Batch, images: Sequence[Judged]) -> FloatArray:

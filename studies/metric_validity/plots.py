@@ -30,7 +30,9 @@ def plot_correlations(correlations: pd.DataFrame, metrics: Sequence[str], over: 
         heights = np.arange(len(metrics)) + 0.16 * (2 * number - 1)
         rho = rows["rho"].to_numpy()
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rho)
-        axes.errorbar(rho, heights, xerr=spread, fmt="o", ms=5, lw=1.6, color=COLOURS[number], label=TRUTH_TITLES[truth])
+        axes.errorbar(
+            rho, heights, xerr=spread, fmt="o", ms=5, lw=1.6, color=COLOURS[number], label=TRUTH_TITLES[truth]
+        )
     axes.axvline(0, color=UNDERFOOT, lw=1, zorder=0)
     axes.set(yticks=range(len(metrics)), yticklabels=[metric_title(metric) for metric in metrics], xlim=(-0.5, 1.03))
     axes.set_xlabel(f"Spearman's ρ over {over}, with 95% interval")

@@ -1,7 +1,7 @@
 """Do the metrics mean what they should? Measured in the mini world, where the truth is known."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any

@@ -15,17 +15,7 @@ from bdkit.miniworld.subjects import Subject, sample_subject
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from studies.metric_validity.__main__ import main
-from studies.metric_validity.command import (
-    STEPS,
-    ValidityConfig,
-    damaged,
-    drifting,
-    read_results,
-    repeated,
-    validate_metrics,
-)
-from studies.metric_validity.measures import MEASURED
-from studies.metric_validity.mini_damage import (
+from studies.metric_validity.damage import (
     DAMAGES,
     STRENGTHS,
     Case,
@@ -36,6 +26,16 @@ from studies.metric_validity.mini_damage import (
     obeys,
     reference_scenes,
     show,
+)
+from studies.metric_validity.measures import MEASURED
+from studies.metric_validity.study import (
+    STEPS,
+    ValidityConfig,
+    damaged,
+    drifting,
+    read_results,
+    repeated,
+    validate_metrics,
 )
 
 PROMPTS = load_suite("mini").live_prompts
@@ -99,12 +99,12 @@ def test_references_are_one_studio_image_and_different_places() -> None:
 
 
 def test_background_is_the_image_without_its_subject(case: Case) -> None:
-    picture, place = render(case.scene), background(case.scene)
-    far = picture.alpha == 0
+    image, place = render(case.scene), background(case.scene)
+    far = image.alpha == 0
     far[36:] = False  # the shadow, on the ground
-    np.testing.assert_array_equal(place[far], picture.image[far])
-    inside = picture.alpha == 255
-    assert (place[inside] != picture.image[inside]).any(axis=1).mean() > 0.8
+    np.testing.assert_array_equal(place[far], image.image[far])
+    inside = image.alpha == 255
+    assert (place[inside] != image.image[inside]).any(axis=1).mean() > 0.8
 
 
 def test_case_takes_other_places_than_the_prompts(case: Case) -> None:
@@ -119,14 +119,14 @@ def test_damage_grows_with_its_strength(case: Case, damage: str) -> None:
     """The truth falls, or stays, with the strength, and pixels move away from the undamaged image."""
     whole = show(case.scene)
     shown = [DAMAGES[damage](case, strength) for strength in STRENGTHS]
-    assert all(picture.image.shape == whole.image.shape and picture.image.dtype == np.uint8 for picture in shown)
-    assert all((picture.image != whole.image).any() for picture in shown)
+    assert all(image.image.shape == whole.image.shape and image.image.dtype == np.uint8 for image in shown)
+    assert all((image.image != whole.image).any() for image in shown)
     identity, prompt = [p.identity for p in shown], [p.prompt for p in shown]
     assert np.diff(identity).max() < 0.05
     assert np.diff(prompt).max() <= 0
     assert 0 <= min(identity) <= max(identity) <= 1
     if damage not in ("wrong class", "lookalike on copied background", "reference copied"):
-        moved = [np.abs(picture.image.astype(int) - whole.image).mean() for picture in shown]
+        moved = [np.abs(image.image.astype(int) - whole.image).mean() for image in shown]
         assert moved[0] < moved[-1]
 
 
@@ -168,7 +168,7 @@ def test_every_damage_has_its_undamaged_image(case: Case) -> None:
     facts = pd.DataFrame([item.facts for item in items])
     assert (facts["strength"] == 0).sum() == 1
     assert len(facts) == 1 + len(DAMAGES) * len(STRENGTHS)
-    samples = [item.judged.image.tobytes() for item in repeated(PAIRS[0][0], PROMPTS, "key")]
+    samples = [item.image.tobytes() for item in repeated(PAIRS[0][0], PROMPTS, "key")]
     assert [len(set(samples[start : start + 4])) for start in range(0, 16, 4)] == [4, 3, 2, 1]
 
 
@@ -179,25 +179,25 @@ def test_the_command_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(arguments) == 0
     assert "reference copied" in capsys.readouterr().out
     results = read_results(tmp_path / "study")
-    pictures = results.pictures
-    assert set(pictures["part"]) == {"drift", "damage", "samples"}
-    assert len(pictures) == results.run["n_images"] == 2 * (50 + 41 + 16)
-    assert set(MEASURED) <= set(pictures)
+    images = results.images
+    assert set(images["part"]) == {"drift", "damage", "samples"}
+    assert len(images) == results.run["n_images"] == 2 * (50 + 41 + 16)
+    assert set(MEASURED) <= set(images)
     assert {"seed", "cases", "subjects"} == set(results.run["config"])
     assert len(results.run["evaluators"]["dino"]["sha256"]) == 64
-    whole = pictures[pictures["damage"] == "none"]
+    whole = images[images["damage"] == "none"]
     # an image that nothing happened to is where it was, and a copy has a reference at distance zero
     assert whole["ssim_outside"].dropna().eq(1).all()
-    copies = pictures[(pictures["damage"] == "reference copied") & (pictures["strength"] == 1)]
+    copies = images[(images["damage"] == "reference copied") & (images["strength"] == 1)]
     np.testing.assert_allclose(copies["copy_similarity"], 1, atol=1e-4)
-    shifted = pictures[pictures["damage"] == "colour shift"]
+    shifted = images[images["damage"] == "colour shift"]
     assert (shifted["ssim_outside"] > 0.999).all(), "only the subject's own pixels changed"
     assert {"dino", "clip_i", "clip_t"} <= set(results.verdicts["metric"])
-    assert set(results.correlations["over"]) == {"pictures", "within subjects", "methods"}
+    assert set(results.correlations["over"]) == {"images", "within subjects", "methods"}
     again = validate_metrics(ValidityConfig(out=tmp_path / "again", subjects=2, cases=1), show_progress=False)
-    for name in ("pictures.csv", "correlations.csv", "reactions.csv", "verdicts.csv"):
+    for name in ("images.csv", "correlations.csv", "reactions.csv", "verdicts.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "study" / name).read_bytes(), name
-    assert len(again.pictures) == len(pictures)
+    assert len(again.images) == len(images)
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -287,7 +287,9 @@ def test_splits_have_every_image_once(by: str) -> None:
     kept = scores if by == "live" else scores[scores["prompt"] != -1]
     assert sorted(index for part in parts.values() for index in part.index) == list(kept.index)
     assert set(parts) == ({"live", "object"} if by == "live" else {"context", "outfit", "property"})
-    table = split_table(scores, suite, by).set_index(["part", "method", "metric"])
+    table = split_table(scores, suite)
+    assert set(table["split"]) == {"live", "type"}
+    table = table[table["split"] == by].set_index(["part", "method", "metric"])
     subjects = {subject.name: subject for subject in suite.subjects}
     for (part, method, metric), line in table.iterrows():  # type: ignore[misc]
         values = []

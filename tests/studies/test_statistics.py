@@ -8,14 +8,20 @@ import pytest
 from scipy.stats import spearmanr
 
 from studies.metric_validity.damage import blur, crossfade
-from studies.metric_validity.study import correlations, correlations_within, method_correlations, reactions, verdicts
+from studies.metric_validity.statistics import (
+    correlations,
+    correlations_within,
+    method_correlations,
+    reactions,
+    verdicts,
+)
 
 IDENTITY, PROMPT, PLACE = "true_identity", "true_prompt", "true_place"
 
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.metric_validity.study.N_RESAMPLES", 200)
+    monkeypatch.setattr("studies.metric_validity.statistics.N_RESAMPLES", 200)
 
 
 def drift(noise: float) -> pd.DataFrame:
@@ -195,20 +201,14 @@ def test_crossfade_is_a_plain_loop() -> None:
                 assert abs(int(found[y, x, c]) - wanted) <= 0.5 + 1e-9
     np.testing.assert_array_equal(crossfade(first, second, 0.0), first)
     np.testing.assert_array_equal(crossfade(first, second, 1.0), second)
-    with pytest.raises(ValueError, match="cannot be mixed"):
-        crossfade(first, second[:2], 0.5)
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        crossfade(first, second, 1.5)
 
 
 def test_blur_keeps_the_mean_and_spreads_a_dot() -> None:
-    picture = np.zeros((21, 21, 3), np.uint8)
-    picture[10, 10] = 255
-    found = blur(picture, 1.0).astype(float)
+    image = np.zeros((21, 21, 3), np.uint8)
+    image[10, 10] = 255
+    found = blur(image, 1.0).astype(float)
     assert found[10, 10, 0] == pytest.approx(255 / (2 * math.pi), abs=1)
     assert found[10, 11, 0] == pytest.approx(255 / (2 * math.pi) * math.exp(-0.5), abs=1)
-    np.testing.assert_array_equal(blur(picture, 0.0), picture)
+    np.testing.assert_array_equal(blur(image, 0.0), image)
     flat = np.full((5, 5, 3), 90, np.uint8)
     np.testing.assert_array_equal(blur(flat, 2.0), flat)
-    with pytest.raises(ValueError, match="is none"):
-        blur(flat, -1)
