@@ -77,6 +77,7 @@ def make_report(
         protocol=results.protocol,
         commit=results.run.get("commit"),
         grid=_first_grid(out, results, rows, paths, photos),
+        published=published,
         main_plots=plots[:1],
         plots=plots[1:],
         main=main,

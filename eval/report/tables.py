@@ -30,15 +30,11 @@ PAPER_METRICS = ("dino", "clip_i", "clip_t")
 MAIN_METRICS = (*PAPER_METRICS, "identity", "prompt_right")
 # Differences that the paper's claims rest on, shown in table.md; differences.csv has all
 CLAIMS = (
-    ("blip-diffusion-zero-shot", "base"),
-    ("blip-diffusion-finetuned", "blip-diffusion-zero-shot"),
-    ("blip-diffusion-finetuned", "dreambooth"),
-    ("blip-diffusion-finetuned", "dreambooth-300"),
-    ("blip-diffusion-finetuned", "dreambooth-100"),
-    ("blip-diffusion-finetuned", "textual-inversion"),
-    ("dreambooth", "dreambooth-300"),
-    ("dreambooth-300", "dreambooth-100"),
-)
+    ("blip-diffusion-zero-shot", "base"), ("blip-diffusion-finetuned", "blip-diffusion-zero-shot"),
+    ("blip-diffusion-finetuned", "dreambooth"), ("blip-diffusion-finetuned", "dreambooth-300"),
+    ("blip-diffusion-finetuned", "dreambooth-100"), ("blip-diffusion-finetuned", "textual-inversion"),
+    ("dreambooth", "dreambooth-300"), ("dreambooth-300", "dreambooth-100"),
+)  # fmt: skip
 # Of honest images 1% are taken for copies (the metric `copied`); a row with this share or more is named
 COPIES_NAMED = 0.05
 PROVENANCE_TITLES = {

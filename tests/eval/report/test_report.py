@@ -60,6 +60,23 @@ def test_every_scored_image_is_there_with_its_scores(out: Path) -> None:
     assert [len(subject["references"]) for subject in data["subjects"]] == [s.n_references for s in SUITE.subjects]
 
 
+def test_images_and_the_main_plot_come_first(out: Path) -> None:
+    page = (out / "report.html").read_text()
+    marks = [
+        'class="grid"',
+        'id="plot-tradeoff"',
+        "<h2>Results",
+        "<h2>Made with",
+        'id="plot-subjects-dino"',
+        'id="images"',
+    ]
+    positions = [page.index(mark, page.index("<body>")) for mark in marks]
+    assert positions == sorted(positions)
+    first = page[positions[0] : positions[1]]
+    assert re.findall(r"<th>(.*?)</th>", first) == ["Reference", "Base model, not personalised", "bold"]
+    assert first.count('src="data:image/webp;base64,') == 3 * 6
+
+
 def test_more_images_than_fit_are_linked(out: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(out, tmp_path / "results folder")
     make_report(folder, make_tables(folder), embed_at_most=N - 1, show_progress=False)
