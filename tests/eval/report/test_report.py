@@ -70,7 +70,7 @@ def test_images_and_the_main_plot_come_first(out: Path) -> None:
         'id="plot-subjects-dino"',
         'id="images"',
     ]
-    positions = [page.index(mark, page.index("<body>")) for mark in marks]
+    positions = [page.index(mark, page.index("<body>")) for mark in [*marks, 'id="images"']]
     assert positions == sorted(positions)
     first = page[positions[0] : positions[1]]
     assert re.findall(r"<th>(.*?)</th>", first) == ["Reference", "Base model, not personalised", "bold"]
