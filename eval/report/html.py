@@ -56,12 +56,12 @@ def make_report(
     published: all published results beside ours, in place of the paper's table
     embed_at_most: so many generated images are embedded, of more all are linked; None: EMBED_AT_MOST
     """
-    own = tree is None and (out / IMAGES).is_dir()
-    if own:
+    in_folder = tree is None and (out / IMAGES).is_dir()
+    if in_folder:
         tree = read_tree(out, results.suite, out.name)
     paths = {} if tree is None else image_paths(tree)
     rows = _first_seed_sets(results, paths)
-    if own:
+    if in_folder:
         columns = {pair: title(pair[0]) for pair in rows}
         draw_grid(out, results.suite, columns, photos, paths=paths)
     plots = [

@@ -76,7 +76,7 @@ def draw_plots(results: Results, published: bool = False) -> list[Plot]:
 def draw_tradeoff(results: Results, published: bool = False) -> Figure:
     """CLIP-T (across) against DINO (up) of every row with both, with intervals; the oracle's DINO as a line.
 
-    Published results stand in a second panel, open and grey, because their protocols differ from ours or are unknown.
+    Published results have a second panel, open and grey, because their protocols differ from ours or are unknown.
     """
     rows = [row for row in _styled(results) if {(row, "dino"), (row, "clip_t")} <= set(results.estimates)]
     figure = Figure(figsize=(11.0, 5.6) if published else (5.6, 5.6), layout="constrained")

@@ -84,7 +84,7 @@ class _Folder:
 def summarise(*outs: Path) -> Results:
     """Everything the table and the report need, of one scored folder or of several together.
 
-    A row name that stands in several folders gets its folder's name before it; equal oracles stand once.
+    A row name of several folders gets its folder's name before it; equal oracles are listed once.
 
     Raises InputError when two folders differ in suite or protocol, and when images are missing that were not allowed
     to be.

@@ -45,7 +45,7 @@ PROVENANCE_TITLES = {
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a table as text, and what to know about it, which stands below it."""
+    """A heading, a table as text, and what to know about it, printed below it."""
 
     heading: str
     note: str
@@ -163,7 +163,7 @@ def _main_section(results: Results) -> Section:
     else:
         note += "There is no ± (standard deviation over seed sets) because there is one seed set."
     if {REAL, REAL_WITH_SELF} <= set(results.rows):
-        note += " The oracle stands without self-pairs, which is the headline, and with them."
+        note += " The oracle is listed without self-pairs, which is the headline, and with them."
     if not all(coverage.complete for coverage in results.coverage.values()):
         note += " Images are missing: a figure marked n/N is the mean over n of N images; compare it with care."
     return Section("Results", note + _copy_warning(results), *_figures(results, _main_metrics(results)))

@@ -131,14 +131,14 @@ def make_case(subject: Subject, template: str, references: list[Scene], key: str
     """What the image of `template` can be damaged with, drawn from `key`."""
     rng = generator("validity case", subject, template, key)
     used = {scene.context for scene in references} | {PROMPT_PARTS[template][0]}
-    places = [scene for scene in references if scene.context not in (STUDIO, PROMPT_PARTS[template][0])]
+    elsewhere = [scene for scene in references if scene.context not in (STUDIO, PROMPT_PARTS[template][0])]
     free = [context for context in CONTEXTS if context not in used]
     others = [noun for noun in CLASSES if noun != subject.class_noun]
     return Case(
         scene=scene_for_prompt(subject, template, int(rng.integers(2**31))),
         stranger=sample_subject(subject.class_noun, f"stranger {key}", "test"),
         alien=sample_subject(others[int(rng.integers(len(others)))], f"alien {key}", "test"),
-        reference=places[int(rng.integers(len(places)))],
+        reference=elsewhere[int(rng.integers(len(elsewhere)))],
         wrong_context=free[int(rng.integers(len(free)))],
     )
 

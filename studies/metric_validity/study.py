@@ -158,11 +158,14 @@ def _cases(
     subject: Subject, prompts: tuple[Prompt, ...], references: list[Scene], count: int, key: str
 ) -> list[tuple[Prompt, Case]]:
     """Prompts that name a place, so that a background can be right or wrong."""
-    places = [prompt for prompt in prompts if prompt.kind == "context"]
-    if count > len(places):
-        raise InputError(f"{count} cases a subject are more than its {len(places)} prompts with a place")
-    chosen = generator("cases", key).permutation(len(places))[:count]
-    return [(places[i], damage.make_case(subject, places[i].template, references, f"{key}/{i}")) for i in chosen]
+    prompts_with_place = [prompt for prompt in prompts if prompt.kind == "context"]
+    if count > len(prompts_with_place):
+        raise InputError(f"{count} cases a subject are more than its {len(prompts_with_place)} prompts with a place")
+    chosen = generator("cases", key).permutation(len(prompts_with_place))[:count]
+    return [
+        (prompts_with_place[i], damage.make_case(subject, prompts_with_place[i].template, references, f"{key}/{i}"))
+        for i in chosen
+    ]
 
 
 def _facts(part: str, prompt: Prompt, shown: Shown) -> dict[str, Any]:
