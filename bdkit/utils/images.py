@@ -20,8 +20,8 @@ FOREIGN_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError)
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """One image file as an RGB image, 8 bits a channel, at its own size.
+def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
+    """One image file as an RGB image, 8 bits a channel, at its own size. data: its bytes, where they are read already.
 
     The EXIF orientation is applied, transparency is composited onto white, 16-bit, grey, palette and CMYK images become
     RGB, and of several frames the first is taken. The size is checked before anything is decoded.
@@ -35,7 +35,7 @@ def read_image(path: str | Path) -> Image.Image:
             # Pillow's own size limits; ours is lower and comes next
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="(Truncated File Read|Corrupt EXIF|Possibly corrupt)")
-            with Image.open(path) as image:
+            with Image.open(path if data is None else io.BytesIO(data)) as image:
                 _check_size(image.size, path)
                 return _to_rgb(ImageOps.exif_transpose(image))
     except InputError:

@@ -3,214 +3,162 @@
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
-
-from tqdm import tqdm
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_text
 from dreambench.suites import Suite
-from eval.results_dir import IMAGES, Job, slots
-from eval.score.decoding import Checked, Workers, check_cut_out, check_file, hash_file
-from eval.score.images import Found, Picture
+from eval.results_dir import IMAGES, RUN_FILE, ImageId, subject_ids
+from eval.score.features import ReadFile
+from eval.score.images import ImageFile, ImageTree
 
 PROBLEMS_FILE = "problems.csv"
 N_NAMED = 5
 Kind = Literal["missing", "surplus", "duplicate", "unreadable", "same content"]
-PLURALS: dict[Kind, str] = {
+WORDS: dict[Kind, str] = {
     "missing": "images are missing",
     "surplus": "images have no place in the suite",
     "duplicate": "images have a place that another has too",
     "unreadable": "images cannot be read",
     "same content": "images have the same content as another",
 }
-# What was found, but is no reason not to score
-WARNINGS: tuple[Kind, ...] = ("same content",)
-Key = tuple[str, int, str, int, int]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One image with which something is wrong. place: method, seed set, subject, prompt, sample; None: it has none"""
+    """One image with which something is wrong. id: None for a reference, or a file that is no image of the suite"""
 
     kind: Kind
     path: str
     detail: str
-    place: Key | None = None
+    id: ImageId | None = None
 
 
 @dataclass(frozen=True)
-class Audit:
-    """The good images by their places, the content hash of every good file, and all problems.
+class Checker:
+    """Finds problems, and says which of them end a scoring.
 
-    all_contents: the content hash of the file at every place, also where that is no image; with None for references
+    root: the folder of the images
+    allow_missing: images may be missing or unreadable (a reference may not)
+    ignore_surplus: images may be there that the suite has no place for
     """
 
-    pictures: Mapping[Key, Picture]
-    contents: Mapping[Path, bytes]
-    problems: Sequence[Problem]
     root: Path
-    all_contents: Sequence[tuple[Key | None, bytes]] = ()
+    allow_missing: bool = False
+    ignore_surplus: bool = False
 
-    def of(self, *kinds: Kind) -> list[Problem]:
-        """The problems of some kinds."""
-        return [problem for problem in self.problems if problem.kind in kinds]
+    def assign(
+        self, tree: ImageTree, suite: Suite, rows: Sequence[tuple[str, int]]
+    ) -> tuple[dict[ImageId, ImageFile], list[Problem]]:
+        """The images of these methods and seed sets, and those that are missing, surplus or doubled; reads no file."""
+        wanted = [one for row in rows for one in expected_ids(suite, row)]
+        files: dict[ImageId, list[ImageFile]] = {one: [] for one in wanted}
+        problems = []
+        for image in tree.images:
+            if (image.id.method, image.id.seed_set) in rows and image.id not in files:
+                detail = "no such subject, prompt or sample in the suite"
+                problems.append(Problem("surplus", self._name(image.path), detail, image.id))
+            elif image.id in files:
+                files[image.id].append(image)
+        for image_id, several in files.items():
+            for other in several[1:]:
+                detail = f"the same place as {self._name(several[0].path)}"
+                problems.append(Problem("duplicate", self._name(other.path), detail, image_id))
+        missing = [Problem("missing", self._expected_path(one), "", one) for one in sorted(files) if not files[one]]
+        unknown = [Problem("surplus", self._name(path), reason) for path, reason in tree.unknown]
+        images = {image_id: several[0] for image_id, several in files.items() if several}
+        return images, missing + problems + unknown
 
+    def check_contents(
+        self, images: Mapping[ImageId, ImageFile], references: Sequence[Path], read: Mapping[Path, ReadFile]
+    ) -> list[Problem]:
+        """Files that were read and are no good images, and images with the bytes of another of their method, or of a
+        reference.
+        """
+        bad = {path: file.problem for path, file in read.items() if file.problem is not None}
+        problems = [Problem("unreadable", str(path), bad[path]) for path in references if path in bad]
+        first = {("", read[path].content): path for path in references if path in read}
+        same = []
+        for image_id, image in images.items():
+            if image.path in bad:
+                problems.append(Problem("unreadable", self._name(image.path), bad[image.path], image_id))
+            elif image.path in read:
+                content = read[image.path].content
+                other = first.get(("", content)) or first.setdefault((image_id.method, content), image.path)
+                if other != image.path:
+                    same.append(Problem("same content", self._name(image.path), f"as {self._name(other)}", image_id))
+        return problems + same
 
-def key_of(picture: Picture) -> Key:
-    """An image's place, as `Audit.pictures` has it."""
-    return (picture.method, picture.seed_set, picture.subject, picture.prompt, picture.sample)
+    @staticmethod
+    def count(suite: Suite, rows: Sequence[tuple[str, int]], good: Collection[ImageId]) -> dict[str, dict[str, int]]:
+        """method -> how many images are good, of how many expected."""
+        counts: dict[str, dict[str, int]] = {}
+        for row in rows:
+            count = counts.setdefault(row[0], {"scored": 0, "expected": 0})
+            ids = expected_ids(suite, row)
+            count["scored"] += sum(image_id in good for image_id in ids)
+            count["expected"] += len(ids)
+        return counts
 
+    def is_fatal(self, problem: Problem) -> bool:
+        """Whether nothing is scored because of it."""
+        if problem.kind == "unreadable":
+            return not (self.allow_missing and problem.id)
+        allowed = {"same content": True, "missing": self.allow_missing, "surplus": self.ignore_surplus}
+        return not allowed.get(problem.kind, False)
 
-def find_jobs(found: Found) -> list[Job]:
-    """The methods and seed sets that have images, sorted."""
-    jobs = {Job(picture.method, picture.seed_set) for picture in found.pictures}
-    return sorted(jobs, key=lambda job: (job.method, job.seed_set))
+    def report(self, problems: Sequence[Problem], out: Path) -> str | None:
+        """Writes OUT/problems.csv where there are any; returns a warning about those that are allowed.
 
+        Raises InputError, one line, for those that are not.
+        """
+        path = out / PROBLEMS_FILE
+        if not problems:
+            path.unlink(missing_ok=True)
+            return None
+        write_text(_table(problems), path)
+        fatal = [problem for problem in problems if self.is_fatal(problem)]
+        if fatal:
+            raise InputError(f"{self._summary(fatal)}; {path} lists all; {self._advice(fatal)}")
+        counts = Counter(problem.kind for problem in problems)
+        return f"{', '.join(f'{counts[kind]} {WORDS[kind]}' for kind in WORDS if counts[kind])}; see {path}"
 
-def audit(
-    found: Found,
-    suite: Suite,
-    jobs: Sequence[Job],
-    references: Iterable[Path],
-    workers: Workers,
-    *,
-    cut_out: bool = False,
-    decoded: Callable[[Key], bool] = lambda _: True,
-    show_progress: bool = True,
-) -> Audit:
-    """Looks at every file of `jobs` and every reference: each is read, hashed and decoded once.
+    def _summary(self, problems: Sequence[Problem]) -> str:
+        by_kind = defaultdict(list)
+        for problem in problems:
+            by_kind[problem.kind].append(problem.detail if problem.kind == "unreadable" else problem.path)
+        parts = []
+        for kind in (kind for kind in WORDS if kind in by_kind):
+            names = by_kind[kind]
+            more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
+            parts.append(f"{len(names)} {WORDS[kind]} in {self.root}: {', '.join(names[:N_NAMED])}{more}")
+        return "; ".join(parts)
 
-    cut_out: the backgrounds must be transparent
-    decoded: which places' images are looked at; the others are only hashed, and pass for good ones
-    """
-    wanted = {key for job in jobs for key in expected_keys(suite, job)}
-    of_jobs = {(job.method, job.seed_set) for job in jobs}
-    pictures, problems = _places([p for p in found.pictures if (p.method, p.seed_set) in of_jobs], wanted, found.root)
-    problems += [Problem("surplus", _name(path, found.root), reason) for path, reason in found.unknown]
-    reference_paths = list(dict.fromkeys(references))
-    looked_at = [*reference_paths, *(picture.path for key, picture in pictures.items() if decoded(key))]
-    paths = list(dict.fromkeys(looked_at))
-    others = sorted({picture.path for picture in pictures.values()} - set(paths))
-    bar = tqdm(
-        total=len(paths) + len(others), desc="checking", unit=" images", disable=not show_progress, dynamic_ncols=True
-    )
-    files: dict[Path, Checked] = {}
-    with bar:
-        for check, some in ((check_cut_out if cut_out else check_file, paths), (hash_file, others)):
-            for path, checked in zip(some, workers.map(check, some), strict=True):
-                bar.update()
-                files[path] = checked
-    contents = {path: checked.content for path, checked in files.items() if checked.problem is None}
-    unreadable = {path: checked.problem for path, checked in files.items() if checked.problem is not None}
-    missing = [Problem("missing", _expected_path(key, found.root), "", key) for key in sorted(wanted - set(pictures))]
-    problems = missing + problems
-    problems += [Problem("unreadable", str(path), unreadable[path]) for path in reference_paths if path in unreadable]
-    for key, picture in pictures.items():
-        if picture.path in unreadable:
-            problems.append(Problem("unreadable", _name(picture.path, found.root), unreadable[picture.path], key))
-    good = {key: picture for key, picture in pictures.items() if picture.path not in unreadable}
-    problems += _same_content(good, contents, reference_paths, found.root)
-    everything: list[tuple[Key | None, bytes]] = [(None, files[path].content) for path in reference_paths]
-    everything += [(key, files[picture.path].content) for key, picture in sorted(pictures.items())]
-    return Audit(good, contents, problems, found.root, everything)
+    def _advice(self, problems: Sequence[Problem]) -> str:
+        kinds = {problem.kind for problem in problems}
+        if "unreadable" in kinds and (self.root / RUN_FILE).exists():
+            return "delete the unreadable images and run the same bench again, or make all again with bench --remake"
+        if "duplicate" in kinds or "unreadable" in kinds:
+            return "replace or remove these files, then score"
+        if kinds == {"surplus"}:
+            return "remove them, or --ignore-surplus"
+        return "generate them, then score, or --allow-missing for means over fewer images"
 
+    def _expected_path(self, image_id: ImageId) -> str:
+        """Where bdkit would put the image."""
+        path = image_id.path(Path())
+        return (path if (self.root / IMAGES).is_dir() else path.relative_to(IMAGES)).as_posix()
 
-def expected_keys(suite: Suite, job: Job) -> list[Key]:
-    """The places of a job's images in the order of subjects, prompts and samples."""
-    return [
-        (job.method, job.seed_set, subject.name, slot.prompt.index, slot.sample)
-        for subject in suite.subjects
-        for slot in slots(suite, subject)
-    ]
-
-
-def report(found: Audit, out: Path, *, allow_missing: bool = False, ignore_surplus: bool = False) -> str | None:
-    """Writes OUT/problems.csv where there are any; returns a warning about those that are allowed.
-
-    Raises InputError, one line, for those that are not.
-    """
-    path = write_problems(found.problems, out)
-    if path is None:
-        return None
-    allowed: set[str] = set(WARNINGS)
-    allowed |= {"missing"} if allow_missing else set()
-    allowed |= {"surplus"} if ignore_surplus else set()
-    fatal = [
-        problem
-        for problem in found.problems
-        # an image that cannot be read is as good as missing, a reference is not
-        if problem.kind not in allowed and not (allow_missing and problem.kind == "unreadable" and problem.place)
-    ]
-    if not fatal:
-        counts = Counter(problem.kind for problem in found.problems)
-        return f"{', '.join(f'{counts[kind]} {PLURALS[kind]}' for kind in PLURALS if counts[kind])}; see {path}"
-    raise InputError(f"{_summary(fatal, found.root)}; {path} lists all; {_advice(fatal)}")
-
-
-def write_problems(problems: Sequence[Problem], out: Path) -> Path | None:
-    """Writes OUT/problems.csv and returns its path, or removes it where there are none."""
-    path = out / PROBLEMS_FILE
-    if not problems:
-        path.unlink(missing_ok=True)
-        return None
-    write_text(_table(problems), path)
-    return path
-
-
-def _places(pictures: Sequence[Picture], wanted: set[Key], root: Path) -> tuple[dict[Key, Picture], list[Problem]]:
-    """The images by their places, and those that have none or share one."""
-    places: dict[Key, list[Picture]] = defaultdict(list)
-    problems = []
-    for picture in pictures:
-        key = key_of(picture)
-        if key in wanted:
-            places[key].append(picture)
-        else:
-            detail = "no such subject, prompt or sample in the suite"
-            problems.append(Problem("surplus", _name(picture.path, root), detail, key))
-    for key, several in places.items():
-        for other in several[1:]:
-            detail = f"the same place as {_name(several[0].path, root)}"
-            problems.append(Problem("duplicate", _name(other.path, root), detail, key))
-    return {key: several[0] for key, several in places.items()}, problems
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
 
-def _same_content(
-    pictures: Mapping[Key, Picture], contents: Mapping[Path, bytes], references: Sequence[Path], root: Path
-) -> list[Problem]:
-    """Images of one method that are byte for byte another of it, or a reference."""
-    first = {("", contents[path]): path for path in references if path in contents}
-    problems = []
-    for key, picture in pictures.items():
-        content = contents[picture.path]
-        other = first.get(("", content)) or first.setdefault((picture.method, content), picture.path)
-        if other != picture.path:
-            problems.append(Problem("same content", _name(picture.path, root), f"as {_name(other, root)}", key))
-    return problems
-
-
-def _summary(problems: Sequence[Problem], root: Path) -> str:
-    parts = []
-    for kind, words in PLURALS.items():
-        some = [problem for problem in problems if problem.kind == kind]
-        if some:
-            named = ", ".join(problem.detail if kind == "unreadable" else problem.path for problem in some[:N_NAMED])
-            more = f" and {len(some) - N_NAMED} more" if len(some) > N_NAMED else ""
-            parts.append(f"{len(some)} {words} in {root}: {named}{more}")
-    return "; ".join(parts)
-
-
-def _advice(problems: Sequence[Problem]) -> str:
-    kinds = {problem.kind for problem in problems}
-    if "duplicate" in kinds or "unreadable" in kinds:
-        return "mend or take out these files, then score"
-    if kinds == {"surplus"}:
-        return "take them out, or --ignore-surplus"
-    return "generate them, then score, or --allow-missing for means over fewer images"
+def expected_ids(suite: Suite, row: tuple[str, int]) -> list[ImageId]:
+    """The images of a method and seed set in the order of subjects, prompts and samples."""
+    return [one for subject in suite.subjects for one in subject_ids(suite, *row, subject)]
 
 
 def _table(problems: Sequence[Problem]) -> str:
@@ -218,16 +166,6 @@ def _table(problems: Sequence[Problem]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["kind", "path", "method", "seed_set", "subject", "prompt", "sample", "detail"])
     for problem in problems:
-        writer.writerow([problem.kind, problem.path, *(problem.place or ("",) * 5), problem.detail])
+        identity = ("",) * 5 if problem.id is None else astuple(problem.id)
+        writer.writerow([problem.kind, problem.path, *identity, problem.detail])
     return buffer.getvalue()
-
-
-def _expected_path(key: Key, root: Path) -> str:
-    """Where bdkit would put the image."""
-    method, seed_set, subject, prompt, sample = key
-    folder = f"{IMAGES}/" if (root / IMAGES).is_dir() else ""
-    return f"{folder}seed{seed_set}/{method}/{subject}/{prompt:02d}-{sample}.png"
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -1,60 +1,135 @@
-"""The encoders that score pictures: DINO and CLIP, public or shipped, and the mini world's two own networks.
+"""The encoders that score images, all in one table, and how an image reaches them.
 
-A protocol (`eval.score.protocols`) fixes which of them look at the images, and `eval.score.preprocessing` how an image reaches
-them.
+A protocol (`eval.score.protocols`) fixes which DINO and which CLIP look at the images, and on what pixels.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import open_clip
-import timm
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.utils.errors import InputError
-from bdkit.utils.io import file_hash
-from eval.mini.networks import HEADS, WordTokenizer, load_network
-from eval.score.checkpoints import WeightsSource, load_into, refuse_programs
-from eval.score.preprocessing import normalise, preprocess, to_batch
-from eval.score.protocols import PROTOCOLS, Preprocessing, Protocol, find_protocol
+from dreambench.suites import Suite
+from eval.score.metrics import METRICS, VIEWS, Metric
+from eval.score.protocols import CLIP_PIXELS, DINO_PIXELS, MINI_PIXELS, Preprocessing
 
-MINI_WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
-CARD = "card.json"
 # Changes when the same weights and pixels would give other embeddings than before
 EMBEDDING_VERSION = 1
 # Pixels that go through a network together
 BATCH_PIXELS = {"cpu": 16 * 224**2, "cuda": 64 * 224**2}
 MAX_BATCH = 64
-FloatArray = npt.NDArray[np.float32]
+TEXT_BATCH = 16
+RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# The classifier's outputs, side by side in one row
+OUTPUTS = {"class": 15, "context": 21, "outfit": 11, "change": 6}
+FloatArray = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
-__all__ = [
-    "CARD",
-    "MINI_WEIGHTS",
-    "PROTOCOLS",
-    "Classifier",
-    "ClipEncoder",
-    "Encoder",
-    "Preprocessing",
-    "Protocol",
-    "find_protocol",
-    "load_classifier",
-    "load_clip",
-    "load_encoder",
-    "preprocess",
-    "read_card",
-    "to_batch",
-]
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """A network and its weights.
+
+    model: its name in the library, or its file among the shipped ones
+    repository, filename: where the hub has its weights
+    pixels: how images reach it; the protocol's own for DINO and CLIP
+    pretrained: open_clip's name of the weights
+    tokenizer: the file of its tokenizer in `repository`; empty: open_clip has it
+    options: further arguments of timm.create_model
+    """
+
+    library: Literal["timm", "open_clip", "mini"]
+    model: str
+    repository: str = ""
+    filename: str = "model.safetensors"
+    pixels: Preprocessing
+    pretrained: str = ""
+    tokenizer: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+ENCODERS: dict[str, EncoderSpec] = {
+    "dino": EncoderSpec(
+        library="timm",
+        model="vit_small_patch16_224.dino",
+        repository="timm/vit_small_patch16_224.dino",
+        pixels=DINO_PIXELS,
+    ),
+    "dino-s8": EncoderSpec(
+        library="timm",
+        model="vit_small_patch8_224.dino",
+        repository="timm/vit_small_patch8_224.dino",
+        pixels=DINO_PIXELS,
+    ),
+    # with QuickGELU, as the weights were trained: with plain GELU they load too, and every score is off
+    "clip": EncoderSpec(
+        library="open_clip",
+        model="ViT-B-32-quickgelu",
+        pretrained="openai",
+        repository="timm/vit_base_patch32_clip_224.openai",
+        filename="open_clip_model.safetensors",
+        pixels=CLIP_PIXELS,
+    ),
+    # Paper: neither of the next two is in it; their values stand beside DINO, CLIP-I and CLIP-T, never in their place
+    "dinov2": EncoderSpec(
+        library="timm",
+        model="vit_small_patch14_dinov2.lvd142m",
+        repository="timm/vit_small_patch14_dinov2.lvd142m",
+        pixels=DINO_PIXELS,
+        # trained at 518 pixels: the position embeddings are resampled to the grid of 224
+        options={"dynamic_img_size": True},
+    ),
+    "siglip2": EncoderSpec(
+        library="open_clip",
+        model="ViT-B-32-SigLIP2-256",
+        repository="timm/ViT-B-32-SigLIP2-256",
+        filename="open_clip_model.safetensors",
+        tokenizer="tokenizer.json",
+        pixels=Preprocessing(short_side=None, crop=256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    ),
+    "mini-dino": EncoderSpec(library="mini", model="dino.safetensors", pixels=MINI_PIXELS),
+    "mini-clip": EncoderSpec(library="mini", model="clip.safetensors", pixels=MINI_PIXELS),
+    "mini-identity": EncoderSpec(library="mini", model="identity.safetensors", pixels=MINI_PIXELS),
+    "mini-classifier": EncoderSpec(library="mini", model="classifier.safetensors", pixels=MINI_PIXELS),
+}
+# What optional metrics need beside the rows of whole images: `eval.score.masks` gives it
+WITHOUT_NETWORK = (*VIEWS, "lpips", "pixels")
+
+
+def preprocess(image: Image.Image, how: Preprocessing) -> Image.Image:
+    """An RGB image of `crop` x `crop` pixels, as torchvision makes it. One of the right size is not resampled."""
+    image = image.convert("RGB")
+    size = _resized(image.size, how)
+    if image.size != size:
+        image = image.resize(size, RESAMPLE[how.resample])
+    left = round((image.width - how.crop) / 2)
+    top = round((image.height - how.crop) / 2)
+    if (left, top) == (0, 0) and image.size == (how.crop, how.crop):
+        return image
+    return image.crop((left, top, left + how.crop, top + how.crop))
+
+
+def crop_pixels(image: Image.Image, how: Preprocessing) -> Pixels:
+    """`preprocess` as an array (crop, crop, 3)."""
+    return np.asarray(preprocess(image, how), dtype=np.uint8)
+
+
+def to_batch(images: Sequence[Image.Image], how: Preprocessing) -> Tensor:
+    """Preprocessed and normalised pixels (n, 3, crop, crop), float32."""
+    return normalise(np.stack([crop_pixels(image, how) for image in images]), how)
+
+
+def normalise(crops: Pixels, how: Preprocessing) -> Tensor:
+    """Cropped pixels (n, crop, crop, 3) in 0..255 as a network's input (n, 3, crop, crop), float32."""
+    batch = torch.from_numpy(crops).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
+    return (batch - torch.tensor(how.mean).view(3, 1, 1)) / torch.tensor(how.std).view(3, 1, 1)
 
 
 class Encoder:
@@ -66,7 +141,7 @@ class Encoder:
     Args:
         network: maps pixels (n, 3, crop, crop) to embeddings (n, d).
         how: the preprocessing of the network.
-        name: "dino", "clip" or "identity".
+        name: "dino", "clip", "identity", ...
         checkpoint: what a run record should say of the weights (file and SHA-256).
         batch_size: images that go through the network together; None: as many as suit the device.
     """
@@ -82,40 +157,52 @@ class Encoder:
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.how, self.name, self.checkpoint, self.device = how, name, checkpoint, device
-        self.batch_size = batch_size or default_batch_size(how, device)
+        pixels = BATCH_PIXELS["cuda" if device.startswith("cuda") else "cpu"]
+        self.batch_size = batch_size or max(1, min(MAX_BATCH, pixels // how.crop**2))
 
     @property
     def key(self) -> str:
         """16 hex digits of all that an embedding depends on: weights, network, preprocessing, device and batch size."""
-        return _key(self, type=type(self).__name__)
+        return self._key(type(self).__name__)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Embeddings (n, d) of a normalised batch, not of unit length yet."""
         return self.network(pixels)
 
-    @torch.inference_mode()
-    def embed_crops(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
-        """Unit vectors (n, d) of n images as `eval.score.preprocessing.crop_pixels` gives them, (n, crop, crop, 3)."""
-        rows = []
-        for part in _full_batches(crops, self.batch_size):
-            with full_precision(self.device):
-                rows.append(_unit(self.features(normalise(part, self.how).to(self.device))))
-        return np.concatenate(rows)[: len(crops)]
+    def rows(self, features: Tensor) -> FloatArray:
+        """(n, d) of unit length."""
+        return nn.functional.normalize(features.float(), dim=1).cpu().numpy()
 
-    @torch.inference_mode()
-    def embed_images(self, images: list[Image.Image], batch_size: int | None = None) -> FloatArray:
-        """Unit vectors (n, d) of n images of any size and mode, with batches no larger than needed.
+    def embed(self, crops: Pixels) -> FloatArray:
+        """Rows (n, d) of n images as `crop_pixels` gives them, (n, crop, crop, 3), in full batches."""
+        parts = _full_batches(crops, self.batch_size)
+        return np.concatenate([self._run(part) for part in parts])[: len(crops)]
+
+    def embed_images(self, images: Sequence[Image.Image], batch_size: int | None = None) -> FloatArray:
+        """Rows (n, d) of n images of any size and mode, in batches no larger than needed.
 
         Raises ValueError for an empty list.
         """
-        batch_size = self.batch_size if batch_size is None else batch_size
-        _check_batches(images, batch_size)
-        rows = []
-        for start in range(0, len(images), batch_size):
-            pixels = to_batch(images[start : start + batch_size], self.how).to(self.device)
-            with full_precision(self.device):
-                rows.append(_unit(self.features(pixels)))
-        return np.concatenate(rows)
+        size = self.batch_size if batch_size is None else batch_size
+        _check_batches(images, size)
+        parts = (images[start : start + size] for start in range(0, len(images), size))
+        return np.concatenate([self._run(np.stack([crop_pixels(one, self.how) for one in part])) for part in parts])
+
+    @torch.inference_mode()
+    def _run(self, crops: Pixels) -> FloatArray:
+        with full_precision(self.device):
+            return self.rows(self.features(normalise(crops, self.how).to(self.device)))
+
+    def _key(self, kind: str) -> str:
+        parts = {
+            "version": EMBEDDING_VERSION,
+            "checkpoint": self.checkpoint,
+            "how": asdict(self.how),
+            "device": self.device.partition(":")[0],
+            "batch_size": self.batch_size,
+            "type": kind,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ClipEncoder(Encoder):
@@ -132,152 +219,71 @@ class ClipEncoder(Encoder):
     @property
     def text_key(self) -> str:
         """`key` of the text side."""
-        return _key(self, type="text")
+        return self._key("text")
 
     @torch.inference_mode()
-    def embed_texts(self, texts: list[str], batch_size: int = 16) -> FloatArray:
+    def embed_texts(self, texts: list[str], batch_size: int = TEXT_BATCH) -> FloatArray:
         """Unit vectors (n, d) of n texts, in full batches; words past the network's context length are dropped."""
         _check_batches(texts, batch_size)
         rows = []
         for tokens in _full_batches(self.tokenizer(texts).numpy(), batch_size):
             with full_precision(self.device):
-                found = self.network.encode_text(torch.from_numpy(tokens).to(self.device))  # type: ignore[operator]
-            rows.append(_unit(found))
+                rows.append(self.rows(self.network.encode_text(torch.from_numpy(tokens).to(self.device))))  # type: ignore[operator]
         return np.concatenate(rows)[: len(texts)]
 
 
-class Classifier:
-    """What an image of the mini world shows: class, context, outfit and property change."""
+class Classifier(Encoder):
+    """What an image of the mini world shows; a row has the log-probabilities of all OUTPUTS."""
 
-    def __init__(self, network: nn.Module, how: Preprocessing, checkpoint: dict[str, str], device: str = "cpu") -> None:
-        self.network = network.eval().requires_grad_(False).to(device)
-        self.how, self.name, self.checkpoint, self.device = how, "classifier", checkpoint, device
-        self.batch_size = default_batch_size(how, device)
+    def features(self, pixels: Tensor) -> Tensor:
+        """Log-probabilities (n, 53) of a normalised batch."""
+        logits = self.network(pixels)
+        return torch.cat([logits[name].float().log_softmax(dim=1) for name in OUTPUTS], dim=1)
 
-    @property
-    def key(self) -> str:
-        """16 hex digits of all that a prediction depends on, as `Encoder.key`."""
-        return _key(self, type="classifier")
+    def rows(self, features: Tensor) -> FloatArray:
+        """The log-probabilities as they are."""
+        return features.cpu().numpy()
 
-    @torch.inference_mode()
-    def predict_crops(self, crops: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
-        """`predict` of n images as `eval.score.preprocessing.crop_pixels` gives them, in full batches."""
-        rows: dict[str, list[FloatArray]] = {name: [] for name in HEADS}
-        for part in _full_batches(crops, self.batch_size):
-            with full_precision(self.device):
-                logits = self.network(normalise(part, self.how).to(self.device))
-            for name in HEADS:
-                rows[name].append(logits[name].float().log_softmax(dim=1).cpu().numpy())
-        return {name: np.concatenate(parts)[: len(crops)] for name, parts in rows.items()}
-
-    @torch.inference_mode()
-    def predict(self, images: list[Image.Image], batch_size: int = 64) -> dict[str, FloatArray]:
-        """Log-probabilities of n pictures: class (n, 15), context (n, 21), outfit (n, 11), change (n, 6).
+    def predict(self, images: Sequence[Image.Image], batch_size: int | None = None) -> dict[str, FloatArray]:
+        """Log-probabilities of n images: class (n, 15), context (n, 21), outfit (n, 11), change (n, 6).
 
         The last context is the studio; outfit 0 and change 0 are "none".
         """
-        _check_batches(images, batch_size)
-        rows: dict[str, list[FloatArray]] = {name: [] for name in HEADS}
-        for start in range(0, len(images), batch_size):
-            logits = self.network(to_batch(images[start : start + batch_size], self.how).to(self.device))
-            for name in HEADS:
-                rows[name].append(logits[name].float().log_softmax(dim=1).cpu().numpy())
-        return {name: np.concatenate(parts) for name, parts in rows.items()}
+        return split_outputs(self.embed_images(images, batch_size))
 
 
-def load_encoder(name: str, protocol: str, device: str = "cpu", source: WeightsSource | None = None) -> Encoder:
-    """The encoder "dino", "clip" (a `ClipEncoder`) or, for mini alone, "identity" of a protocol.
+def split_outputs(rows: FloatArray) -> dict[str, FloatArray]:
+    """A classifier's rows (n, 53), each output by itself."""
+    ends = np.cumsum(list(OUTPUTS.values()))[:-1]
+    return dict(zip(OUTPUTS, np.split(rows, ends, axis=1), strict=True))
 
-    source: where to look for public weights; None: $BDKIT_WEIGHTS_DIR, the hub's cache, the hub
 
-    Raises InputError (one line) for an unknown name or protocol, and for weights that are absent, broken or wrong.
+@dataclass(frozen=True, kw_only=True)
+class Evaluators:
+    """The networks of one protocol. encoders: "dino" and "clip", "identity" where there is one, and those of optional
+    metrics; metrics: the names of the optional metrics to score.
     """
-    rules = find_protocol(protocol)
-    if name not in ("dino", "clip", "identity"):
-        raise InputError(f"unknown encoder {name!r}; known: dino, clip, identity")
-    if rules.weights == "shipped":
-        how = rules.clip if name == "clip" else rules.dino
-        network, config, checkpoint = _shipped(name)
-        if name == "clip":
-            words = WordTokenizer(config["words"], config["text"]["context_length"])
-            return ClipEncoder(network, how, name, checkpoint, device, tokenizer=words)
-        return Encoder(network, how, name, checkpoint, device)
-    if name == "dino":
-        return _public_dino(rules, device, source or WeightsSource())
-    if name == "clip":
-        return _public_clip(rules, device, source or WeightsSource())
-    raise InputError(f"protocol {protocol!r} has no identity encoder: that needs the ground truth of the mini world")
 
+    protocol: str
+    encoders: Mapping[str, Any]
+    classifier: Classifier | None = None
+    metrics: tuple[str, ...] = ()
 
-def load_clip(protocol: str, device: str = "cpu") -> ClipEncoder:
-    """`load_encoder("clip", protocol)` with its exact type."""
-    encoder = load_encoder("clip", protocol, device)
-    assert isinstance(encoder, ClipEncoder)
-    return encoder
+    @property
+    def networks(self) -> dict[str, Encoder]:
+        """All of them; the classifier is "classifier"."""
+        return {**self.encoders} | ({} if self.classifier is None else {"classifier": self.classifier})
 
-
-def load_classifier(protocol: str = "mini", device: str = "cpu") -> Classifier:
-    """The classifier of the mini world. Raises InputError for a protocol without one, and for bad weights."""
-    rules = find_protocol(protocol)
-    if rules.weights != "shipped":
-        raise InputError(f"protocol {protocol!r} has no classifier: that needs the ground truth of the mini world")
-    network, _, checkpoint = _shipped("classifier")
-    return Classifier(network, rules.dino, checkpoint, device)
-
-
-def read_card(folder: Path | None = None) -> dict[str, Any]:
-    """The card of the shipped evaluators: hashes, training and measures. Raises InputError where it is broken."""
-    path = (folder or MINI_WEIGHTS) / CARD
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        return {**card, "models": dict(card["models"])}
-    except FileNotFoundError:
-        raise InputError(
-            f"the mini evaluators are not here: no {path}; reinstall the package or run `bdkit pretrain evaluators`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as the evaluators' card; reinstall the package") from error
-
-
-def _shipped(name: str) -> tuple[nn.Module, dict[str, Any], dict[str, str]]:
-    entry = read_card()["models"].get(name)
-    if not isinstance(entry, dict) or "sha256" not in entry:
-        raise InputError(f"{MINI_WEIGHTS / CARD} says nothing of {name!r}; run `bdkit pretrain evaluators`")
-    path = MINI_WEIGHTS / f"{name}.safetensors"
-    network, config = load_network(path, entry["sha256"])
-    return network, config, {"file": path.name, "sha256": entry["sha256"]}
-
-
-def _public_dino(rules: Protocol, device: str, source: WeightsSource) -> Encoder:
-    path = source.find("dino", f"timm/{rules.dino_model}", "model.safetensors")
-    network = timm.create_model(rules.dino_model, pretrained=False, num_classes=0)
-    load_into(network, path)
-    return Encoder(network, rules.dino, "dino", {"file": rules.dino_model, "sha256": file_hash(path)}, device)
-
-
-def _public_clip(rules: Protocol, device: str, source: WeightsSource) -> ClipEncoder:
-    # the OpenAI weights were made with QuickGELU; with plain GELU they load, and every score is off
-    if rules.clip_pretrained == "openai" and not rules.clip_model.endswith("-quickgelu"):
-        raise InputError(
-            f"CLIP {rules.clip_model!r} with the 'openai' weights has the wrong activation and gives wrong scores; "
-            f"use {rules.clip_model + '-quickgelu'!r}"
-        )
-    settings = open_clip.get_pretrained_cfg(rules.clip_model, rules.clip_pretrained)
-    if not settings:
-        raise InputError(f"open_clip knows no weights {rules.clip_pretrained!r} for {rules.clip_model!r}")
-    repository, filename = settings["hf_hub"].strip("/"), "open_clip_model.safetensors"
-    path = source.find("clip", repository, filename)
-    refuse_programs(path, f"{filename} of {repository} on the Hugging Face hub")
-    network = open_clip.create_model(rules.clip_model, pretrained=None)
-    load_into(network, path)
-    checkpoint = {"file": f"{rules.clip_model}/{rules.clip_pretrained}", "sha256": file_hash(path)}
-    tokenizer = open_clip.get_tokenizer(rules.clip_model)
-    return ClipEncoder(network, rules.clip, "clip", checkpoint, device, tokenizer=tokenizer)
-
-
-def default_batch_size(how: Preprocessing, device: str) -> int:
-    """Images that go through a network together, by their size and the device."""
-    return max(1, min(MAX_BATCH, BATCH_PIXELS["cuda" if device.startswith("cuda") else "cpu"] // how.crop**2))
+    def metrics_of(self, suite: Suite) -> dict[str, Metric]:
+        """The metrics that these networks score on a suite, in the order of METRICS."""
+        return {
+            name: metric
+            for name, metric in METRICS.items()
+            if (metric.encoder in self.networks or metric.encoder in WITHOUT_NETWORK)
+            and (name in self.metrics or not metric.optional)
+            and not (metric.of_mini_world and suite.source == "photos")
+            and not (metric.of_several and max(subject.n_references for subject in suite.subjects) < 2)
+        }
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
@@ -287,19 +293,7 @@ def full_precision(device: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _key(network: Encoder | Classifier, **more: str) -> str:
-    parts = {
-        "version": EMBEDDING_VERSION,
-        "checkpoint": network.checkpoint,
-        "how": asdict(network.how),
-        "device": network.device.partition(":")[0],
-        "batch_size": network.batch_size,
-        **more,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _full_batches(items: npt.NDArray[Any], size: int) -> list[npt.NDArray[Any]]:
+def _full_batches(items: NDArray[Any], size: int) -> list[NDArray[Any]]:
     """Parts of `size` items, the last one filled up with copies of its last."""
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     if parts and len(parts[-1]) < size:
@@ -307,11 +301,18 @@ def _full_batches(items: npt.NDArray[Any], size: int) -> list[npt.NDArray[Any]]:
     return parts
 
 
-def _unit(features: Tensor) -> FloatArray:
-    return nn.functional.normalize(features.float(), dim=1).cpu().numpy()
+def _resized(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+    if how.short_side is None:
+        return how.crop, how.crop
+    short, long = sorted(size)
+    if short == how.short_side:
+        return size
+    # the long side is cut, not rounded, as torchvision does
+    scaled = int(how.short_side * long / short)
+    return (how.short_side, scaled) if size[0] <= size[1] else (scaled, how.short_side)
 
 
-def _check_batches(items: list[Any], batch_size: int) -> None:
+def _check_batches(items: Sequence[Any], batch_size: int) -> None:
     if not items:
         raise ValueError("nothing to embed: the list is empty")
     if batch_size < 1:

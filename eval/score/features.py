@@ -1,159 +1,317 @@
-"""Every image through every network once: decoded in worker processes, in full batches, kept in the cache."""
+"""Every image once: read, hashed, checked, cropped, and embedded by every network whose cache does not know it yet.
+
+The files are read by a torch DataLoader, in the order they are given, so that nothing depends on its workers. The cache
+keeps embeddings by the content of what was embedded: an image goes through a network once, for all protocols, metrics
+and runs that share the network and its pixels.
+"""
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import io
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from bdkit.utils.errors import InputError
-from eval.score.cache import EmbeddingCache, content_hash
-from eval.score.decoding import Pixels, ToDecode, Workers, decode
-from eval.score.encoders import Classifier, ClipEncoder, Encoder
+from bdkit.utils.images import read_image
+from bdkit.utils.io import write_bytes
+from eval.score.encoders import ClipEncoder, Encoder, crop_pixels
 from eval.score.protocols import Preprocessing
 
-CLASSIFIER = "classifier"
-# A classifier's outputs, side by side in one row of the cache
-PREDICTION_SIZES = {"class": 15, "context": 21, "outfit": 11, "change": 6}
-PLAIN_BATCH = 32
-FloatArray = npt.NDArray[np.float32]
+CACHE_VARIABLE = "BDKIT_CACHE_DIR"
+SEGMENT_ROWS = 256
+KEYS, VALUES = "keys", "values"
+HASH_BYTES = 32
+MAX_WORKERS = 8
+# Fewer images are not worth the start of a process
+MIN_IMAGES = 64
+# Images that wait for the networks, a worker: bounded, so that memory stays flat however many images there are
+PREFETCHED = 16
+OPAQUE = 255
+FloatArray = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
 
-@dataclass
-class Network:
-    """One network as the pipeline sees it.
+def default_cache() -> Path:
+    """$BDKIT_CACHE_DIR/embeddings, else the user's cache folder's."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder:
+        return Path(folder) / "embeddings"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bdkit" / "embeddings"
 
-    key: of all that its rows depend on; how: the pixels it wants, None for whole images
-    run: pixels of `batch_size` images at most -> (n, d) rows
+
+def default_workers(n_images: int) -> int:
+    """As many as there are processors to spare, none for a handful of images."""
+    spare = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if n_images < MIN_IMAGES else min(MAX_WORKERS, max(1, spare - 1))
+
+
+def content_hash(data: bytes) -> bytes:
+    """What an image's file or a text is known by: its SHA-256, 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file's content hash (empty where it cannot be read), what is wrong with it (None for a good image), and its
+    crops, (crop, crop, 3) each, one for each kind of pixels wanted.
     """
 
-    key: str
-    how: Preprocessing | None
-    batch_size: int
-    run: Callable[[list[Pixels]], FloatArray]
-    waiting: list[tuple[bytes, Pixels]] = field(default_factory=list)
+    content: bytes
+    problem: str | None
+    crops: tuple[Pixels, ...] = ()
 
 
-def as_network(evaluator: Any) -> Network:
-    """An encoder or classifier of this package, or any object with `embed_images` or `predict` and a checkpoint."""
-    if isinstance(evaluator, Classifier):
-        classifier = evaluator
-        return Network(
-            classifier.key,
-            classifier.how,
-            classifier.batch_size,
-            lambda pixels: _join(classifier.predict_crops(np.stack(pixels))),
-        )
-    if isinstance(evaluator, Encoder):
-        encoder = evaluator
-        return Network(
-            encoder.key, encoder.how, encoder.batch_size, lambda pixels: encoder.embed_crops(np.stack(pixels))
-        )
-    if hasattr(evaluator, "predict"):
-        return Network(
-            _plain_key(evaluator), None, PLAIN_BATCH, lambda pixels: _join(evaluator.predict(_images(pixels)))
-        )
-    return Network(_plain_key(evaluator), None, PLAIN_BATCH, lambda pixels: evaluator.embed_images(_images(pixels)))
+@dataclass(frozen=True)
+class ImageFiles(Dataset[ReadFile]):
+    """Image files, each read once.
+
+    hows: the kinds of pixels wanted
+    known: contents that were embedded before; they are good images, and need no decoding
+    cut_out: the backgrounds must be transparent
+    """
+
+    paths: Sequence[Path]
+    hows: tuple[Preprocessing, ...]
+    known: frozenset[bytes]
+    cut_out: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> ReadFile:
+        path = self.paths[index]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            return ReadFile(b"", f"{path} cannot be read ({error.strerror or error}); replace it or take it out")
+        content = content_hash(data)
+        if content in self.known and not self.cut_out:
+            return ReadFile(content, None)
+        try:
+            image = read_image(path, data)
+        except InputError as error:
+            return ReadFile(content, str(error))
+        if self.cut_out and not _is_cut_out(data):
+            return ReadFile(content, f"{path} has no transparent background; cut it out and save it as PNG")
+        return ReadFile(content, None, tuple(crop_pixels(image, how) for how in self.hows))
 
 
-class Embeddings:
+class Features:
     """The rows of all networks for all images of a run.
 
     Args:
-        evaluators: name -> encoder or classifier.
+        networks: name -> encoder or classifier.
         folder: of the cache; each network has its own folder in it.
     """
 
-    def __init__(self, evaluators: Mapping[str, Any], folder: Path) -> None:
-        self.folder = folder
-        self.evaluators = dict(evaluators)
-        self.networks = {name: as_network(evaluator) for name, evaluator in evaluators.items()}
+    def __init__(self, networks: Mapping[str, Encoder], folder: Path) -> None:
+        self.networks, self.folder = dict(networks), folder
         # networks with the same key share their rows
-        self.caches = {network.key: EmbeddingCache(folder / network.key) for network in self.networks.values()}
+        self._distinct = {network.key: network for network in self.networks.values()}
+        self.caches = {key: EmbeddingCache(folder / key) for key in self._distinct}
+        self.n_embedded = 0
 
-    def embed(self, files: Mapping[bytes, Path], workers: Workers, show_progress: bool = True) -> int:
-        """Embeds what the cache does not have yet of `files` (content hash -> a file that has it); returns how many
-        images that were.
+    def add(
+        self,
+        paths: Sequence[Path],
+        *,
+        may_fail: Collection[Path] = (),
+        cut_out: bool = False,
+        workers: int = 0,
+        embed: bool = True,
+        show_progress: bool = True,
+    ) -> dict[Path, ReadFile]:
+        """Reads every file and embeds what the cache does not have yet, in full batches, in the order of `paths`.
 
-        Raises InputError when a file cannot be decoded any more; what was embedded before stays in the cache.
+        may_fail: files that may be bad; after any other bad file the rest is read, but no longer embedded
+        workers: processes that read, 0 for none
+
+        Returns what was read, without the crops.
         """
-        networks = list({network.key: network for network in self.networks.values()}.values())
-        lacking = {
-            content: [network for network in networks if content not in self.caches[network.key]] for content in files
-        }
-        items = [
-            ToDecode(files[content], content, tuple(dict.fromkeys(network.how for network in those)))
-            for content, those in lacking.items()
-            if those
-        ]
-        bar = tqdm(total=len(items), desc="scoring", unit=" images", disable=not show_progress, dynamic_ncols=True)
+        hows = tuple(dict.fromkeys(network.how for network in self._distinct.values())) if embed else ()
+        known = frozenset(set.intersection(*map(set, self.caches.values())))
+        files = ImageFiles(paths, hows, known, cut_out)
+        waiting: dict[str, dict[bytes, Pixels]] = {key: {} for key in self._distinct}
+        read: dict[Path, ReadFile] = {}
+        bar = tqdm(total=len(paths), desc="scoring", unit=" images", disable=not show_progress, dynamic_ncols=True)
         try:
             with bar:
-                for item, pixels in zip(items, workers.map(decode, items), strict=True):
-                    if isinstance(pixels, str):
-                        raise InputError(pixels)
-                    by_kind = dict(zip(item.wanted, pixels, strict=True))
-                    for network in lacking[item.content]:
-                        network.waiting.append((item.content, by_kind[network.how]))
-                        if len(network.waiting) == network.batch_size:
-                            self._run(network)
+                for path, file in zip(paths, _load(files, workers), strict=True):
+                    read[path] = ReadFile(file.content, file.problem)
                     bar.update()
-                for network in networks:
-                    if network.waiting:
-                        self._run(network)
+                    embed = embed and (file.problem is None or path in may_fail)
+                    if not embed or file.problem is not None:
+                        continue
+                    lacking = [
+                        key
+                        for key in waiting
+                        if file.content not in self.caches[key] and file.content not in waiting[key]
+                    ]
+                    self.n_embedded += bool(lacking)
+                    for key in lacking:
+                        network = self._distinct[key]
+                        waiting[key][file.content] = file.crops[hows.index(network.how)]
+                        if len(waiting[key]) == network.batch_size:
+                            self._embed(key, waiting[key])
+                for key, crops in waiting.items():
+                    if embed and crops:
+                        self._embed(key, crops)
         finally:
-            for network in networks:
-                network.waiting.clear()
             for cache in self.caches.values():
                 cache.flush()
-        return len(items)
+        return read
 
     def get(self, name: str, contents: Sequence[bytes]) -> FloatArray:
         """(n, d) rows of one network."""
         return self.caches[self.networks[name].key].get(contents)
 
-    def predictions(self, contents: Sequence[bytes]) -> dict[str, FloatArray]:
-        """The classifier's rows, each output by itself."""
-        ends = np.cumsum(list(PREDICTION_SIZES.values()))[:-1]
-        return dict(zip(PREDICTION_SIZES, np.split(self.get(CLASSIFIER, contents), ends, axis=1), strict=True))
-
     def texts(self, texts: Sequence[str], name: str = "clip") -> FloatArray:
         """(n, d) rows of the text side of an encoder."""
-        clip = self.evaluators[name]
-        if not isinstance(clip, ClipEncoder):
-            return np.asarray(clip.embed_texts(list(texts)))
+        clip = self.networks[name]
+        assert isinstance(clip, ClipEncoder)
         cache = self.caches.setdefault(clip.text_key, EmbeddingCache(self.folder / clip.text_key))
-        keys = [content_hash(text.encode()) for text in texts]
-        missing = set(cache.missing(keys))
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key in missing}
-        if new:
-            cache.put(list(new), clip.embed_texts(list(new.values())))
+        by_key = {content_hash(text.encode()): text for text in texts}
+        if new := cache.missing(by_key):
+            cache.put(new, clip.embed_texts([by_key[key] for key in new]))
             cache.flush()
-        return cache.get(keys)
+        return cache.get([content_hash(text.encode()) for text in texts])
 
-    def _run(self, network: Network) -> None:
-        rows = network.run([pixels for _, pixels in network.waiting])
+    def _embed(self, key: str, crops: dict[bytes, Pixels]) -> None:
+        rows = self._distinct[key].embed(np.stack(list(crops.values())))
         if not np.isfinite(rows).all():
-            name = next(name for name, other in self.networks.items() if other.key == network.key)
+            name = next(name for name, network in self.networks.items() if network.key == key)
             raise InputError(f"the weights of {name!r} give no numbers for an image: damaged; fetch them again")
-        self.caches[network.key].put([content for content, _ in network.waiting], rows)
-        network.waiting.clear()
+        self.caches[key].put(list(crops), rows)
+        crops.clear()
 
 
-def _images(pixels: list[Pixels]) -> list[Image.Image]:
-    return [Image.fromarray(one) for one in pixels]
+class EmbeddingCache:
+    """The rows of one network on disk: content hash -> float32 vector.
+
+    Its folder holds segments: safetensors files of some hundred rows. A segment appears whole or not at all and never
+    changes, so that a killed run loses at most its last segment, and processes that share the folder at worst embed an
+    image twice.
+
+    Args:
+        folder: the network's own folder; made with the first row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stored: dict[bytes, tuple[Path, int]] = {}
+        self._new: dict[bytes, FloatArray] = {}
+        self._read: set[Path] = set()
+        self.refresh()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._new or key in self._stored
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._stored.keys() | self._new.keys())
+
+    def __len__(self) -> int:
+        return len(self._stored.keys() | self._new.keys())
+
+    def missing(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of `keys` that the cache lacks, each once, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self]
+
+    def refresh(self) -> None:
+        """Reads the segments that were written since; a damaged one is left out, and so embedded again."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path not in self._read:
+                self._read.add(path)
+                with suppress(SafetensorError, OSError, KeyError, ValueError):
+                    self._stored |= _segment_rows(path)
+
+    def put(self, keys: Sequence[bytes], rows: FloatArray) -> None:
+        """Adds rows; they are on disk after `flush`, which comes by itself every some hundred rows."""
+        self._new.update(zip(keys, np.asarray(rows, dtype=np.float32), strict=True))
+        if len(self._new) >= SEGMENT_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the rows that are not on disk yet."""
+        if not self._new:
+            return
+        keys = list(self._new)
+        data = save(
+            {
+                KEYS: np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, HASH_BYTES),
+                VALUES: np.stack([self._new[key] for key in keys]),
+            }
+        )
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
+        write_bytes(data, path)
+        self._read.add(path)
+        self._stored |= {key: (path, row) for row, key in enumerate(keys)}
+        self._new.clear()
+
+    def get(self, keys: Sequence[bytes]) -> FloatArray:
+        """(n, d) rows of n keys. Raises InputError when a segment was removed meanwhile, KeyError for a new key."""
+        rows: list[FloatArray | None] = [self._new.get(key) for key in keys]
+        wanted: dict[Path, list[tuple[int, int]]] = {}
+        for number, key in enumerate(keys):
+            if rows[number] is None:
+                path, row = self._stored[key]
+                wanted.setdefault(path, []).append((number, row))
+        for path, pairs in wanted.items():
+            try:
+                with safe_open(path, framework="np") as segment:
+                    values = segment.get_tensor(VALUES)
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} of the cache was changed meanwhile; run the same command again") from error
+            for number, row in pairs:
+                rows[number] = values[row].copy()
+        return np.stack([row for row in rows if row is not None])
 
 
-def _join(predictions: Mapping[str, FloatArray]) -> FloatArray:
-    return np.concatenate([predictions[name] for name in PREDICTION_SIZES], axis=1)
+def _load(files: ImageFiles, workers: int) -> Iterable[ReadFile]:
+    """What is read, in the order of the paths."""
+    if workers < 0:
+        raise InputError(f"{workers} workers cannot read anything; give 0 or more")
+    settings: dict[str, Any] = {}
+    if workers:
+        # a forked worker needs no second import of everything; it never runs a network
+        settings["multiprocessing_context"] = "fork" if sys.platform == "linux" else "spawn"
+        settings["prefetch_factor"] = PREFETCHED
+    # a generator of its own, because a loader draws a seed for its workers
+    loader = DataLoader(
+        files, batch_size=None, num_workers=workers, collate_fn=_same, generator=torch.Generator(), **settings
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError("a process that reads images was killed, possibly out of memory; try --workers 0") from error
 
 
-def _plain_key(evaluator: Any) -> str:
-    text = json.dumps([type(evaluator).__qualname__, evaluator.checkpoint], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _same(file: Any) -> Any:
+    return file
+
+
+def _is_cut_out(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < OPAQUE
+
+
+def _segment_rows(path: Path) -> dict[bytes, tuple[Path, int]]:
+    with safe_open(path, framework="np") as segment:
+        keys = segment.get_tensor(KEYS)
+        if keys.shape != (segment.get_slice(VALUES).get_shape()[0], HASH_BYTES):
+            raise ValueError("not a segment of this cache")
+    return {key.tobytes(): (path, row) for row, key in enumerate(keys)}

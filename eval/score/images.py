@@ -1,4 +1,4 @@
-"""Which file is which picture: readers of the layouts in which programs leave their images.
+"""Which file is which image: readers of the trees in which programs leave their images.
 
     tree           [images/][seed<k>/][<method>/]<subject>/<prompt index>-<sample>.png, bdkit's own
     prompt-folders [seed<k>/][<method>/]<subject>/<prompt text>/<anything>.png, in many public repositories
@@ -9,19 +9,17 @@ and any other through a CSV manifest. Every image format that Pillow reads will 
 
 import csv
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import FOREIGN_SUFFIXES, SUFFIXES
 from dreambench.suites import Suite, SuiteSubject
-from eval.results_dir import IMAGES, REFERENCES, SUITE_FILE
+from eval.results_dir import IMAGES, REFERENCES, SUITE_FILE, ImageId
 from eval.score.protocols import rewritten
 
 COLUMNS = ("path", "method", "subject", "prompt_index", "sample")
-TREE_NAME = re.compile(r"(\d+)-(\d+)")
-PLUS_NAME = re.compile(r"(\d+)_(\d+)")
 PLOTS = "plots"
 SEED_FOLDER = re.compile(r"seed(\d+)")
 SUBJECT = "thesubjectoftheimage"
@@ -29,66 +27,78 @@ PLUS_FOLDER, PLUS_TEXTS = "tgt_image", "text"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One file and its place: prompt is the index in the subject's list.
+class ImageFile:
+    """One file and the image that it is.
 
     reference: the reference image that it was made from, by file name or number; None: not said
     """
 
     path: Path
-    method: str
-    seed_set: int
-    subject: str
-    prompt: int
-    sample: int
+    id: ImageId
     reference: str | None = None
+
+    def reference_index(self, references: Sequence[Path]) -> int | None:
+        """The index of that reference: by its file's name, with or without its ending, or by its number from 0."""
+        if self.reference is None:
+            return None
+        names: dict[str, int] = {str(number): number for number in range(len(references))}
+        names |= {path.stem: number for number, path in enumerate(references)}
+        names |= {path.name: number for number, path in enumerate(references)}
+        if self.reference not in names:
+            known = ", ".join(path.name for path in references)
+            raise InputError(f"{self.path} names the reference {self.reference!r}; {self.id.subject} has {known}")
+        return names[self.reference]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a reader found: the images, and image files that have no place with the reason."""
+class ImageTree:
+    """The images below a folder, and image files that are none of the suite's with the reason."""
 
     root: Path
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageFile, ...]
     unknown: tuple[tuple[Path, str], ...] = ()
 
+    @property
+    def rows(self) -> list[tuple[str, int]]:
+        """The methods and seed sets that have images, sorted."""
+        return sorted({(image.id.method, image.id.seed_set) for image in self.images})
 
-Reader = Callable[[Path, Suite, str], Found]
+
+Reader = Callable[[Path, Suite, str], ImageTree]
+# (folders below the method's, file, subject) -> prompt and sample, or why it has none
+Finder = Callable[[list[str], Path, SuiteSubject], tuple[int, int] | str]
 
 
 def read_images(
-    root: Path, suite: Suite, *, layout: str = "auto", manifest: Path | None = None, method: str | None = None
-) -> Found:
-    """The images below `root` by a manifest, else by the layout of a name, else by the layout that fits most files.
+    root: Path, suite: Suite, *, tree: str = "auto", manifest: Path | None = None, method: str | None = None
+) -> ImageTree:
+    """The images below `root` by a manifest, else by the tree of a name, else by the tree that fits most files.
 
     method: the name of images that lie directly in `root`; None: the folder's own
-
-    Raises InputError when there is no such folder, layout or image, and for a manifest that cannot be used.
     """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; give the folder of the images to score")
     if manifest is not None:
         return read_manifest(manifest, root)
-    if layout != "auto" and layout not in LAYOUTS:
-        raise InputError(f"unknown layout {layout!r}; known: auto, {', '.join(LAYOUTS)}, or any other by --manifest")
-    readers = LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]]
-    found = max((reader(root, suite, method or root.resolve().name) for reader in readers), key=_n_images)
+    if tree != "auto" and tree not in TREES:
+        raise InputError(f"unknown tree {tree!r}; known: auto, {', '.join(TREES)}, or any other by --manifest")
+    readers = TREES.values() if tree == "auto" else [TREES[tree]]
+    candidates = [reader(root, suite, method or root.resolve().name) for reader in readers]
+    found = max(candidates, key=lambda candidate: len(candidate.images))
     if (root / SUITE_FILE).exists():
-        found = Found(root, found.pictures, tuple(one for one in found.unknown if not _is_ours(one[0], root)))
-    if not found.pictures:
+        found = replace(found, unknown=tuple(one for one in found.unknown if not _is_result(one[0], root)))
+    if not found.images:
         reasons = f" ({found.unknown[0][0]}: {found.unknown[0][1]})" if found.unknown else ""
         raise InputError(
             f"no images under {root} answer suite {suite.name}{reasons}; "
-            "they belong in METHOD/SUBJECT/00-0.png, or name another --layout or a --manifest"
+            "they belong in METHOD/SUBJECT/00-0.png, or name another --tree or a --manifest"
         )
     return found
 
 
-def read_manifest(path: Path, root: Path) -> Found:
+def read_manifest(path: Path, root: Path) -> ImageTree:
     """The images of a CSV file with the columns path (absolute, or from `root`), method, subject, prompt_index (or
-    prompt), sample, and at will seed_set and reference.
-
-    Raises InputError for a missing file or column, and for lines that are not an image's.
+    prompt), sample, and optionally seed_set and reference.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -96,43 +106,34 @@ def read_manifest(path: Path, root: Path) -> Found:
             columns, lines = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"the manifest {path} cannot be read ({error}); save it as CSV in UTF-8") from error
-    prompt = "prompt_index" if "prompt_index" in columns else "prompt"
-    if missing := [name for name in COLUMNS if name not in columns and (name, prompt) != ("prompt_index", "prompt")]:
+    prompt = "prompt" if "prompt" in columns and "prompt_index" not in columns else "prompt_index"
+    needed = [prompt if name == "prompt_index" else name for name in COLUMNS]
+    if missing := [name for name in needed if name not in columns]:
         raise InputError(f"the manifest {path} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
-    if prompt not in columns:
-        raise InputError(f"the manifest {path} has no column 'prompt_index'; it needs {', '.join(COLUMNS)}")
-    pictures, bad = [], []
+    images, bad = [], []
     for number, line in enumerate(lines, start=2):
         try:
-            pictures.append(
-                Picture(
-                    root / _text(line, "path"),
-                    _text(line, "method"),
-                    int(line.get("seed_set") or 0),
-                    _text(line, "subject"),
-                    int(line[prompt]),
-                    int(line["sample"]),
-                    line.get("reference") or None,
-                )
-            )
+            name, method, subject = (_text(line, column) for column in ("path", "method", "subject"))
+            seed_set = int(line.get("seed_set") or 0)
+            image_id = ImageId(method, seed_set, subject, int(line[prompt]), int(line["sample"]))
+            images.append(ImageFile(root / name, image_id, line.get("reference") or None))
         except (TypeError, ValueError) as error:
             bad.append(f"line {number} ({error})")
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise InputError(f"the manifest {path} has bad lines: {', '.join(bad[:3])}{more}; mend them")
-    if not pictures:
+        raise InputError(f"the manifest {path} has bad lines: {', '.join(bad[:3])}{more}; correct them")
+    if not images:
         raise InputError(f"the manifest {path} names no image; it needs a line for each")
-    return Found(root, tuple(pictures))
+    return ImageTree(root, tuple(images))
 
 
-def read_tree(root: Path, suite: Suite, method: str) -> Found:
+def read_tree(root: Path, suite: Suite, method: str) -> ImageTree:
     """[images/][seed<k>/][<method>/]<subject>/<prompt index>-<sample>.png"""
     inner = root / IMAGES if (root / IMAGES).is_dir() else root
-    found = _read(inner, suite, method, depth=1, place=_tree_place)
-    return Found(root, found.pictures, found.unknown)
+    return replace(_read(inner, suite, method, depth=1, finder=_by_name("-")), root=root)
 
 
-def read_prompt_folders(root: Path, suite: Suite, method: str) -> Found:
+def read_prompt_folders(root: Path, suite: Suite, method: str) -> ImageTree:
     """[seed<k>/][<method>/]<subject>/<prompt text>/<anything>.png
 
     The text may have the method's token before the class noun, any case, and _ or - for spaces. The samples are the
@@ -145,83 +146,81 @@ def read_prompt_folders(root: Path, suite: Suite, method: str) -> Found:
     }
     texts = {subject.name: _prompt_patterns(suite, subject) for subject in suite.subjects}
 
-    def place(folders: list[str], path: Path, subject: SuiteSubject) -> tuple[int, int] | str:
+    def find(folders: list[str], path: Path, subject: SuiteSubject) -> tuple[int, int] | str:
         text = _plain(folders[-1])
         for pattern, index in texts[subject.name]:
             if pattern.fullmatch(text):
                 return index, ranks[path]
         return f"{folders[-1]!r} is no prompt of {subject.name}"
 
-    return _read(root, suite, method, depth=2, place=place)
+    return _read(root, suite, method, depth=2, finder=find)
 
 
-def read_dreambench_plus(root: Path, suite: Suite, method: str) -> Found:
+def read_dreambench_plus(root: Path, suite: Suite, method: str) -> ImageTree:
     """[<method>/]tgt_image/<subject>/<prompt index>_<sample>.jpg
 
     DreamBench++'s code names subjects <category>_<number>_<noun> and writes the prompt beside each image, in
-    text/<subject>/<prompt index>_<sample>.txt: where it is there, it must be the suite's.
+    text/<subject>/<prompt index>_<sample>.txt: where that file exists, it must hold the suite's prompt.
     """
-    pictures: list[Picture] = []
+    images: list[ImageFile] = []
     unknown: list[tuple[Path, str]] = []
     for folder in sorted({path.parents[1] for path in _image_files(root) if path.parents[1].name == PLUS_FOLDER}):
         name = method if folder.parent == root else folder.parent.name
-        found = _read(folder, suite, name, depth=1, place=_plus_place)
-        unknown += found.unknown
-        for picture in found.pictures:
-            reason = _other_text(suite, picture)
-            if reason:
-                unknown.append((picture.path, reason))
+        part = _read(folder, suite, name, depth=1, finder=_by_name("_"))
+        unknown += part.unknown
+        for image in part.images:
+            if reason := _other_text(suite, image):
+                unknown.append((image.path, reason))
             else:
-                pictures.append(picture)
-    return Found(root, tuple(pictures), tuple(unknown))
+                images.append(image)
+    return ImageTree(root, tuple(images), tuple(unknown))
 
 
-LAYOUTS: dict[str, Reader] = {
+TREES: dict[str, Reader] = {
     "tree": read_tree,
     "prompt-folders": read_prompt_folders,
     "dreambench++": read_dreambench_plus,
 }
-Place = Callable[[list[str], Path, SuiteSubject], tuple[int, int] | str]
 
 
-def _read(root: Path, suite: Suite, method: str, *, depth: int, place: Place) -> Found:
-    """Files `depth` folders below a [seed<k>/][<method>/], each put where `place` says."""
+def _read(root: Path, suite: Suite, method: str, *, depth: int, finder: Finder) -> ImageTree:
+    """Files `depth` folders below a [seed<k>/][<method>/], each with the prompt and sample that `finder` gives."""
     subjects = {subject.name: subject for subject in suite.subjects}
-    pictures: list[Picture] = []
+    images: list[ImageFile] = []
     unknown: list[tuple[Path, str]] = []
     for path in _image_files(root):
         folders = list(path.relative_to(root).parts[:-1])
         seed = SEED_FOLDER.fullmatch(folders[0]) if folders and folders[0] not in subjects else None
         folders = folders[1:] if seed else folders
-        own = folders[0] if len(folders) == depth + 1 else method
+        name = folders[0] if len(folders) == depth + 1 else method
         if len(folders) not in (depth, depth + 1):
             unknown.append((path, "not in a subject's folder"))
         elif (subject := subjects.get(folders[-depth])) is None:
             unknown.append((path, f"{folders[-depth]!r} is no subject of the suite"))
         elif path.suffix.lower() in FOREIGN_SUFFIXES:
             unknown.append((path, "in a camera's own format"))
-        elif isinstance(found := place(folders, path, subject), str):
+        elif isinstance(found := finder(folders, path, subject), str):
             unknown.append((path, found))
         else:
-            pictures.append(Picture(path, own, int(seed[1]) if seed else 0, subject.name, *found))
-    return Found(root, tuple(pictures), tuple(unknown))
+            images.append(ImageFile(path, ImageId(name, int(seed[1]) if seed else 0, subject.name, *found)))
+    return ImageTree(root, tuple(images), tuple(unknown))
 
 
-def _tree_place(folders: list[str], path: Path, subject: SuiteSubject) -> tuple[int, int] | str:
-    match = TREE_NAME.fullmatch(path.stem)
-    return (int(match[1]), int(match[2])) if match else "its name is not <prompt index>-<sample>"
+def _by_name(separator: str) -> Finder:
+    """Finds prompt and sample in the file's name."""
+
+    def find(folders: list[str], path: Path, subject: SuiteSubject) -> tuple[int, int] | str:
+        match = re.fullmatch(rf"(\d+){separator}(\d+)", path.stem)
+        return (int(match[1]), int(match[2])) if match else f"its name is not <prompt index>{separator}<sample>"
+
+    return find
 
 
-def _plus_place(folders: list[str], path: Path, subject: SuiteSubject) -> tuple[int, int] | str:
-    match = PLUS_NAME.fullmatch(path.stem)
-    return (int(match[1]), int(match[2])) if match else "its name is not <prompt index>_<sample>"
-
-
-def _other_text(suite: Suite, picture: Picture) -> str | None:
-    folder, name = picture.path.parent, f"{picture.path.stem}.txt"
+def _other_text(suite: Suite, image: ImageFile) -> str | None:
+    folder, name = image.path.parent, f"{image.path.stem}.txt"
     path = folder.parent.parent / PLUS_TEXTS / folder.name / name
-    subject = next(subject for subject in suite.subjects if subject.name == picture.subject)
-    prompt = next((prompt for prompt in suite.prompts(subject) if prompt.index == picture.prompt), None)
+    subject = next(subject for subject in suite.subjects if subject.name == image.id.subject)
+    prompt = next((prompt for prompt in suite.prompts(subject) if prompt.index == image.id.prompt), None)
     if prompt is None or not path.is_file():
         return None
     text = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -230,7 +229,7 @@ def _other_text(suite: Suite, picture: Picture) -> str | None:
 
 
 def _prompt_patterns(suite: Suite, subject: SuiteSubject) -> list[tuple[re.Pattern[str], int]]:
-    """For each prompt the texts it may stand as: with or without a token of one word before the class noun."""
+    """For each prompt the texts that name it: with or without a token of one word before the class noun."""
     patterns = []
     for prompt in suite.prompts(subject):
         for template in dict.fromkeys((prompt.template, rewritten(prompt.template))):
@@ -242,8 +241,7 @@ def _prompt_patterns(suite: Suite, subject: SuiteSubject) -> list[tuple[re.Patte
 
 
 def _plain(text: str) -> str:
-    words = re.sub(r"[_\W]+", " ", text.lower(), flags=re.UNICODE).split()
-    return " ".join(words)
+    return " ".join(re.sub(r"[_\W]+", " ", text.lower(), flags=re.UNICODE).split())
 
 
 def _image_files(root: Path, deep: bool = True) -> Iterator[Path]:
@@ -254,17 +252,13 @@ def _image_files(root: Path, deep: bool = True) -> Iterator[Path]:
             yield path
 
 
-def _is_ours(path: Path, root: Path) -> bool:
-    """Whether an image in a folder that was scored before is one of the references, plots and grids put there."""
+def _is_result(path: Path, root: Path) -> bool:
+    """Whether an image in a results folder is one of the references, plots and grids put there."""
     return path.parent == root or path.relative_to(root).parts[0] in (REFERENCES, PLOTS)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def _n_images(found: Found) -> int:
-    return len(found.pictures)
 
 
 def _text(line: dict[str, str], column: str) -> str:

@@ -10,14 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bdkit.utils.errors import InputError
+from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Prompt, Suite
+from eval.results_dir import ImageId
 
 DEFAULT_TOKEN = "sks"
 DEFAULT = "dreambench"
+# Models whose images have 64 pixels a side: photos are then scored by the small shipped networks too
+SMALL_MODELS = ("mini", "mini-base")
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROPERTY_PROMPT = re.compile(r"a (.+) \{\} \{\}")
 Triple = tuple[float, float, float]
+References = Literal["all", "conditioning", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +50,11 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class ScoringProtocol:
     """How images are scored.
 
-    dino_model: name in timm; clip_model, clip_pretrained: names in open_clip (of the package's own files for `mini`)
+    dino_model, clip_model: the networks, by their names in `eval.score.encoders.ENCODERS`; dino, clip: their pixels
+    clip_pretrained: open_clip's name of CLIP's weights
     weights: from a public hub, or shipped with this package
     references: which of the subject's real images each image is compared with: "all"; "conditioning", the one that
         it was made from (a manifest's column `reference`, else the first); "random", one drawn from the image's ids
@@ -63,7 +73,7 @@ class Protocol:
     clip_pretrained: str
     clip: Preprocessing
     weights: Literal["hub", "shipped"] = "hub"
-    references: Literal["all", "conditioning", "random"] = "all"
+    references: References = "all"
     clip_t_text: Literal["class", "token", "background", "rewritten"] = "class"
     clip_t_scale: float = 1.0
     clip_t_clamped: bool = False
@@ -90,41 +100,37 @@ class Protocol:
 
 def rewritten(template: str) -> str:
     """ "a red {} {}" as "a {} {}, red"; other templates as they are."""
-    found = PROPERTY_PROMPT.fullmatch(template)
-    return template if found is None else f"a {{}} {{}}, {found[1]}"
+    match = PROPERTY_PROMPT.fullmatch(template)
+    return template if match is None else f"a {{}} {{}}, {match[1]}"
 
 
-_MINI = Preprocessing(short_side=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-_DINO = Preprocessing(short_side=256, crop=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-_DREAMBENCH = Protocol(
+MINI_PIXELS = Preprocessing(short_side=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CLIP_PIXELS = Preprocessing(short_side=224, crop=224, mean=CLIP_MEAN, std=CLIP_STD)
+DINO_PIXELS = Preprocessing(short_side=256, crop=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+_DREAMBENCH = ScoringProtocol(
     name="dreambench",
     summary="what most published DreamBench tables use",
     dino_model="vit_small_patch16_224.dino",
-    dino=_DINO,
+    dino=DINO_PIXELS,
     clip_model="ViT-B-32-quickgelu",
     clip_pretrained="openai",
-    clip=Preprocessing(
-        short_side=224,
-        crop=224,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-    ),
+    clip=CLIP_PIXELS,
 )
 
 
-def _variant(name: str, summary: str, **changes: Any) -> Protocol:
+def _variant(name: str, summary: str, **changes: Any) -> ScoringProtocol:
     return replace(_DREAMBENCH, name=name, summary=summary, **changes)
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, ScoringProtocol] = {
     "dreambench": _DREAMBENCH,
     "dino-s8": _variant("dino-s8", "DINO ViT-S/8", dino_model="vit_small_patch8_224.dino"),
     "dino-squash": _variant(
         "dino-squash",
         "DINO on the whole image, out of proportion",
-        dino=replace(_DINO, short_side=None, resample="bilinear"),
+        dino=replace(DINO_PIXELS, short_side=None, resample="bilinear"),
     ),
-    "dino-248": _variant("dino-248", "DINO with timm's own transform", dino=replace(_DINO, short_side=248)),
+    "dino-248": _variant("dino-248", "DINO with timm's own transform", dino=replace(DINO_PIXELS, short_side=248)),
     "one-reference": _variant(
         "one-reference", "against the image that each was made from alone", references="conditioning"
     ),
@@ -150,27 +156,57 @@ PROTOCOLS: dict[str, Protocol] = {
         dino_model="vit_small_patch8_224.dino",
         references="conditioning",
     ),
-    "mini": Protocol(
+    "mini": ScoringProtocol(
         name="mini",
         summary="small networks for the procedural world, shipped with the package",
         dino_model="dino.safetensors",
-        dino=_MINI,
+        dino=MINI_PIXELS,
         clip_model="clip.safetensors",
         clip_pretrained="mini",
-        clip=_MINI,
+        clip=MINI_PIXELS,
         weights="shipped",
     ),
 }
 
 
-def find_protocol(name: str) -> Protocol:
-    """The protocol of a name. Raises InputError that lists the known ones."""
+def reference_pairs(which: References, image: ImageId, given: int | None, size: int) -> NDArray[np.bool_]:
+    """(r,) which of a subject's `size` references an image is compared with; given: the one that it was made from."""
+    if which == "all":
+        return np.ones(size, dtype=bool)
+    chosen = given or 0
+    if which == "random":
+        chosen = derive_seed("reference", image.subject, image.prompt, image.sample, image.seed_set) % size
+    return np.arange(size) == chosen
+
+
+def oracle_pairs(which: References, subject: str, size: int, with_self: bool) -> NDArray[np.bool_]:
+    """(r, r) which reference each real image of a subject (row) is compared with."""
+    itself = np.eye(size, dtype=bool)
+    pairs = np.ones((size, size), dtype=bool)
+    if which == "conditioning":
+        pairs = np.tile(np.arange(size) == 0, (size, 1))
+    elif which == "random":
+        others = [[column for column in range(size) if with_self or column != row] for row in range(size)]
+        for row, columns in enumerate(others):
+            if columns:
+                chosen = columns[derive_seed("reference", subject, -1, row, 0) % len(columns)]
+                pairs[row] = np.arange(size) == chosen
+    return pairs if with_self else pairs & ~itself
+
+
+def find_protocol(name: str) -> ScoringProtocol:
+    """The protocol of a name."""
     if name not in PROTOCOLS:
         raise InputError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
-def settings(protocol: Protocol) -> dict[str, str]:
+def default_protocol(suite: Suite, model: str = "") -> str:
+    """The protocol that fits a suite and the model whose images answer it."""
+    return "mini" if suite.source == "procedural" or model in SMALL_MODELS else DEFAULT
+
+
+def settings(protocol: ScoringProtocol) -> dict[str, str]:
     """What a protocol fixes, in words, by the names of its fields."""
     values = {field.name: getattr(protocol, field.name) for field in fields(protocol)}
     words = {name: str(value) for name, value in values.items() if name not in ("name", "summary")}
@@ -178,10 +214,10 @@ def settings(protocol: Protocol) -> dict[str, str]:
     return {**words, "clip_t_clamped": "at 0" if protocol.clip_t_clamped else "no"}
 
 
-def differences(protocol: Protocol, base: Protocol | None = None) -> dict[str, tuple[str, str]]:
-    """Setting -> (here, in `base`, by default `dreambench`) where the two differ."""
-    here, there = settings(protocol), settings(base or PROTOCOLS[DEFAULT])
-    return {name: (value, there[name]) for name, value in here.items() if value != there[name]}
+def differences(protocol: ScoringProtocol) -> dict[str, tuple[str, str]]:
+    """Setting -> (of this protocol, of `dreambench`) where the two differ."""
+    default = settings(PROTOCOLS[DEFAULT])
+    return {name: (value, default[name]) for name, value in settings(protocol).items() if value != default[name]}
 
 
 def check_one_protocol(named: Mapping[str, Iterable[str]]) -> None:
@@ -189,12 +225,12 @@ def check_one_protocol(named: Mapping[str, Iterable[str]]) -> None:
 
     named: where the scores are -> the protocols that they carry
     """
-    places: dict[str, str] = {}
-    for place, protocols in named.items():
+    sources: dict[str, str] = {}
+    for source, protocols in named.items():
         for protocol in protocols:
-            places.setdefault(protocol, place)
-    if len(places) > 1:
-        found = ", ".join(f"{protocol!r} in {place}" for protocol, place in sorted(places.items()))
+            sources.setdefault(protocol, source)
+    if len(sources) > 1:
+        listed = ", ".join(f"{protocol!r} in {source}" for protocol, source in sorted(sources.items()))
         raise InputError(
-            f"a table never mixes protocols, and these scores have several: {found}; score all images with one"
+            f"a table never mixes protocols, and these scores have several: {listed}; score all images with one"
         )

@@ -4,85 +4,64 @@ The images may come from any program: what counts is where they lie (`eval.resul
 """
 
 import io
-import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bdkit.utils.env import device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_bytes, write_json, write_text
-from dreambench.suites import Suite
+from dreambench.registry import class_nouns
+from dreambench.suites import Prompt, Suite, SuiteSubject
 from eval.results_dir import (
     IMAGES,
     REAL,
     REAL_WITH_SELF,
     RUN_FILE,
     SCORES_FILE,
-    Job,
+    ImageId,
     load_saved_suite,
     read_run,
     reference_paths,
-    save_suite,
+    subject_ids,
 )
-from eval.score.check import Audit, Key, audit, expected_keys, find_jobs, report, write_problems
-from eval.score.decoding import Workers, default_workers
-from eval.score.evaluators import WITHOUT_NETWORK, Embedder, Evaluators, Predictor, load_evaluators
-from eval.score.extras import ExtraOptions, Extras
-from eval.score.features import CLASSIFIER, Embeddings
-from eval.score.images import Found, read_images, read_tree
-from eval.score.metrics import METRICS, Metric
-from eval.score.protocols import DEFAULT_TOKEN, Protocol, find_protocol
-from eval.score.score_shards import (
-    FOLDER,
-    join_frames,
-    join_problems,
-    join_records,
-    read_parts,
-    run_key,
-    task_of,
-    tasks_of,
-    write_part,
-)
-from eval.score.scorer import COLUMNS, NO_PROMPT, PROTOCOL_COLUMN, Scorer
+from eval.score.check import Checker
+from eval.score.edit_metrics import FloatArray
+from eval.score.encoders import WITHOUT_NETWORK, Evaluators, split_outputs
+from eval.score.features import Features, default_workers
+from eval.score.images import ImageFile, ImageTree, read_images, read_tree
+from eval.score.masks import MaskedImages
+from eval.score.metrics import Batch, Metric, nearest_of_references
+from eval.score.protocols import DEFAULT_TOKEN, ScoringProtocol, find_protocol, oracle_pairs, reference_pairs
+from eval.score.weights import load_evaluators as load_evaluators
 
 PARQUET_FILE = "scores.parquet"
 ORACLE_ROWS = (REAL, REAL_WITH_SELF)
-
-__all__ = [
-    "COLUMNS",
-    "NO_PROMPT",
-    "ORACLE_ROWS",
-    "Embedder",
-    "Evaluators",
-    "Predictor",
-    "ScoreOptions",
-    "load_evaluators",
-    "merge_scores",
-    "read_scores",
-    "score_folder",
-    "score_images",
-    "write_scores",
-]
+COLUMNS = ("method", "seed_set", "subject", "prompt", "sample", "metric", "value")
+PROTOCOL_COLUMN = "protocol"
+NO_PROMPT = -1
+TEXT_ENCODERS = ("siglip2",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
     """How to score.
 
-    allow_missing: score what is there; the table then says how much of it that is
+    allow_missing: score fewer images than the suite has; the table then says how many
     ignore_surplus: pass over images that have no place in the suite
-    workers: processes that decode images, 0 for none; None: as many as suit the machine and the number of images
+    workers: processes that read images, 0 for none; None: as many as suit the machine and the number of images
     cache: folder in which embeddings are kept for other runs; None: they are kept for this run alone
     token: the method's token, for a protocol whose texts have it
-    shard: score part number of count alone, (1, 1) for all: OUT/shards has its scores, for `merge_scores`
-    extras: masks and sources, for the metrics that need them
+    shard: (i, n): only embed every n-th file from the i-th on, for a later run that scores from the cache
+    masks: folder of the subjects' masks, or "clipseg" to find them; sources: folder of what edits were made from
     """
 
     allow_missing: bool = False
@@ -91,186 +70,125 @@ class ScoreOptions:
     cache: Path | None = None
     token: str = DEFAULT_TOKEN
     shard: tuple[int, int] = (1, 1)
-    extras: ExtraOptions = field(default_factory=ExtraOptions)
+    masks: str | None = None
+    sources: Path | None = None
 
 
 def score_folder(
-    out: Path,
+    results_dir: Path,
     evaluators: Evaluators,
     *,
     photos: Path | None = None,
-    jobs: Sequence[Job] | None = None,
+    rows: Sequence[tuple[str, int]] | None = None,
     options: ScoreOptions | None = None,
     show_progress: bool = True,
 ) -> pd.DataFrame:
-    """Scores the images of a results folder, OUT, and the oracle (its references): see `score_images`.
+    """Scores the images of a results folder and the oracle (its references): see `score_images`.
 
-    out: a folder with suite.json, references (or photos, for a suite of photos) and images
-    jobs: what to score; None for every method and seed set that has images
+    results_dir: a folder with suite.json, references (or photos, for a suite of photos) and images
+    rows: the methods and seed sets to score; None for all that have images
     """
-    suite = load_saved_suite(out)
+    suite = load_saved_suite(results_dir)
+    if rows is None:
+        tree = read_images(results_dir, suite, tree="tree")
+    else:
+        # images of other rows are left alone
+        tree = read_tree(results_dir, suite, results_dir.name)
+        folders = [results_dir / IMAGES / f"seed{seed_set}" / method for method, seed_set in rows]
+        unknown = tuple(one for one in tree.unknown if any(one[0].is_relative_to(folder) for folder in folders))
+        tree = replace(tree, unknown=unknown)
     return score_images(
-        _read_own(out, suite, jobs),
-        suite,
-        evaluators,
-        out,
-        photos=photos,
-        jobs=jobs,
-        options=options,
-        show_progress=show_progress,
+        tree, suite, evaluators, results_dir, photos=photos, rows=rows, options=options, show_progress=show_progress
     )
 
 
 def score_images(
-    found: Found,
+    tree: ImageTree,
     suite: Suite,
     evaluators: Evaluators,
     out: Path,
     *,
     photos: Path | None = None,
-    jobs: Sequence[Job] | None = None,
+    rows: Sequence[tuple[str, int]] | None = None,
     options: ScoreOptions | None = None,
     show_progress: bool = True,
 ) -> pd.DataFrame:
     """Scores images and the oracle, writes the scores into OUT, and returns them.
 
-    found: what `eval.score.images.read_images` read
+    tree: what `eval.score.images.read_images` read
     photos: folder of the references of a suite of photos; None: BDKIT_DREAMBENCH_DIR's, else the fetched ones
-    jobs: what to score; None for every method and seed set that was found
+    rows: the methods and seed sets to score; None for all that have images
 
     The frame has the columns of COLUMNS and `protocol`, sorted by method, seed set, subject (suite order), prompt,
     sample and metric; values are rounded to 6 decimals, as in the file. The oracle's prompt is -1, its sample the
-    reference's number.
+    reference's number. Of a shard the frame is empty, and nothing but the cache is written.
 
     Raises InputError, and OUT/problems.csv has all of them, when images are missing, surplus, doubled or unreadable:
     a mean is never taken over fewer images unless `options` allow it.
     """
     options = options or ScoreOptions()
-    return _score(found, suite, evaluators, out, photos, jobs, options, show_progress)
-
-
-def _score(
-    found: Found,
-    suite: Suite,
-    evaluators: Evaluators,
-    out: Path,
-    photos: Path | None,
-    jobs: Sequence[Job] | None,
-    options: ScoreOptions,
-    show_progress: bool,
-) -> pd.DataFrame:
-    rules = find_protocol(evaluators.protocol)
-    suite = rules.apply_to(suite)
-    jobs = find_jobs(found) if jobs is None else list(jobs)
-    if taken := sorted({job.method for job in jobs} & set(ORACLE_ROWS)):
+    protocol = find_protocol(evaluators.protocol)
+    suite = protocol.apply_to(suite)
+    rows = tree.rows if rows is None else rows
+    if taken := sorted({method for method, _ in rows} & set(ORACLE_ROWS)):
         raise InputError(f"{taken[0]!r} is the name of the oracle's row; rename that folder of images")
-    tasks = tasks_of(jobs, suite, options.shard)
+    number, count = options.shard
+    if count > 1 and options.cache is None:
+        raise InputError("a shard only fills the cache of embeddings; name a folder for it with --cache")
+    checker = Checker(tree.root, options.allow_missing, options.ignore_surplus)
+    images, problems = checker.assign(tree, suite, rows)
     try:
         references = [reference_paths(out, suite, subject, photos) for subject in suite.subjects]
     except InputError:
-        # what is wrong with the images comes first
-        report(audit(found, suite, jobs, (), Workers(0), show_progress=False), out, allow_missing=options.allow_missing)
+        checker.report(problems, out)  # what is wrong with the images comes first
         raise
-    metrics = scored_metrics(evaluators, suite)
+    metrics = evaluators.metrics_of(suite)
     with ExitStack() as stack:
-        count = default_workers(len(found.pictures)) if options.workers is None else options.workers
-        workers = stack.enter_context(Workers(count))
         folder = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bdkit-embeddings-")))
-        extras = Extras(metrics, evaluators.encoders, options.extras, folder) if _needs_extras(metrics) else None
-        checked = audit(
-            found,
-            suite,
-            jobs,
-            [path for paths in references for path in paths],
-            workers,
-            cut_out=rules.background == "removed",
-            decoded=lambda key: task_of(key) in tasks,
+        masked = None
+        if count == 1 and any(metric.encoder in WITHOUT_NETWORK for metric in metrics.values()):
+            masked = MaskedImages(metrics, evaluators.encoders, options.masks, options.sources, folder)
+        features = Features(evaluators.networks, folder)
+        photo_files = list(dict.fromkeys(path for paths in references for path in paths))
+        files = list(dict.fromkeys([*photo_files, *(images[image_id].path for image_id in sorted(images))]))
+        files = files[number - 1 :: count]
+        read = features.add(
+            files,
+            may_fail=set(files) - set(photo_files) if options.allow_missing else (),
+            cut_out=protocol.background == "removed",
+            workers=default_workers(len(files)) if options.workers is None else options.workers,
+            embed=not any(map(checker.is_fatal, problems)),
             show_progress=show_progress,
         )
-        warning = report(checked, out, allow_missing=options.allow_missing, ignore_surplus=options.ignore_surplus)
+        problems += checker.check_contents(images, photo_files, read)
+        warning = checker.report(problems, out)
         if warning is not None:
-            warnings.warn(warning, stacklevel=3)
-        networks = dict(evaluators.encoders)
-        if evaluators.classifier is not None:
-            networks[CLASSIFIER] = evaluators.classifier
-        embeddings = Embeddings(networks, folder)
-        embeddings.embed(_files(checked, references, tasks), workers, show_progress)
-        scorer = Scorer(suite, rules, metrics, checked, embeddings, references, options.token, extras)
-        for job in jobs:
-            scorer.score_job(job, {subject for *of, subject in tasks if of == [job.method, job.seed_set]})
-        if options.shard[0] == 1:
-            scorer.score_oracle()
+            warnings.warn(warning, stacklevel=2)
+        if count > 1:
+            return pd.DataFrame(columns=[*COLUMNS, PROTOCOL_COLUMN])
+        good = {one: image for one, image in images.items() if read[image.path].problem is None}
+        contents = {path: file.content for path, file in read.items()}
+        scorer = Scorer(suite, protocol, metrics, good, contents, features, references, options.token, masked)
+        for method, seed_set in rows:
+            scorer.score_row(method, seed_set)
+        scorer.score_oracle()
         frame = scorer.frame()
-    keys = [key for job in jobs for key in expected_keys(suite, job) if task_of(key) in tasks]
-    record = _record(suite, rules, metrics, evaluators, options, _counts(checked, keys))
-    if options.shard[1] > 1:
-        write_part(frame, out, options.shard, run_key(record, checked, jobs), record, checked)
-    else:
-        _write_all(frame, read_run(out), record, out)
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
-    return frame
-
-
-def merge_scores(folders: Sequence[Path], out: Path) -> pd.DataFrame:
-    """Puts together what all shards of one run scored (`ScoreOptions.shard`), in one folder or several: writes into OUT
-    what one run would have written, byte for byte, and returns the scores. Neither images nor networks are needed.
-
-    Raises InputError when a shard is missing or damaged, and when they are of different runs.
-    """
-    parts = read_parts(folders)
-    folder = parts[0].path.parent.parent
-    suite = load_saved_suite(folder)
-    save_suite(suite, out)
-    record = join_records(parts)
-    frame = join_frames(parts, find_protocol(record["protocol"]).apply_to(suite))
-    write_problems(join_problems(parts), out)
-    _write_all(frame, read_run(out) or read_run(folder), record, out)
-    return frame
-
-
-def _write_all(frame: pd.DataFrame, run: dict[str, Any], record: dict[str, Any], out: Path) -> None:
-    write_scores(frame, out)
-    write_json({**run, "scoring": record}, out / RUN_FILE)
-
-
-def _record(
-    suite: Suite,
-    rules: Protocol,
-    metrics: Sequence[Metric],
-    evaluators: Evaluators,
-    options: ScoreOptions,
-    counts: dict[str, Any],
-) -> dict[str, Any]:
-    """What run.json says of a scoring."""
-    return {
-        "protocol": rules.name,
-        "protocol_settings": asdict(rules),
+    record = {
+        "protocol": protocol.name,
+        "protocol_settings": asdict(protocol),
         "suite": suite.name,
         "suite_hash": suite.hash,
-        "metrics": [metric.name for metric in metrics],
-        "evaluators": evaluators.checkpoints,
-        "token": options.token if rules.clip_t_text == "token" else None,
+        "metrics": list(metrics),
+        "evaluators": {name: network.checkpoint for name, network in evaluators.networks.items()},
+        "token": options.token if protocol.clip_t_text == "token" else None,
         "allow_missing": options.allow_missing,
-        "images": counts,
+        "images": checker.count(suite, rows, good),
         "device": device_name(),
         "versions": library_versions(),
     }
-
-
-def scored_metrics(evaluators: Evaluators, suite: Suite) -> list[Metric]:
-    """The metrics that these networks score on this suite, in the order of METRICS."""
-    return [
-        metric
-        for name, metric in METRICS.items()
-        if evaluators.has(metric.encoder)
-        and (name in evaluators.metrics or not metric.optional)
-        and not (metric.of_mini_world and suite.source == "photos")
-        and not (metric.of_several and max(subject.n_references for subject in suite.subjects) < 2)
-    ]
-
-
-def _needs_extras(metrics: Sequence[Metric]) -> bool:
-    return any(metric.encoder in WITHOUT_NETWORK for metric in metrics)
+    write_scores(frame, out)
+    write_json({**read_run(out), "scoring": record}, out / RUN_FILE)
+    return frame
 
 
 def write_scores(frame: pd.DataFrame, out: Path) -> None:
@@ -284,8 +202,6 @@ def write_scores(frame: pd.DataFrame, out: Path) -> None:
 def read_scores(out: Path) -> pd.DataFrame:
     """The frame of OUT/scores.csv, or where only that is there, of scores.parquet, a tenth of its size; one of an older
     bdkit has no column `protocol`.
-
-    Raises InputError when both are missing, or the one that is read is damaged.
     """
     path, parquet = out / SCORES_FILE, out / PARQUET_FILE
     try:
@@ -302,33 +218,141 @@ def read_scores(out: Path) -> pd.DataFrame:
         raise InputError(f"{path} cannot be read ({error}); run `bdkit score {out}` again") from error
 
 
-def _read_own(out: Path, suite: Suite, jobs: Sequence[Job] | None) -> Found:
-    """The images of a results folder; those of other methods than `jobs` are none of our business."""
-    if jobs is None:
-        return read_images(out, suite, layout="tree")
-    found = read_tree(out, suite, out.name)
-    own = [out / IMAGES / f"seed{job.seed_set}" / job.method for job in jobs]
-    unknown = [(path, why) for path, why in found.unknown if any(path.is_relative_to(folder) for folder in own)]
-    return Found(out, found.pictures, tuple(unknown))
+@dataclass
+class Scorer:
+    """Keeps every metric's value of every image.
 
+    images: the good ones; contents: file -> its content hash
+    references: for each of the suite's subjects the files of its references
+    masked: what optional metrics need beside the networks' rows
+    """
 
-def _files(
-    checked: Audit, references: Iterable[Sequence[Path]], tasks: Collection[tuple[str, int, str]]
-) -> dict[bytes, Path]:
-    """Content hash -> a file that has it: the references, then the images of the tasks in their order."""
-    paths = [path for paths in references for path in paths]
-    paths += [picture.path for key, picture in sorted(checked.pictures.items()) if task_of(key) in tasks]
-    files: dict[bytes, Path] = {}
-    for path in paths:
-        files.setdefault(checked.contents[path], path)
-    return files
+    suite: Suite
+    protocol: ScoringProtocol
+    metrics: Mapping[str, Metric]
+    images: Mapping[ImageId, ImageFile]
+    contents: Mapping[Path, bytes]
+    features: Features
+    references: Sequence[Sequence[Path]]
+    token: str
+    masked: MaskedImages | None = None
+    values: list[tuple[str, int, int, int, int, int, float]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.encoders = [name for name in self.features.networks if name != "classifier"]
+        self.text_encoders = [name for name in ("clip", *TEXT_ENCODERS) if name in self.encoders]
+        self._embedded = [self._rows(paths) for paths in self.references]
+        self._views: list[dict[str, FloatArray]] = [{} for _ in self.references]
+        if self.masked is not None:
+            self._views = [
+                self.masked.of_references(subject, paths, self.contents)
+                for subject, paths in zip(self.suite.subjects, self.references, strict=True)
+            ]
+        self._nearest = {
+            name: np.concatenate([nearest_of_references(embedded[name]) for embedded in self._embedded])
+            for name in self.encoders
+        }
+        self._gallery = tuple(embedded["identity"] for embedded in self._embedded if "identity" in embedded)
+        # all texts of the suite together, so that they go through the network in full batches
+        texts = [
+            self._text(subject, prompt) for subject in self.suite.subjects for prompt in self.suite.prompts(subject)
+        ]
+        for name in self.text_encoders if self.images else ():
+            self.features.texts(list(dict.fromkeys(texts)), name)
 
-def _counts(checked: Audit, keys: Iterable[Key]) -> dict[str, Any]:
-    """method -> how many images were scored, of how many."""
-    counts: dict[str, dict[str, int]] = {}
-    for key in keys:
-        count = counts.setdefault(key[0], {"scored": 0, "expected": 0})
-        count["scored"] += key in checked.pictures
-        count["expected"] += 1
-    return counts
+    def score_row(self, method: str, seed_set: int) -> None:
+        """The images of one method and seed set; those that are missing, and may be, are left out."""
+        for number, subject in enumerate(self.suite.subjects):
+            ids = [one for one in subject_ids(self.suite, method, seed_set, subject) if one in self.images]
+            if not ids:
+                continue
+            prompts = {prompt.index: prompt for prompt in self.suite.prompts(subject)}
+            chosen = tuple(prompts[one.prompt] for one in ids)
+            paths = [self.images[one].path for one in ids]
+            texts = [self._text(subject, prompt) for prompt in chosen]
+            embedded_texts = {name: self.features.texts(texts, name) for name in self.text_encoders}
+            more: dict[str, Any] = {}
+            if self.masked is not None:
+                more = self.masked.of_images(subject, [self.images[one] for one in ids], chosen, self.contents)
+            batch = self._batch(
+                number,
+                paths,
+                views=more.pop("generated", {}),
+                pairs=self._pairs(number, [self.images[one] for one in ids]),
+                texts=embedded_texts.pop("clip"),
+                more_texts={**embedded_texts, **more.pop("more_texts", {})},
+                prompts=chosen,
+                **more,
+            )
+            self._keep(method, seed_set, number, [(one.prompt, one.sample) for one in ids], batch)
+
+    def score_oracle(self) -> None:
+        """The references as if they were generated, without self-pairs and with them.
+
+        With a protocol of one reference, an image that would be compared with itself alone is left out.
+        """
+        for number, paths in enumerate(self.references):
+            for row, with_self in ((REAL, False), (REAL_WITH_SELF, True)):
+                name = self.suite.subjects[number].name
+                pairs = oracle_pairs(self.protocol.references, name, len(paths), with_self)
+                kept = np.flatnonzero(pairs.any(axis=1))
+                if not len(kept):
+                    continue
+                views = {view: rows[kept] for view, rows in self._views[number].items()}
+                batch = self._batch(number, [paths[int(index)] for index in kept], views, pairs=pairs[kept])
+                self._keep(row, 0, number, [(NO_PROMPT, int(index)) for index in kept], batch)
+
+    def frame(self) -> pd.DataFrame:
+        """All values, sorted by method, seed set, subject (suite order), prompt, sample and metric; 6 decimals."""
+        names = list(self.metrics)
+        frame = pd.DataFrame(sorted(self.values), columns=list(COLUMNS))
+        frame["subject"] = frame["subject"].map(lambda number: self.suite.subjects[number].name)
+        frame["metric"] = frame["metric"].map(lambda number: names[number])
+        frame["value"] = frame["value"].astype(float).round(6) + 0.0
+        frame[PROTOCOL_COLUMN] = self.protocol.name
+        return frame
+
+    def _batch(self, number: int, paths: Sequence[Path], views: Mapping[str, FloatArray], **named: Any) -> Batch:
+        nouns, noun = class_nouns(), self.suite.subjects[number].class_noun
+        predictions = None
+        if "classifier" in self.features.networks:
+            predictions = split_outputs(self.features.get("classifier", [self.contents[path] for path in paths]))
+        return Batch(
+            generated={**self._rows(paths), **views},
+            predictions=predictions,
+            references={**self._embedded[number], **self._views[number]},
+            subject_index=number,
+            class_index=nouns.index(noun) if noun in nouns else -1,
+            gallery=self._gallery,
+            oracle_nearest=self._nearest,
+            text_scale=self.protocol.clip_t_scale,
+            text_clamped=self.protocol.clip_t_clamped,
+            **named,
+        )
+
+    def _text(self, subject: SuiteSubject, prompt: Prompt) -> str:
+        return self.protocol.text(prompt, subject.class_noun, self.token)
+
+    def _rows(self, paths: Sequence[Path]) -> dict[str, FloatArray]:
+        contents = [self.contents[path] for path in paths]
+        return {name: self.features.get(name, contents) for name in self.encoders}
+
+    def _pairs(self, number: int, images: Sequence[ImageFile]) -> NDArray[np.bool_]:
+        """(n, r) the references that each image is compared with."""
+        paths, which = self.references[number], self.protocol.references
+        return np.stack(
+            [reference_pairs(which, image.id, image.reference_index(paths), len(paths)) for image in images]
+        )
+
+    def _keep(self, method: str, seed_set: int, subject: int, images: Sequence[tuple[int, int]], batch: Batch) -> None:
+        for number, (metric_name, metric) in enumerate(self.metrics.items()):
+            if (metric.of_prompt and batch.prompts is None) or (metric.of_edits and batch.edits is None):
+                continue
+            values = metric.score(batch)
+            defined = np.isfinite(values) | metric.partial
+            if values.shape != (len(images),) or not defined.all():
+                name = self.suite.subjects[subject].name
+                raise InputError(f"{metric_name} has no value for some image of {method}, {name}; look at them")
+            for (prompt, sample), value in zip(images, values.tolist(), strict=True):
+                if np.isfinite(value):
+                    self.values.append((method, seed_set, subject, prompt, sample, number, value))
