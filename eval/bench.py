@@ -8,8 +8,8 @@ from eval.experiments import BenchConfig, protocol_of
 from eval.generate.run import Methods, generate
 from eval.report.html import make_report
 from eval.report.tables import make_tables
-from eval.results_dir import GROUND_TRUTH, Job, read_run, update_run
-from eval.score.cache import default_cache
+from eval.results_dir import GROUND_TRUTH, read_run, update_run
+from eval.score.features import default_cache
 from eval.score.score import Evaluators, ScoreOptions, load_evaluators, score_folder
 
 __all__ = ["BenchConfig", "protocol_of", "run_bench"]
@@ -45,7 +45,7 @@ def run_bench(
         out,
         evaluators,
         photos=config.photos,
-        jobs=[Job(name, seed_set) for name in names for seed_set in config.seed_sets],
+        rows=[(name, seed_set) for name in names for seed_set in config.seed_sets],
         options=ScoreOptions(cache=cache),
         show_progress=show_progress,
     )

@@ -1,4 +1,9 @@
-"""`bdkit protocols`: the scoring protocols, and how each differs from `dreambench`."""
+"""`bdkit protocols`: the scoring protocols, and how each differs from `dreambench`.
+
+examples:
+  bdkit protocols
+  bdkit protocols clip-score
+"""
 
 import argparse
 
@@ -19,12 +24,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"    {_words(name)}: {value}")
     if args.name is not None:
         return 0
-    print(f"\nThe others, where they differ from {DEFAULT}. Figures of two protocols never stand in one table.")
+    print(f"\nThe others, where they differ from {DEFAULT}. A table never mixes protocols.")
     for name, other in PROTOCOLS.items():
         if name != DEFAULT:
             print(f"\n{name}: {other.summary}")
-            for setting, (here, there) in differences(other).items():
-                print(f"    {_words(setting)}: {here} (not {there})")
+            for setting, (value, default) in differences(other).items():
+                print(f"    {_words(setting)}: {value} (not {default})")
     return 0
 
 

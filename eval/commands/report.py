@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     results, tree = make_tables(config.out), None
     if config.images is not None or config.manifest is not None:
         root = config.images or config.out
-        tree = read_images(root, results.suite, layout=config.tree, manifest=config.manifest)
+        tree = read_images(root, results.suite, tree=config.tree, manifest=config.manifest)
     path = make_report(
         config.out, results, config.photos, tree=tree, published=config.published, embed_at_most=config.embed
     )

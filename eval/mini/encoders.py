@@ -26,7 +26,9 @@ from bdkit.utils.errors import InputError
 from eval.mini.measure import measure_classifier, measure_clip, measure_embeddings
 from eval.mini.networks import WordTokenizer, load_network, save_network
 from eval.mini.tasks import ClassifierTask, ClipTask, DinoTask, IdentityTask, Pool, Task
-from eval.score.encoders import CARD, PROTOCOLS, Classifier, ClipEncoder, Encoder
+from eval.score.encoders import Classifier, ClipEncoder, Encoder
+from eval.score.protocols import PROTOCOLS
+from eval.score.weights import CARD
 
 CHECKPOINT_SECONDS = 45.0
 
@@ -144,7 +146,7 @@ def measure(path: Path, material: Material) -> dict[str, float]:
     network, config = load_network(path)
     how, checkpoint, kind = PROTOCOLS["mini"].dino, {"file": path.name}, config["kind"]
     if kind == "classifier":
-        return measure_classifier(Classifier(network, how, checkpoint), material.held_out)
+        return measure_classifier(Classifier(network, how, "classifier", checkpoint), material.held_out)
     if kind != "clip":
         return measure_embeddings(Encoder(network, how, kind, checkpoint), material.held_out)
     tokenizer = WordTokenizer(config["words"], config["text"]["context_length"])

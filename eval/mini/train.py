@@ -25,7 +25,7 @@ from bdkit.utils.parallel import make_parts
 from eval.mini.encoders import SMOKE, TRAININGS, Material, train_evaluator
 from eval.mini.networks import HEADS, split_words
 from eval.mini.tasks import Pool
-from eval.score.encoders import MINI_WEIGHTS
+from eval.score.weights import MINI_WEIGHTS
 
 SPLIT = "evaluators"
 

@@ -26,7 +26,7 @@ from eval.report.statistics import IMAGE_KEYS, splits_of
 from eval.report.summary import METRIC_TITLES, Results, title
 from eval.report.tables import sections, split_sections
 from eval.results_dir import IMAGES, ImageId, reference_paths
-from eval.score.images import Found, read_tree
+from eval.score.images import ImageTree, read_tree
 from eval.score.metrics import METRICS
 from eval.score.score import NO_PROMPT
 
@@ -44,7 +44,7 @@ def make_report(
     results: Results,
     photos: Path | None = None,
     *,
-    tree: Found | None = None,
+    tree: ImageTree | None = None,
     published: bool = False,
     embed_at_most: int | None = None,
     show_progress: bool = True,
@@ -88,9 +88,9 @@ def make_report(
     return out / REPORT_FILE
 
 
-def image_paths(tree: Found) -> dict[ImageId, Path]:
+def image_paths(tree: ImageTree) -> dict[ImageId, Path]:
     """The files of a tree's images, without those that are missing."""
-    paths = {ImageId(*(getattr(image, key) for key in IMAGE_KEYS)): image.path for image in tree.pictures}
+    paths = {image.id: image.path for image in tree.images}
     return {image_id: path for image_id, path in paths.items() if path.is_file()}
 
 

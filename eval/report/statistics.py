@@ -15,8 +15,8 @@ from scipy.stats import spearmanr
 from bdkit.utils.errors import InputError
 from dreambench.suites import Prompt, Suite
 from eval.results_dir import GROUND_TRUTH
+from eval.score.edit_metrics import FloatArray
 from eval.score.metrics import METRICS
-from eval.score.metrics.base import FloatArray
 from eval.score.score import NO_PROMPT, ORACLE_ROWS
 
 N_RESAMPLES = 10_000

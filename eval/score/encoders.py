@@ -274,6 +274,11 @@ class Evaluators:
         """All of them; the classifier is "classifier"."""
         return {**self.encoders} | ({} if self.classifier is None else {"classifier": self.classifier})
 
+    @property
+    def checkpoints(self) -> dict[str, Any]:
+        """What a run record says of the weights."""
+        return {name: network.checkpoint for name, network in self.networks.items()}
+
     def metrics_of(self, suite: Suite) -> dict[str, Metric]:
         """The metrics that these networks score on a suite, in the order of METRICS."""
         return {

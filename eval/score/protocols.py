@@ -20,8 +20,6 @@ from eval.results_dir import ImageId
 
 DEFAULT_TOKEN = "sks"
 DEFAULT = "dreambench"
-# Models whose images have 64 pixels a side: photos are then scored by the small shipped networks too
-SMALL_MODELS = ("mini", "mini-base")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROPERTY_PROMPT = re.compile(r"a (.+) \{\} \{\}")
@@ -199,11 +197,6 @@ def find_protocol(name: str) -> ScoringProtocol:
     if name not in PROTOCOLS:
         raise InputError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
-
-
-def default_protocol(suite: Suite, model: str = "") -> str:
-    """The protocol that fits a suite and the model whose images answer it."""
-    return "mini" if suite.source == "procedural" or model in SMALL_MODELS else DEFAULT
 
 
 def settings(protocol: ScoringProtocol) -> dict[str, str]:

@@ -179,7 +179,7 @@ def score_images(
         "suite": suite.name,
         "suite_hash": suite.hash,
         "metrics": list(metrics),
-        "evaluators": {name: network.checkpoint for name, network in evaluators.networks.items()},
+        "evaluators": evaluators.checkpoints,
         "token": options.token if protocol.clip_t_text == "token" else None,
         "allow_missing": options.allow_missing,
         "images": checker.count(suite, rows, good),

@@ -17,7 +17,7 @@ from bdkit.miniworld.patterns import PATTERNS
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import PROMPT_PARTS, Scene, sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import CLASSES, PARTS, Subject, generator, sample_subject
-from eval.score.metrics.base import FloatArray, PixelArray
+from eval.score.edit_metrics import FloatArray, PixelArray
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 # mean OKLab distance of two strangers' colours; a distance of two colours counts up to it

@@ -9,13 +9,11 @@ from PIL import Image
 
 from dreambench.registry import class_nouns
 from dreambench.suites import Prompt, Suite
-from eval.score.masks import VIEWS, keep, mean_colour
-from eval.score.metrics import METRICS, Batch
-from eval.score.metrics.base import Edit, FloatArray, nearest_of_references
-from eval.score.metrics.clip_t_background import place_words
-from eval.score.metrics.copied import flags
-from eval.score.preprocessing import Preprocessing
-from eval.score.score import load_evaluators
+from eval.score.edit_metrics import Edit, FloatArray
+from eval.score.masks import keep, mean_colour
+from eval.score.metrics import METRICS, VIEWS, Batch, copied, nearest_of_references, place_words
+from eval.score.protocols import Preprocessing
+from eval.score.weights import load_evaluators
 from studies.metric_validity.damage import Shown
 
 # the metrics of the study; copied_clip is `copied` with CLIP in DINO's place
@@ -83,7 +81,7 @@ class Measurer:
         """metric -> value of each image of the suite's subject `number`; what is not defined for one is left out."""
         batch = self._batch(number, images)
         columns = {name: METRICS[name].score(batch) for name in MEASURED if name in METRICS and name not in _APART}
-        columns["copied_clip"] = flags(batch, "clip")
+        columns["copied_clip"] = copied(batch, "clip")
         columns["ssim_outside"] = self._kept_outside(batch, images)
         columns["diversity"] = self._diversity(batch, images)
         return [
@@ -128,7 +126,7 @@ class Measurer:
         values = np.full(len(images), np.nan)
         sources = {row: judged.source for row, judged in enumerate(images) if judged.source is not None}
         pairs = [(images[row].shown, source) for row, source in sources.items()]
-        edits = [Edit(picture=shown.image, source=source.image, mask=source.alpha) for shown, source in pairs]
+        edits = [Edit(image=shown.image, source=source.image, mask=source.alpha) for shown, source in pairs]
         if edits:
             values[list(sources)] = METRICS["ssim_outside"].score(_with(batch, list(sources), edits=tuple(edits)))
         return values

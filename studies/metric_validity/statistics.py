@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from eval.report.statistics import interval
-from eval.score.metrics.base import FloatArray
+from eval.score.edit_metrics import FloatArray
 
 N_RESAMPLES = 1000
 CONFIDENCE = 0.95

@@ -18,8 +18,8 @@ from dreambench.suites import Suite, load_suite
 from eval.experiments import Row
 from eval.generate.references import prepare
 from eval.results_dir import REAL, REAL_WITH_SELF, save_suite, subject_ids
-from eval.score.encoders import Encoder
-from eval.score.images import Found
+from eval.score.encoders import OUTPUTS, Classifier, ClipEncoder, Encoder
+from eval.score.images import ImageTree
 from eval.score.protocols import Preprocessing
 from eval.score.score import COLUMNS, NO_PROMPT, Evaluators, write_scores
 
@@ -33,6 +33,9 @@ ROWS = (
 )
 
 
+TINY = Preprocessing(short_side=None, crop=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
 def pixels(images: list[Image.Image]) -> torch.Tensor:
     arrays = [np.asarray(image.convert("RGB").resize((SIDE, SIDE)), dtype=np.float32) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
@@ -43,40 +46,44 @@ def word_vector(word: str, size: int) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
-class TinyEncoder:
+class TinyEncoder(ClipEncoder):
     """A fixed random convolution network; texts are sums of fixed random word vectors."""
 
     def __init__(self, seed: int, size: int = 12) -> None:
         torch.manual_seed(seed)
-        self.size = size
-        self.network = torch.nn.Sequential(
+        network = torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 5, stride=3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(128, size)
         )
-        self.checkpoint = {"file": "tiny", "sha256": str(seed)}
-        self.n_embedded = 0
+        super().__init__(network, TINY, "tiny", {"file": "tiny", "sha256": str(seed)}, batch_size=32, tokenizer=list)
+        self.size, self.n_embedded = size, 0
 
-    @torch.no_grad()
-    def embed_images(self, images: list[Image.Image]) -> np.ndarray:
-        self.n_embedded += len(images)
-        return torch.nn.functional.normalize(self.network(pixels(images)), dim=1).numpy()
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.network(pixels)
 
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        self.n_embedded += len(crops)
+        return super().embed(crops)
+
+    def embed_texts(self, texts: list[str], batch_size: int = 16) -> np.ndarray:
         sums = torch.stack([sum(word_vector(word, self.size) for word in text.split()) for text in texts])
         return torch.nn.functional.normalize(sums, dim=1).numpy()
 
 
-class TinyClassifier:
+class TinyHeads(torch.nn.Module):
     """Fixed random linear heads on the mean colour."""
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        sizes = {"class": 15, "context": 21, "outfit": 11, "change": 6}
-        self.heads = {name: torch.randn(3, size, generator=generator) for name, size in sizes.items()}
-        self.checkpoint = {"file": "tiny", "sha256": str(seed)}
+        self.heads = {name: torch.randn(3, size, generator=generator) for name, size in OUTPUTS.items()}
 
-    def predict(self, images: list[Image.Image]) -> dict[str, np.ndarray]:
-        means = pixels(images).mean(dim=(2, 3))
-        return {name: (means @ head).log_softmax(dim=1).numpy() for name, head in self.heads.items()}
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        means = pixels.mean(dim=(2, 3))
+        return {name: means @ head for name, head in self.heads.items()}
+
+
+def tiny_classifier(seed: int) -> Classifier:
+    return Classifier(TinyHeads(seed), TINY, "classifier", {"file": "tiny", "sha256": str(seed)})
 
 
 class TinyMethod:
@@ -136,7 +143,7 @@ def tiny_evaluators(classifier: bool = True) -> Evaluators:
     encoders = {"dino": TinyEncoder(1), "clip": TinyEncoder(2)}
     if classifier:
         encoders["identity"] = TinyEncoder(3)
-    return Evaluators(protocol="mini", encoders=encoders, classifier=TinyClassifier(4) if classifier else None)
+    return Evaluators(protocol="mini", encoders=encoders, classifier=tiny_classifier(4) if classifier else None)
 
 
 # Small networks inside this package's own encoders: an image's row is the same bits in every run
@@ -151,16 +158,20 @@ def small_network(seed: int) -> torch.nn.Module:
     )
 
 
-class ExactClip(Encoder):
+class ExactClip(ClipEncoder):
     """Images by a network, texts as the tiny encoder has them."""
 
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.network(pixels)
+
+    def embed_texts(self, texts: list[str], batch_size: int = 16) -> np.ndarray:
         return TinyEncoder(2, size=24).embed_texts(texts)
 
 
 def exact_evaluators(protocol: str = "dreambench", seed: int = 1) -> Evaluators:
     dino = Encoder(small_network(seed), HOW, "dino", {"file": "a", "sha256": str(seed)}, batch_size=5)
-    clip = ExactClip(small_network(seed + 1), HOW, "clip", {"file": "b", "sha256": str(seed)}, batch_size=5)
+    named = {"file": "b", "sha256": str(seed)}
+    clip = ExactClip(small_network(seed + 1), HOW, "clip", named, batch_size=5, tokenizer=list)
     return Evaluators(protocol=protocol, encoders={"dino": dino, "clip": clip})
 
 
@@ -187,8 +198,8 @@ def draw_tree(root: Path, suite: Suite = PHOTO_SUITE) -> Path:
     return root
 
 
-def keys_of(found: Found) -> set[tuple[str, int, int]]:
-    return {(image.subject, image.prompt, image.sample) for image in found.pictures}
+def keys_of(tree: ImageTree) -> set[tuple[str, int, int]]:
+    return {(image.id.subject, image.id.prompt, image.id.sample) for image in tree.images}
 
 
 def write_manifest(path: Path, lines: list[dict[str, object]]) -> Path:
