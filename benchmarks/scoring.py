@@ -1,7 +1,7 @@
 """How fast `bdkit score` is, beside what people write themselves, on the same images and weights.
 
     python benchmarks/scoring.py --photos DIR         # 3,000 images, peers on 60 of them
-    python benchmarks/scoring.py --photos DIR --pictures 300 --peer-pictures 10 --linearity 150,300
+    python benchmarks/scoring.py --photos DIR --images 300 --peer-images 10 --linearity 150,300
 
 The job is the whole one: DINO, CLIP-I and CLIP-T of PNGs of 512 pixels against the real photos. Weights are random:
 that changes the figures, not the time. Each measurement is a process of its own, timed from the loaded networks to the
@@ -50,10 +50,10 @@ from bdkit.utils.io import write_bytes, write_json
 from dreambench.photos import photo_paths
 from dreambench.registry import load_suite
 from dreambench.suites import Suite
-from eval.score.checkpoints import WeightsSource
-from eval.score.evaluators import Evaluators, load_evaluators
+from eval.score.encoders import Evaluators
 from eval.score.images import read_images
 from eval.score.score import ScoreOptions, score_images
+from eval.score.weights import WeightsSource, load_evaluators
 
 SIDE = 512
 DRAWN = 12
@@ -126,16 +126,16 @@ def load(folder: Path, protocol: str = "dreambench") -> Evaluators:
 
 def ours(job: "Job") -> None:
     """Everything that `bdkit score` does, with an empty cache or a filled one."""
-    found = read_images(job.work / "pictures", job.suite, layout="tree")
+    tree = read_images(job.work / "images", job.suite, tree="tree")
     names = {subject.name: {prompt.index for prompt in job.suite.prompts(subject)} for subject in job.suite.subjects}
     wanted = tuple(
-        picture
-        for picture in found.pictures
-        if picture.prompt in names[picture.subject] and picture.sample < job.suite.samples_per_prompt
+        image
+        for image in tree.images
+        if image.id.prompt in names[image.id.subject] and image.id.sample < job.suite.samples_per_prompt
     )
     options = ScoreOptions(workers=job.workers, cache=job.cache)
     score_images(
-        replace(found, pictures=wanted, unknown=()), job.suite, job.evaluators, job.out, photos=job.photos,
+        replace(tree, images=wanted, unknown=()), job.suite, job.evaluators, job.out, photos=job.photos,
         options=options, show_progress=False,
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ class Job:
     """What one measurement is of."""
 
     def __init__(self, args: argparse.Namespace, protocol: str = "dreambench") -> None:
-        self.work, self.photos, self.pictures, self.workers = args.work, args.photos, args.pictures, args.workers
+        self.work, self.photos, self.n_images, self.workers = args.work, args.photos, args.images, args.workers
         self.suite = suite_of(args.of, args.subjects)
         self.evaluators = load(args.work, protocol)
         self.cache, self.out = args.work / f"cache-{args.of}", args.work / f"out-{args.of}"
@@ -190,7 +190,7 @@ def child(args: argparse.Namespace, what: str, of: int, pictures: int) -> dict[s
         found = json.loads(done_file.read_text(encoding="utf-8"))
         show(what, found, " (measured before)")
         return dict(found)
-    command = [sys.executable, __file__, "--what", what, "--of", str(of), "--pictures", str(pictures)]
+    command = [sys.executable, __file__, "--what", what, "--of", str(of), "--images", str(pictures)]
     command += ["--photos", str(args.photos), "--work", str(args.work)]
     command += [] if args.workers is None else ["--workers", str(args.workers)]
     command += [] if args.subjects is None else ["--subjects", str(args.subjects)]
@@ -227,8 +227,8 @@ def main() -> None:
     """Makes images and weights once, measures, and prints a table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of the DreamBench photos")
-    parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--peer-pictures", type=int, default=60, help="how many of them the peers score")
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--peer-images", type=int, default=60, help="how many of them the peers score")
     parser.add_argument("--linearity", default="500,1000,2000,4000", help="numbers of images; empty for none")
     parser.add_argument("--subjects", type=int, help="of so many subjects only, for a quick look")
     parser.add_argument("--workers", type=int)
@@ -246,17 +246,17 @@ def main() -> None:
         sizes = [int(size) for size in args.linearity.split(",") if size]
         if not (args.work / "clip.safetensors").exists():
             make_weights(args.work)
-        for size in {args.pictures, *sizes}:
-            make_images(suite_of(size, args.subjects), args.photos, args.work / "pictures")
+        for size in {args.images, *sizes}:
+            make_images(suite_of(size, args.subjects), args.photos, args.work / "images")
         print(f"{os.cpu_count()} processors, torch {torch.__version__} with {torch.get_num_threads()} threads")
         print("torchmetrics' own CLIPScore" if has_torchmetrics() else "no torchmetrics: its loop without the package")
-        found = {what: child(args, what, args.pictures, args.pictures) for what in ("ours", "again")}
+        found = {what: child(args, what, args.images, args.images) for what in ("ours", "again")}
         for what in ("torchmetrics", "per-pair", "embed-once"):
-            found[what] = child(args, what, args.pictures, args.peer_images)
+            found[what] = child(args, what, args.images, args.peer_images)
         for what, other in found.items():
             print(f"ours is {found['ours']['per_second'] / other['per_second']:6.2f} x {what}")
-        lines = {size: child(args, "ours", size, size) for size in sizes if size != args.pictures}
-        lines[args.pictures] = found["ours"]
+        lines = {size: child(args, "ours", size, size) for size in sizes if size != args.images}
+        lines[args.images] = found["ours"]
         each = {size: line["seconds"] / line["pictures"] for size, line in sorted(lines.items())}
         line: dict[str, float] = {}
         if sizes:

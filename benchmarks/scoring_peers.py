@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from bdkit.utils.images import read_image
 from dreambench.photos import photo_paths
-from eval.score.preprocessing import to_batch
+from eval.score.encoders import to_batch
 
 METHOD = "made"
 MAX_PROMPTS = 25
@@ -31,7 +31,7 @@ class Peers:
             for number in range(MAX_PROMPTS)
             for subject in job.suite.subjects
             for prompt in job.suite.prompts(subject)[number : number + 1]
-        ][: job.pictures]  # fmt: skip
+        ][: job.n_images]  # fmt: skip
         self.reference_seconds = 0.0
         self.known: dict[tuple[str, Path], torch.Tensor] = {}
 
@@ -104,8 +104,8 @@ class _Processor:
 
     def __call__(self, text: Any = None, images: Any = None, **_: Any) -> dict[str, torch.Tensor]:
         if images is not None:
-            pictures = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in images]
-            return {"pixel_values": to_batch(pictures, self.clip.how)}
+            drawn = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in images]
+            return {"pixel_values": to_batch(drawn, self.clip.how)}
         tokens = self.clip.tokenizer(text)
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 

@@ -22,11 +22,11 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
 from bdkit.utils.io import write_bytes
+from bdkit.utils.progress import progress_bar
 from eval.score.encoders import ClipEncoder, Encoder, crop_pixels
 from eval.score.protocols import Preprocessing
 
@@ -146,7 +146,7 @@ class Features:
         files = ImageFiles(paths, hows, known, cut_out)
         waiting: dict[str, dict[bytes, Pixels]] = {key: {} for key in self._distinct}
         read: dict[Path, ReadFile] = {}
-        bar = tqdm(total=len(paths), desc="scoring", unit=" images", disable=not show_progress, dynamic_ncols=True)
+        bar = progress_bar(total=len(paths), desc="scoring", unit=" images", show=show_progress)
         try:
             with bar:
                 for path, file in zip(paths, _load(files, workers), strict=True):

@@ -6,6 +6,7 @@ references/SUBJECT/<name of the reference>.png.
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -232,8 +233,10 @@ def load_lpips(source: WeightsSource | None = None, device: str = "cpu") -> Perc
             f"LPIPS needs {ALEXNET_FILE}, torchvision's AlexNet weights, which is not here: put it in "
             f"${WEIGHTS_DIR_VARIABLE}/{LPIPS_FOLDER}/"
         )
-    # pnet_rand: without it the package downloads AlexNet
-    network = LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it uses torchvision's old arguments
+        # pnet_rand: without it the package downloads AlexNet
+        network = LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
     try:
         state = read_weights(path)
         # slice3.6.weight of the package is features.6.weight of torchvision
@@ -247,7 +250,7 @@ def load_lpips(source: WeightsSource | None = None, device: str = "cpu") -> Perc
 
     @torch.inference_mode()
     def distance(first: PixelArray, second: PixelArray) -> FloatArray:
-        pairs = [torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1 for stack in (first, second)]
+        pairs = [torch.tensor(stack).permute(0, 3, 1, 2).float() / 127.5 - 1 for stack in (first, second)]
         parts = zip(*(stack.to(device).split(BATCH) for stack in pairs), strict=True)
         return torch.cat([network(*part)[:, 0].double().cpu() for part in parts]).numpy()
 

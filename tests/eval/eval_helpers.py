@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from bdkit.utils.images import write_png
-from dreambench.suites import Suite, load_suite
+from dreambench.registry import load_suite
+from dreambench.suites import Suite
 from eval.experiments import Row
 from eval.generate.references import prepare
 from eval.results_dir import REAL, REAL_WITH_SELF, save_suite, subject_ids

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from eval_helpers import METHODS, ROWS
+from eval_helpers import tiny_evaluators as evaluators
 from PIL import Image
-from tiny_bench import METHODS, ROWS, evaluators
 
 from dreambench.registry import load_suite
 from eval.bench import BenchConfig, run_bench

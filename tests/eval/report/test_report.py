@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from bdkit.cli import main
 from eval.report.html import make_report
 from eval.report.tables import make_tables
-from eval.score.images import Found, Picture, read_tree
+from eval.score.images import ImageFile, ImageTree, read_tree
 
 METHODS = ("base", "<b>bold & sharp</b>")
 N = 2 * 2 * SUITE.n_images
@@ -92,8 +93,8 @@ def test_images_of_another_program_are_found(out: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "scores", make_scores(("base", "bold")))
     shutil.copytree(out / "references", folder / "references")
     own = read_tree(out, SUITE, "x")
-    elsewhere = tuple(picture for picture in own.pictures if picture.method == "base")
-    make_report(folder, make_tables(folder), tree=Found(out, elsewhere), show_progress=False)
+    elsewhere = tuple(image for image in own.images if image.id.method == "base")
+    make_report(folder, make_tables(folder), tree=ImageTree(out, elsewhere), show_progress=False)
     data = data_of(folder / "report.html")
     assert len(data["images"]) == data["absent"] == N // 2
     assert not (folder / "grid.png").exists()
@@ -118,7 +119,7 @@ def test_missing_images_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
     first = next((tmp_path / "images" / "seed0" / "base" / "dog").iterdir())
     first.unlink()
     scores = make_scores(("base",))
-    there = read_tree(tmp_path, SUITE, "x").pictures
+    there = read_tree(tmp_path, SUITE, "x").images
     kept = {(p.method, p.seed_set, p.subject, p.prompt, p.sample) for p in there}
     keys = zip(*(scores[name] for name in ("method", "seed_set", "subject", "prompt", "sample")), strict=True)
     scores = scores[[key in kept or key[3] == -1 for key in keys]]
@@ -133,11 +134,11 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     make_folder(tmp_path, make_scores(METHODS))
     add_images(tmp_path, ("base",))
     pictures = [
-        Picture(picture.path, method, picture.seed_set, picture.subject, picture.prompt, picture.sample)
+        ImageFile(image.path, replace(image.id, method=method))
         for method in METHODS
-        for picture in read_tree(tmp_path, SUITE, "x").pictures
+        for image in read_tree(tmp_path, SUITE, "x").images
     ]
-    make_report(tmp_path, make_tables(tmp_path), tree=Found(tmp_path, tuple(pictures)), show_progress=False)
+    make_report(tmp_path, make_tables(tmp_path), tree=ImageTree(tmp_path, tuple(pictures)), show_progress=False)
     page = (tmp_path / "report.html").read_text()
     assert "<b>bold" not in page
     assert data_of(tmp_path / "report.html")["rows"] == [METHODS[1], "Base model, not personalised"]

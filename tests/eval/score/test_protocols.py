@@ -9,11 +9,11 @@ from torchvision import transforms
 
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
-from dreambench.suites import load_suite
-from eval.score.preprocessing import to_batch
+from dreambench.registry import load_suite
+from eval.score.encoders import to_batch
 from eval.score.protocols import (
     PROTOCOLS,
-    Protocol,
+    ScoringProtocol,
     check_one_protocol,
     differences,
     find_protocol,
@@ -22,14 +22,14 @@ from eval.score.protocols import (
 )
 
 
-def picture(width: int, height: int) -> Image.Image:
+def draw_image(width: int, height: int) -> Image.Image:
     coarse = np.random.default_rng(width).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 431), (224, 224), (100, 37), (512, 512)])
 def test_squashed_and_timms_own_pixels_are_the_published_ones(size: tuple[int, int]) -> None:
-    image = picture(*size)
+    image = draw_image(*size)
     normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     squash = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), normalise])
     assert (to_batch([image], PROTOCOLS["dino-squash"].dino)[0] == squash(image)).all()
@@ -39,7 +39,9 @@ def test_squashed_and_timms_own_pixels_are_the_published_ones(size: tuple[int, i
 
 def test_names_are_keys_and_each_variant_differs_as_it_says() -> None:
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
-    assert all(set(settings(p)) == {f.name for f in fields(Protocol)} - {"name", "summary"} for p in PROTOCOLS.values())
+    assert all(
+        set(settings(p)) == {f.name for f in fields(ScoringProtocol)} - {"name", "summary"} for p in PROTOCOLS.values()
+    )
     changed = {name: set(differences(protocol)) for name, protocol in PROTOCOLS.items() if name != "mini"}
     assert changed == {
         "dreambench": set(),

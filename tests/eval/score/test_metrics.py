@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from eval_helpers import TinyEncoder, tiny_classifier
 from PIL import Image
-from tiny_bench import TinyClassifier, TinyEncoder
 
 from bdkit.miniworld.changes import CHANGES
 from bdkit.miniworld.contexts import CONTEXTS
@@ -14,15 +14,15 @@ from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import sample_subject
 from bdkit.miniworld.truth import truth
-from dreambench.suites import Prompt, class_nouns, load_suite
-from eval.score.metrics import METRICS, Batch
-from eval.score.metrics.prompt_right import expected
+from dreambench.registry import class_nouns, load_suite
+from dreambench.suites import Prompt
+from eval.score.metrics import METRICS, Batch, expected_output
 
 SUBJECTS = ("dog", "vase", "teapot")
 OWN = 1
 
 
-def pictures(class_noun: str, key: str, count: int) -> list[Image.Image]:
+def draw_images(class_noun: str, key: str, count: int) -> list[Image.Image]:
     subject = sample_subject(class_noun, key)
     rng = np.random.default_rng(count)
     return [Image.fromarray(render(sample_scene(subject, rng)).image) for _ in range(count)]
@@ -31,8 +31,8 @@ def pictures(class_noun: str, key: str, count: int) -> list[Image.Image]:
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     encoders = {name: TinyEncoder(seed) for seed, name in enumerate(("dino", "clip", "identity"))}
-    references = [pictures(noun, "r", 4) for noun in SUBJECTS]
-    generated = [*pictures("vase", "r", 3), *pictures("dog", "other", 2)]
+    references = [draw_images(noun, "r", 4) for noun in SUBJECTS]
+    generated = [*draw_images("vase", "r", 3), *draw_images("dog", "other", 2)]
     prompts = tuple(load_suite("mini").object_prompts[index] for index in (0, 3, 12, 20, 24))
     texts = [prompt.text("vase") for prompt in prompts]
     return Batch(
@@ -40,7 +40,7 @@ def batch() -> Batch:
         references={name: encoder.embed_images(references[OWN]) for name, encoder in encoders.items()},
         pairs=np.random.default_rng(0).random((5, 4)) < 0.7,
         texts=encoders["clip"].embed_texts(texts),
-        predictions=TinyClassifier(1).predict(generated),
+        predictions=tiny_classifier(1).predict(generated),
         prompts=prompts,
         gallery=tuple(encoders["identity"].embed_images(images) for images in references),
         subject_index=OWN,
@@ -57,8 +57,8 @@ def cosine(one: list[float], other: list[float]) -> float:
 def test_subject_metrics(batch: Batch, metric: str, encoder: str) -> None:
     generated, references = batch.generated[encoder].tolist(), batch.references[encoder].tolist()
     wanted = []
-    for row, picture in enumerate(generated):
-        cosines = [cosine(picture, references[column]) for column in range(4) if batch.pairs[row, column]]
+    for row, image in enumerate(generated):
+        cosines = [cosine(image, references[column]) for column in range(4) if batch.pairs[row, column]]
         wanted.append(sum(cosines) / len(cosines))
     found = METRICS[metric].score(batch)
     assert found.dtype == np.float64
@@ -73,14 +73,14 @@ def test_clip_t(batch: Batch) -> None:
 
 def test_retrieval(batch: Batch) -> None:
     wanted = []
-    for row, picture in enumerate(batch.generated["identity"].tolist()):
+    for row, image in enumerate(batch.generated["identity"].tolist()):
         similarities = []
         for number, gallery in enumerate(batch.gallery):
             vectors = gallery.tolist()
             if number == OWN:
                 vectors = [vector for column, vector in enumerate(vectors) if batch.pairs[row, column]]
             mean = [sum(values) / len(vectors) for values in zip(*vectors, strict=True)]
-            similarities.append(cosine(picture, mean))
+            similarities.append(cosine(image, mean))
         wanted.append(float(similarities.index(max(similarities)) == OWN))
     found = METRICS["retrieval"].score(batch)
     np.testing.assert_array_equal(found, wanted)
@@ -101,7 +101,7 @@ def test_prompt_right_reads_the_output_of_the_prompts_kind() -> None:
     predictions = {name: np.full((len(prompts), size), -5.0) for name, size in sizes.items()}
     for row, prompt in enumerate(prompts):
         if row % 2:
-            output, index = expected(prompt)
+            output, index = expected_output(prompt)
             predictions[output][row, index] = 0.0
         else:
             for output, size in sizes.items():
@@ -125,7 +125,7 @@ def test_expected_is_the_mini_worlds_truth(live: bool) -> None:
     subject = sample_subject("cat" if live else "boot", "x", "test")
     prompts: tuple[Prompt, ...] = suite.live_prompts if live else suite.object_prompts
     for prompt in prompts:
-        output, index = expected(prompt)
+        output, index = expected_output(prompt)
         assert truth(scene_for_prompt(subject, prompt.template, seed=1))[f"{output}_index"] == index
     assert len(CONTEXTS) == 20
     assert len(OUTFITS) == 10

@@ -3,16 +3,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from eval_helpers import METHODS, ROWS
+from eval_helpers import tiny_evaluators as evaluators
 from PIL import Image
-from tiny_bench import METHODS, ROWS, evaluators
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from eval.experiments import BenchConfig
 from eval.generate.references import prepare
 from eval.generate.run import generate
-from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, Job, find_jobs
+from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF
+from eval.score.images import read_images
 from eval.score.metrics import METRICS
 from eval.score.score import COLUMNS, read_scores, score_folder
 
@@ -94,12 +96,12 @@ def test_generated_against_a_plain_loop(out: Path) -> None:
         rows = frame[(frame["method"] == "tiny-2") & (frame["subject"] == subject.name)]
         rows = rows[(rows["prompt"] == prompt.index) & (rows["sample"] == 1)].set_index("metric")["value"]
         for metric, name in (("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")):
-            picture = networks.encoders[name].embed_images([read_image(path)])[0].astype(np.float64)
-            cosines = [picture @ vector for vector in networks.encoders[name].embed_images(references)]
+            image = networks.encoders[name].embed_images([read_image(path)])[0].astype(np.float64)
+            cosines = [image @ vector for vector in networks.encoders[name].embed_images(references)]
             assert rows[metric] == pytest.approx(np.mean(cosines), abs=2e-6)
-        picture = networks.encoders["clip"].embed_images([read_image(path)])[0]
+        image = networks.encoders["clip"].embed_images([read_image(path)])[0]
         text = networks.encoders["clip"].embed_texts([prompt.text(subject.class_noun)])[0]
-        assert rows["clip_t"] == pytest.approx(float(picture @ text), abs=2e-6)
+        assert rows["clip_t"] == pytest.approx(float(image @ text), abs=2e-6)
 
 
 def test_missing_images_are_listed(out: Path) -> None:
@@ -122,7 +124,7 @@ def test_many_missing_images_are_one_line_and_a_file(out: Path) -> None:
     with pytest.raises(
         InputError, match=rf"{SUITE.n_images} images are missing .* more; .*problems\.csv lists all"
     ) as caught:
-        score(out, jobs=[Job("absent", 0)])
+        score(out, rows=[("absent", 0)])
     assert "\n" not in str(caught.value)
     assert len(pd.read_csv(out / "problems.csv")) == SUITE.n_images
 
@@ -142,7 +144,7 @@ def test_images_of_another_program_are_scored(tmp_path: Path) -> None:
                 path = tmp_path / f"images/seed0/theirs/{subject.name}/{prompt.index:02d}-{sample}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGBA", (30, 20), (9, prompt.index, sample, 100)).save(path)
-    assert find_jobs(tmp_path) == [Job("theirs", 0)]
+    assert read_images(tmp_path, SUITE).rows == [("theirs", 0)]
     frame = score(tmp_path)
     assert set(frame["method"]) == {REAL, REAL_WITH_SELF, "theirs"}
 

@@ -16,17 +16,17 @@ from transformers import (
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
-from eval.score.masks import ClipSegSegmenter, keep, keep_background, keep_subject, mean_colour, read_mask
+from eval.score.masks import ClipSegSegmenter, keep, mean_colour, read_mask
 from eval.score.protocols import PROTOCOLS
 
 
-def picture(size: tuple[int, int] = (6, 4)) -> Image.Image:
+def draw_image(size: tuple[int, int] = (6, 4)) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3))
     return Image.fromarray(values.astype(np.uint8))
 
 
 def test_keep_is_a_plain_loop() -> None:
-    image, fill = picture(), (10, 20, 30)
+    image, fill = draw_image(), (10, 20, 30)
     mask = np.random.default_rng(1).random((4, 6))
     for kept in ("subject", "background"):
         found = np.asarray(keep(image, mask, kept, fill))  # type: ignore[arg-type]
@@ -42,17 +42,15 @@ def test_the_other_side_does_not_matter() -> None:
     """What is blanked out cannot change what a network sees."""
     mask = np.zeros((4, 6))
     mask[1:3, 2:5] = 1
-    first, second = np.asarray(picture()).copy(), np.asarray(picture()).copy()
+    first, second = np.asarray(draw_image()).copy(), np.asarray(draw_image()).copy()
     second[mask == 0] = 77
-    how = PROTOCOLS["mini"].dino
-    views = [keep_subject(Image.fromarray(p), mask, how) for p in (first, second)]
+    fill = mean_colour(PROTOCOLS["mini"].dino)
+    views = [keep(Image.fromarray(p), mask, "subject", fill) for p in (first, second)]
     assert views[0].tobytes() == views[1].tobytes()
-    assert (
-        keep_background(Image.fromarray(first), mask, how).tobytes()
-        != keep_background(Image.fromarray(second), mask, how).tobytes()
-    )
+    others = [keep(Image.fromarray(p), mask, "background", fill) for p in (first, second)]
+    assert others[0].tobytes() != others[1].tobytes()
     with pytest.raises(ValueError, match="does not fit"):
-        keep_subject(picture((5, 5)), mask, how)
+        keep(draw_image((5, 5)), mask, "subject", fill)
 
 
 def test_fill_is_what_the_network_sees_as_zero() -> None:
@@ -64,15 +62,15 @@ def test_mask_files(tmp_path: Path) -> None:
     values = np.zeros((4, 6), np.uint8)
     values[:, 3:] = 255
     write_png(Image.fromarray(values), tmp_path / "dog" / "00-1.png")
-    found = read_mask(tmp_path, Path("dog/00-1"), (6, 4))
+    found = read_mask(tmp_path / "dog/00-1.png", (6, 4))
     np.testing.assert_array_equal(found, values / 255)
     with pytest.raises(InputError, match="every image needs its mask"):
-        read_mask(tmp_path, Path("dog/00-2"), (6, 4))
+        read_mask(tmp_path / "dog/00-2.png", (6, 4))
     with pytest.raises(InputError, match="has 6 x 4 pixels, its image 4 x 6"):
-        read_mask(tmp_path, Path("dog/00-1"), (4, 6))
+        read_mask(tmp_path / "dog/00-1.png", (4, 6))
     (tmp_path / "dog" / "00-3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="not a readable image"):
-        read_mask(tmp_path, Path("dog/00-3"), (6, 4))
+        read_mask(tmp_path / "dog/00-3.png", (6, 4))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +98,7 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clipseg_masks_have_the_images_sizes(clipseg: Path) -> None:
     segment = ClipSegSegmenter(str(clipseg))
-    images = [picture((40, 30)), picture((20, 50))]
+    images = [draw_image((40, 30)), draw_image((20, 50))]
     masks = segment(images, "dog")
     assert [mask.shape for mask in masks] == [(30, 40), (50, 20)]
     assert all(set(np.unique(mask)) <= {0.0, 1.0} for mask in masks)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from drawn_images import SUITE, draw, keys_of, places, tree, write_manifest
+from eval_helpers import PHOTO_SUITE as SUITE
+from eval_helpers import draw, draw_tree, keys_of, suite_keys, write_manifest
 
 from bdkit.utils.errors import InputError
 from eval.score.images import read_images, read_manifest
@@ -11,16 +12,16 @@ from eval.score.images import read_images, read_manifest
 
 @pytest.mark.parametrize("folders", ["", "mine", "seed3/mine", "images/seed3/mine"])
 def test_the_tree_is_read_at_any_depth(tmp_path: Path, folders: str) -> None:
-    tree(tmp_path / "in" / folders)
+    draw_tree(tmp_path / "in" / folders)
     found = read_images(tmp_path / "in", SUITE)
-    assert keys_of(found) == set(places())
-    assert {picture.method for picture in found.pictures} == {"mine" if folders else "in"}
-    assert {picture.seed_set for picture in found.pictures} == {3 if "seed" in folders else 0}
+    assert keys_of(found) == set(suite_keys())
+    assert {image.id.method for image in found.images} == {"mine" if folders else "in"}
+    assert {image.id.seed_set for image in found.images} == {3 if "seed" in folders else 0}
     assert found.unknown == ()
 
 
 def test_prompt_folders_are_read_with_and_without_token(tmp_path: Path) -> None:
-    for seed, (name, index, sample) in enumerate(places()):
+    for seed, (name, index, sample) in enumerate(suite_keys()):
         subject = next(subject for subject in SUITE.subjects if subject.name == name)
         prompt = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == index)
         text = prompt.template.format("sks" if index % 2 else "", subject.class_noun)
@@ -29,8 +30,8 @@ def test_prompt_folders_are_read_with_and_without_token(tmp_path: Path) -> None:
     (tmp_path / "theirs" / SUITE.subjects[0].name / "a dog that flies").mkdir()
     draw(tmp_path / "theirs" / SUITE.subjects[0].name / "a dog that flies" / "1.png", 5)
     found = read_images(tmp_path, SUITE)
-    assert {(subject, prompt) for subject, prompt, _ in keys_of(found)} == {place[:2] for place in places()}
-    assert {picture.method for picture in found.pictures} == {"theirs"}
+    assert {(subject, prompt) for subject, prompt, _ in keys_of(found)} == {place[:2] for place in suite_keys()}
+    assert {image.id.method for image in found.images} == {"theirs"}
     assert [reason for _, reason in found.unknown] == [f"'a dog that flies' is no prompt of {SUITE.subjects[0].name}"]
 
 
@@ -39,13 +40,13 @@ def test_samples_of_prompt_folders_count_in_natural_order(tmp_path: Path) -> Non
     folder = tmp_path / subject.name / SUITE.prompts(subject)[0].text(subject.class_noun)
     for name in ("10.png", "2.png"):
         draw(folder / name, int(name[:-4]))
-    found = read_images(tmp_path, SUITE, layout="prompt-folders")
-    assert {picture.path.name: picture.sample for picture in found.pictures} == {"2.png": 0, "10.png": 1}
+    found = read_images(tmp_path, SUITE, tree="prompt-folders")
+    assert {image.path.name: image.id.sample for image in found.images} == {"2.png": 0, "10.png": 1}
 
 
 def test_the_layout_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) -> None:
     root = tmp_path / "blip_gs7_5"
-    for seed, (name, index, sample) in enumerate(places()):
+    for seed, (name, index, sample) in enumerate(suite_keys()):
         subject = next(subject for subject in SUITE.subjects if subject.name == name)
         text = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == index).text(subject.class_noun)
         for kind in ("src_image", "tgt_image"):
@@ -55,8 +56,8 @@ def test_the_layout_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) ->
         path.write_text("a bird" if seed == 0 else text)
     for given in (tmp_path, root):
         found = read_images(given, SUITE)
-        assert keys_of(found) == set(places()[1:])
-        assert {picture.method for picture in found.pictures} == {"blip_gs7_5"}
+        assert keys_of(found) == set(suite_keys()[1:])
+        assert {image.id.method for image in found.images} == {"blip_gs7_5"}
         assert [reason for _, reason in found.unknown] == ["made for 'a bird', not for the suite's prompt 0"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bdkit.cli import main
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 
 SUITE = load_suite("mini-quick")
 pytestmark = [pytest.mark.slow, pytest.mark.weights]
@@ -70,21 +70,18 @@ def test_missing_images_stop_it_or_show_in_the_table(
         lost.write_bytes(data)
 
 
-def test_shards_are_merged_to_the_same_bytes(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert score(theirs, tmp_path / "whole") == 0
+def test_shards_fill_the_cache_for_the_same_bytes(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(theirs, tmp_path / "whole", "--no-cache") == 0
+    cache = ["--cache", str(tmp_path / "cache")]
     for number in (2, 1):
-        assert score(theirs, tmp_path / f"part-{number}", "--shard", f"{number}/2") == 0
-        assert f"those of shard {number}/2, are in" in capsys.readouterr().out
-    parts = [str(tmp_path / f"part-{number}") for number in (1, 2)]
-    assert main(["merge", parts[0], "--out", str(tmp_path / "out")]) == 2
-    assert "the scores of shard 2/2 are in none of these folders" in capsys.readouterr().err
-    assert main(["merge", *parts, "--out", str(tmp_path / "out")]) == 0
-    assert "'bdkit table" in capsys.readouterr().out
-    names = {path.name for path in (tmp_path / "whole").iterdir()}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+        assert score(theirs, tmp_path / "out", "--shard", f"{number}/2", *cache) == 0
+        assert f"Shard {number}/2 is in the cache" in capsys.readouterr().out
+    assert score(theirs, tmp_path / "out", *cache) == 0
     for name in ("scores.csv", "scores.parquet", "run.json", "suite.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert main(["report", str(tmp_path / "out"), "--pictures", str(theirs)]) == 0
+    assert main(["report", str(tmp_path / "out"), "--images", str(theirs)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -95,9 +92,10 @@ def test_shards_are_merged_to_the_same_bytes(theirs: Path, tmp_path: Path, capsy
             "weights of timm/vit_small_patch16_224.dino are not here (--offline)",
         ),
         (["--protocol", "dreamy"], "unknown protocol 'dreamy'"),
-        (["--layout", "heap"], "unknown layout 'heap'"),
+        (["--tree", "heap"], "unknown tree 'heap'"),
         (["--suite", "dreamy"], "unknown suite 'dreamy'; known are dreambench, dreambench-plus"),
         (["--shard", "4/3"], "'4/3' is no shard"),
+        (["--shard", "1/3", "--no-cache"], "name a folder for it with --cache"),
         (["--metrics", "dinov9"], "dinov9"),
         (["--dino-weights", "none.pth", "--protocol", "dreambench"], "none.pth of dino is not there"),
     ],

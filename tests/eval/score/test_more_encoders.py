@@ -17,9 +17,8 @@ from torchvision.transforms import v2
 from transformers import PreTrainedTokenizerFast
 
 from bdkit.utils.errors import InputError
-from eval.score.checkpoints import WeightsSource
-from eval.score.encoders import ClipEncoder
-from eval.score.more_encoders import MORE_ENCODERS, EncoderChoice, load_more_encoder
+from eval.score.encoders import ENCODERS, ClipEncoder, EncoderSpec
+from eval.score.weights import WeightsSource, build_encoder, load_encoder
 
 TINY = "tiny-SigLIP2"
 SIDE = 224
@@ -41,11 +40,11 @@ def cosines(vectors: np.ndarray) -> list[list[float]]:
 
 def test_dinov2_is_timms_class_token(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    name = MORE_ENCODERS["dinov2"].model
+    name = ENCODERS["dinov2"].model
     network = timm.create_model(name, pretrained=False, num_classes=0)
     save_file(network.state_dict(), tmp_path / "dinov2.safetensors")
     source = WeightsSource(files=(("dinov2", tmp_path / "dinov2.safetensors"),), offline=True)
-    encoder = load_more_encoder("dinov2", source)
+    encoder = load_encoder("dinov2", "dreambench", source=source)
     transform = v2.Compose(
         [
             v2.PILToTensor(),
@@ -70,11 +69,11 @@ def test_dinov2_is_timms_class_token(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[EncoderChoice, Path]:
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[EncoderSpec, Path]:
     """open_clip's SigLIP 2 classes with small numbers, and a folder with their weights and tokenizer."""
     folder = tmp_path_factory.mktemp("weights") / "tiny-siglip2"
     folder.mkdir()
-    config = open_clip.get_model_config(MORE_ENCODERS["siglip2"].model)
+    config = open_clip.get_model_config(ENCODERS["siglip2"].model)
     config["embed_dim"] = config["text_cfg"]["width"] = 64
     config["text_cfg"] |= {"vocab_size": len(WORDS), "heads": 2, "layers": 1, "hf_tokenizer_name": ""}
     config["vision_cfg"] |= {"timm_model_name": "vit_tiny_patch16_224", "image_size": SIDE}
@@ -88,20 +87,21 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[EncoderChoice, Pat
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    standard = MORE_ENCODERS["siglip2"]
-    choice = EncoderChoice(
+    standard = ENCODERS["siglip2"]
+    spec = EncoderSpec(
         library="open_clip",
         model=TINY,
         repository="timm/tiny-siglip2",
         filename=standard.filename,
-        how=replace(standard.how, crop=SIDE),
+        tokenizer=standard.tokenizer,
+        pixels=replace(standard.pixels, crop=SIDE),
     )
-    return choice, folder
+    return spec, folder
 
 
-def test_siglip2_is_open_clips(siglip: tuple[EncoderChoice, Path]) -> None:
-    choice, folder = siglip
-    encoder = load_more_encoder("siglip2", WeightsSource(folder=folder.parent, offline=True), choice=choice)
+def test_siglip2_is_open_clips(siglip: tuple[EncoderSpec, Path]) -> None:
+    spec, folder = siglip
+    encoder = build_encoder("siglip2", spec, source=WeightsSource(folder=folder.parent, offline=True))
     assert isinstance(encoder, ClipEncoder)
     network = open_clip.create_model(TINY).eval()
     network.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
@@ -121,21 +121,21 @@ def test_siglip2_is_open_clips(siglip: tuple[EncoderChoice, Path]) -> None:
     assert abs(cosines(found)[0][0] - 1) < 1e-6
 
 
-def test_mistakes_are_one_line(siglip: tuple[EncoderChoice, Path], tmp_path: Path) -> None:
-    choice, folder = siglip
+def test_mistakes_are_one_line(siglip: tuple[EncoderSpec, Path], tmp_path: Path) -> None:
+    spec, folder = siglip
     offline = WeightsSource(folder=tmp_path, offline=True)
     for name in ("dinov2", "siglip2"):
         with pytest.raises(InputError, match="are not here") as missing:
-            load_more_encoder(name, offline)
+            load_encoder(name, "dreambench", source=offline)
         assert "\n" not in str(missing.value)
-    with pytest.raises(InputError, match="unknown encoder 'dinov3'; known: dinov2, siglip2"):
-        load_more_encoder("dinov3")
+    with pytest.raises(InputError, match=r"unknown encoder 'dinov3'; known: .* dinov2, siglip2"):
+        load_encoder("dinov3", "mini")
     (tmp_path / "tiny-siglip2").mkdir()
     (tmp_path / "tiny-siglip2" / "open_clip_model.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="broken or of another network"):
-        load_more_encoder("siglip2", offline, choice=choice)
+        build_encoder("siglip2", spec, source=offline)
     good = (folder / "open_clip_model.safetensors").read_bytes()
     (tmp_path / "tiny-siglip2" / "open_clip_model.safetensors").write_bytes(good)
     (tmp_path / "tiny-siglip2" / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="tokenizer"):
-        load_more_encoder("siglip2", offline, choice=choice)
+        build_encoder("siglip2", spec, source=offline)

@@ -20,14 +20,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dreambench.photos import photo_paths
-from dreambench.suites import Suite, load_suite
-from eval.results_dir import REAL, REAL_WITH_SELF
-from eval.score.checkpoints import load_into
-from eval.score.encoders import ClipEncoder, Encoder
-from eval.score.evaluators import Evaluators, load_evaluators
-from eval.score.images import Found, Picture
+from dreambench.registry import load_suite
+from dreambench.suites import Suite
+from eval.results_dir import REAL, REAL_WITH_SELF, ImageId
+from eval.score.encoders import ClipEncoder, Encoder, Evaluators
+from eval.score.images import ImageFile, ImageTree
 from eval.score.protocols import PROTOCOLS, find_protocol
 from eval.score.score import ScoreOptions, score_images
+from eval.score.weights import load_evaluators, load_into
 
 LAYERS = int(os.environ.get("BDKIT_REFERENCE_LAYERS", "1"))
 SUBJECTS = int(os.environ.get("BDKIT_REFERENCE_SUBJECTS", "30"))
@@ -91,19 +91,19 @@ def suite() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def found(suite: Suite, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def found(suite: Suite, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageTree:
     """A third of each photo in another image, so that cosines are neither 0 nor 1."""
     root = tmp_path_factory.mktemp("images")
-    pictures = []
+    images = []
     for subject in suite.subjects:
         for prompt in suite.prompts(subject):
-            number = len(pictures)
+            number = len(images)
             path = root / f"{number}.png"
             size = SIZES[number % len(SIZES)]
             with Image.open(photos / subject.name / "01.png") as photo:
                 Image.blend(textured(900 + number, size), photo.resize(size), 0.6).save(path)
-            pictures.append(Picture(path, "mine", 0, subject.name, prompt.index, 0))
-    return Found(root, tuple(pictures))
+            images.append(ImageFile(path, ImageId("mine", 0, subject.name, prompt.index, 0)))
+    return ImageTree(root, tuple(images))
 
 
 @dataclass
@@ -185,37 +185,37 @@ def texts_of(template: str, noun: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", reference.VARIANTS)
 def test_every_protocol_is_the_references(
-    name: str, suite: Suite, found: Found, photos: Path, networks: Networks,
+    name: str, suite: Suite, found: ImageTree, photos: Path, networks: Networks,
     embedded: tuple[Callable[..., np.ndarray], ...], cache_folder: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     if name in COSTLY:
         suite = replace(suite, subjects=suite.subjects[: max(1, COSTLY[name] // 7)])
     names = {subject.name: subject for subject in suite.subjects}
-    found = Found(found.root, tuple(picture for picture in found.pictures if picture.subject in names))
+    found = ImageTree(found.root, tuple(image for image in found.images if image.id.subject in names))
     frame = score_images(
         found, suite, networks.evaluators(name), tmp_path, photos=photos,
         options=ScoreOptions(cache=cache_folder, workers=0), show_progress=False,
     )  # fmt: skip
     templates = {(s.name, prompt.index): prompt.template for s in suite.subjects for prompt in suite.prompts(s)}
-    pictures = {
-        (picture.subject, picture.prompt, 0): (
-            picture.path,
-            texts_of(templates[picture.subject, picture.prompt], names[picture.subject].class_noun),
+    images = {
+        (image.id.subject, image.id.prompt, 0): (
+            image.path,
+            texts_of(templates[image.id.subject, image.id.prompt], names[image.id.subject].class_noun),
         )
-        for picture in found.pictures
+        for image in found.images
     }
     references = {subject: sorted((photos / subject).iterdir()) for subject in names}
     scores = frame[frame["method"] == "mine"].pivot(
         index=["subject", "prompt", "sample"], columns="metric", values="value"
     )
-    given = dict.fromkeys(pictures, 0)
+    given = dict.fromkeys(images, 0)
     if name == "random-reference":
         # which one is not the reference's business, that it is one of them and the same for both metrics is
-        for key, (path, _) in pictures.items():
+        for key, (path, _) in images.items():
             own = [reference.cosine(embedded[1](path), embedded[1](other)) for other in references[key[0]]]
             given[key] = int(np.abs(np.array(own) - scores.loc[key, "clip_i"]).argmin())
-    expected = reference.score(name, *embedded, pictures, references, given)
-    assert len(scores) == len(expected) == len(pictures)
+    expected = reference.score(name, *embedded, images, references, given)
+    assert len(scores) == len(expected) == len(images)
     factor = reference.VARIANTS[name][4]
     for key, (dino, clip_i, clip_t) in expected.items():
         assert scores.loc[key, "dino"] == pytest.approx(dino, abs=TOLERANCE)
@@ -235,7 +235,7 @@ def test_both_oracles_are_the_references(
     cache_folder: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     frame = score_images(
-        Found(tmp_path, ()), suite, networks.evaluators("dreambench"), tmp_path / "out", photos=photos, jobs=[],
+        ImageTree(tmp_path, ()), suite, networks.evaluators("dreambench"), tmp_path / "out", photos=photos, rows=[],
         options=ScoreOptions(cache=cache_folder, workers=0), show_progress=False,
     )  # fmt: skip
     n_references = sum(subject.n_references for subject in suite.subjects)
@@ -265,8 +265,8 @@ def test_both_oracles_are_the_references(
 )
 def test_the_papers_oracle_with_the_public_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = score_images(
-        Found(tmp_path, ()), load_suite("dreambench"), load_evaluators("dreambench"), tmp_path / "out",
-        photos=photos_folder(), jobs=[], show_progress=False,
+        ImageTree(tmp_path, ()), load_suite("dreambench"), load_evaluators("dreambench"), tmp_path / "out",
+        photos=photos_folder(), rows=[], show_progress=False,
     )  # fmt: skip
     means = frame.groupby(["method", "metric", "subject"])["value"].mean().groupby(["method", "metric"]).mean()
     near = {

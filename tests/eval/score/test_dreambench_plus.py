@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from eval_helpers import METHODS, ROWS
+from eval_helpers import tiny_evaluators as evaluators
 from PIL import Image
-from tiny_bench import METHODS, ROWS, evaluators
 
 from bdkit.cli import main
 from dreambench.dreambench_plus import FOLDERS, KINDS, PUBLISHED_COUNTS
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from eval.bench import BenchConfig, run_bench
 from eval.report.tables import make_tables, markdown, summarise
 from eval.results_dir import load_saved_suite, save_suite
@@ -67,7 +68,7 @@ def test_images_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> None
             Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(target)
             words.write_text(prompt.text(subject.class_noun))
     found = read_images(tmp_path / "samples", suite)
-    assert len(found.pictures) == 18
+    assert len(found.images) == 18
     assert not found.unknown
     out = tmp_path / "scores"
     save_suite(suite, out)
@@ -97,7 +98,7 @@ def test_the_command_line_makes_a_table_of_it(photos: Path, tmp_path: Path, caps
     (samples / "negative_prompt.txt").write_text("")
     out = tmp_path / "scores"
     command = ["score", str(samples.parent), "--suite", "dreambench++", "--photos", str(photos), "--out", str(out)]
-    command += ["--layout", "dreambench++", "--protocol", "mini", "--workers", "0", "--no-cache"]
+    command += ["--tree", "dreambench++", "--protocol", "mini", "--workers", "0", "--no-cache"]
     assert main(command) == 2
     assert f"{150 * 9 - 36} images are missing" in capsys.readouterr().err
     assert main([*command, "--allow-missing"]) == 0

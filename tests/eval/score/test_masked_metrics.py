@@ -2,26 +2,29 @@
 
 from pathlib import Path
 
+import lpips
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
+from torchvision.models import AlexNet, alexnet
 
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import sample_scene
 from bdkit.miniworld.subjects import sample_subject
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from eval.generate.references import prepare
-from eval.results_dir import REAL, REAL_WITH_SELF, Job, image_path, slots
-from eval.score.extras import ExtraOptions
-from eval.score.perceptual import BACKBONE_FILE, FOLDER, HEADS_FILE, Lpips
+from eval.results_dir import REAL, REAL_WITH_SELF, subject_ids
+from eval.score.masks import ALEXNET_FILE, LPIPS_FOLDER, load_lpips
 from eval.score.score import Evaluators, ScoreOptions, load_evaluators, score_folder
+from eval.score.weights import WeightsSource
 
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2, samples=2)
-JOB = Job("theirs", 0)
+METHOD = "theirs"
 NAMES = (
     "dino_subject",
     "clip_i_subject",
@@ -51,8 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     number = 0
     for subject in SUITE.subjects:
         individual = sample_subject(subject.class_noun, "someone", "test")
-        for slot in slots(SUITE, subject):
-            path = image_path(out, JOB, slot)
+        for one in subject_ids(SUITE, METHOD, 0, subject):
+            path = one.path(out)
             image = render(sample_scene(individual, rng)).image
             write_png(Image.fromarray(image), path)
             place = path.relative_to(out / "images")
@@ -75,8 +78,8 @@ def evaluators() -> Evaluators:
 
 @pytest.fixture(scope="module")
 def scores(folder: Path, evaluators: Evaluators) -> pd.DataFrame:
-    extras = ExtraOptions(masks=str(folder.parent / "masks"), sources=folder.parent / "sources")
-    options = ScoreOptions(extras=extras, cache=folder.parent / "cache", workers=0)
+    extras = {"masks": str(folder.parent / "masks"), "sources": folder.parent / "sources"}
+    options = ScoreOptions(**extras, cache=folder.parent / "cache", workers=0)
     return score_folder(folder, evaluators, options=options, show_progress=False)
 
 
@@ -87,7 +90,7 @@ def masked(path: Path, mask: Path, kept: str) -> Image.Image:
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def values(scores: pd.DataFrame, metric: str, subject: str, method: str = JOB.method) -> list[float]:
+def values(scores: pd.DataFrame, metric: str, subject: str, method: str = METHOD) -> list[float]:
     rows = scores[(scores["metric"] == metric) & (scores["subject"] == subject) & (scores["method"] == method)]
     return rows.sort_values(["prompt", "sample"])["value"].tolist()
 
@@ -99,7 +102,7 @@ def test_subject_metrics_see_the_subject_alone(
 ) -> None:
     network = evaluators.encoders[encoder]
     for subject in SUITE.subjects:
-        paths = [image_path(folder, JOB, slot) for slot in slots(SUITE, subject)]
+        paths = [one.path(folder) for one in subject_ids(SUITE, METHOD, 0, subject)]
         masks = [folder.parent / "masks" / path.relative_to(folder / "images") for path in paths]
         own = sorted((folder / "references" / subject.name).glob("*.png"))
         of_own = [folder.parent / "masks" / path.relative_to(folder) for path in own]
@@ -120,12 +123,13 @@ def test_background_metric_reads_the_place(folder: Path, scores: pd.DataFrame, e
     clip = evaluators.encoders["clip"]
     for subject in SUITE.subjects:
         wanted = []
-        for slot in slots(SUITE, subject):
-            if slot.prompt.kind != "context":
+        prompts = {prompt.index: prompt for prompt in SUITE.prompts(subject) if prompt.kind == "context"}
+        for one in subject_ids(SUITE, METHOD, 0, subject):
+            if one.prompt not in prompts:
                 continue
-            path = image_path(folder, JOB, slot)
+            path = one.path(folder)
             mask = folder.parent / "masks" / path.relative_to(folder / "images")
-            words = slot.prompt.text(subject.class_noun).removeprefix(f"a {subject.class_noun} ")
+            words = prompts[one.prompt].text(subject.class_noun).removeprefix(f"a {subject.class_noun} ")
             image, text = clip.embed_images([masked(path, mask, "background")])[0], clip.embed_texts([words])[0]
             wanted.append(float(image.astype(float) @ text.astype(float)))
         assert wanted
@@ -137,7 +141,7 @@ def test_background_metric_reads_the_place(folder: Path, scores: pd.DataFrame, e
 def test_ssim_counts_the_strip_and_not_the_disc(scores: pd.DataFrame) -> None:
     for subject in SUITE.subjects:
         found = values(scores, "ssim_outside", subject.name)
-        assert len(found) == len(slots(SUITE, subject))
+        assert len(found) == len(subject_ids(SUITE, METHOD, 0, subject))
         assert all(0.5 < value < 0.99 for value in found)
 
 
@@ -160,8 +164,8 @@ def test_masks_are_part_of_what_is_cached(
         write_png(mask, tmp_path / path.relative_to(folder.parent / "masks"))
     found = {}
     for name, masks in (("same", folder.parent / "masks"), ("other", tmp_path)):
-        extras = ExtraOptions(masks=str(masks), sources=folder.parent / "sources")
-        options = ScoreOptions(extras=extras, cache=folder.parent / "cache", workers=0)
+        extras = {"masks": str(masks), "sources": folder.parent / "sources"}
+        options = ScoreOptions(**extras, cache=folder.parent / "cache", workers=0)
         found[name] = score_folder(folder, evaluators, options=options, show_progress=False)
     pd.testing.assert_frame_equal(found["same"], scores)
     subject = SUITE.subjects[0].name
@@ -169,23 +173,62 @@ def test_masks_are_part_of_what_is_cached(
     assert values(found["other"], "dino", subject) == values(scores, "dino", subject)
 
 
+def write_alexnet(folder: Path) -> AlexNet:
+    """A random one, as torchvision publishes it."""
+    torch.manual_seed(0)
+    network = alexnet(weights=None).eval()
+    for weight in network.features.state_dict().values():
+        weight.copy_(torch.randn_like(weight) * 0.05)
+    (folder / LPIPS_FOLDER).mkdir()
+    torch.save(network.state_dict(), folder / LPIPS_FOLDER / ALEXNET_FILE)
+    return network
+
+
+def test_lpips_is_the_papers_formula_at_every_place(tmp_path: Path) -> None:
+    network = write_alexnet(tmp_path).features.double()
+    first, second = (np.random.default_rng(n).integers(0, 256, (3, 64, 48, 3)).astype(np.uint8) for n in (1, 2))
+    heads = torch.load(Path(lpips.__file__).parent / "weights/v0.1/alex.pth", map_location="cpu", weights_only=True)
+    wanted = torch.zeros(3, 64, 48, dtype=torch.float64)
+    mean, std = (torch.tensor(v).double().view(3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+    x, y = ((torch.from_numpy(p).permute(0, 3, 1, 2).double() / 127.5 - 1 - mean) / std for p in (first, second))
+    for number, (start, end) in enumerate(((0, 2), (2, 5), (5, 8), (8, 10), (10, 12))):
+        with torch.no_grad():
+            x, y = network[start:end](x), network[start:end](y)
+        apart = (x / x.norm(dim=1, keepdim=True) - y / y.norm(dim=1, keepdim=True)).square()
+        part = (apart * heads[f"lin{number}.model.1.weight"].double()).sum(dim=1, keepdim=True)
+        wanted += interpolate(part, size=(64, 48), mode="bilinear", align_corners=False)[:, 0]
+    distance = load_lpips(WeightsSource(folder=tmp_path))
+    found = distance(first, second)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5 * float(wanted.max()))
+    np.testing.assert_array_equal(distance(first, first), 0)
+    np.testing.assert_allclose(found, distance(second, first), rtol=1e-5)
+
+
+def test_missing_and_broken_lpips_weights_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("BDKIT_WEIGHTS_DIR", raising=False)
+    with pytest.raises(InputError, match="LPIPS needs alexnet") as missing:
+        load_lpips()
+    assert "\n" not in str(missing.value)
+    (tmp_path / LPIPS_FOLDER).mkdir()
+    for data in (b"not weights", b"PK"):
+        (tmp_path / LPIPS_FOLDER / ALEXNET_FILE).write_bytes(data)
+        with pytest.raises(InputError, match=r"alexnet-owt-7be5be79\.pth is broken"):
+            load_lpips(WeightsSource(folder=tmp_path))
+
+
 @pytest.mark.weights
 def test_lpips_from_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    (tmp_path / FOLDER).mkdir()
-    network = Lpips()
-    backbone = {f"features.{name}": torch.randn_like(v) * 0.05 for name, v in network.backbone.state_dict().items()}
-    torch.save(backbone, tmp_path / FOLDER / BACKBONE_FILE)
-    heads = {f"lin{i}.model.1.weight": torch.rand_like(head.weight) for i, head in enumerate(network.heads)}
-    torch.save(heads, tmp_path / FOLDER / HEADS_FILE)
+    write_alexnet(tmp_path)
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))
-    extras = ExtraOptions(masks=str(folder.parent / "masks"), sources=folder.parent / "sources")
+    extras = {"masks": str(folder.parent / "masks"), "sources": folder.parent / "sources"}
     chosen = load_evaluators("mini", metrics=LPIPS_NAMES)
-    frame = score_folder(folder, chosen, options=ScoreOptions(extras=extras, workers=0), show_progress=False)
+    frame = score_folder(folder, chosen, options=ScoreOptions(**extras, workers=0), show_progress=False)
     for metric in LPIPS_NAMES:
         for subject in SUITE.subjects:
             found = values(frame, metric, subject.name)
-            assert len(found) == len(slots(SUITE, subject))
+            assert len(found) == len(subject_ids(SUITE, METHOD, 0, subject))
             assert min(found) > 0
 
 
@@ -195,13 +238,13 @@ def test_what_is_missing_is_one_line(
 ) -> None:
     masks = str(folder.parent / "masks")
     for extras, message in (
-        (ExtraOptions(), "give the subjects' masks with --masks"),
-        (ExtraOptions(masks=masks), "made from with --sources"),
-        (ExtraOptions(masks=str(tmp_path), sources=tmp_path), "every image needs its mask"),
-        (ExtraOptions(masks=masks, sources=tmp_path), "is missing"),
+        ({}, "give the subjects' masks with --masks"),
+        ({"masks": masks}, "made from with --sources"),
+        ({"masks": str(tmp_path), "sources": tmp_path}, "every image needs its mask"),
+        ({"masks": masks, "sources": tmp_path}, "is missing"),
     ):
         with pytest.raises(InputError, match=message) as error:
-            score_folder(folder, evaluators, options=ScoreOptions(extras=extras, workers=0), show_progress=False)
+            score_folder(folder, evaluators, options=ScoreOptions(**extras, workers=0), show_progress=False)
         assert "\n" not in str(error.value)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("BDKIT_WEIGHTS_DIR", raising=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.score.cache import EmbeddingCache, content_hash
+from eval.score.features import EmbeddingCache, content_hash
 
 
 def rows(n: int, seed: int = 0) -> tuple[list[bytes], np.ndarray]:
@@ -44,7 +44,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from eval.score.cache import EmbeddingCache, content_hash
+from eval.score.features import EmbeddingCache, content_hash
 cache = EmbeddingCache(Path(sys.argv[1]))
 for index in range(int(sys.argv[2]), 100000):
     cache.put([content_hash(str(index).encode())], np.full((1, 4), index, dtype=np.float32))

@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 from torchvision.transforms import functional as vision
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import file_hash
+from bdkit.utils.io import file_hash, read_json
 from eval.mini.networks import CLASSIFIER_CONFIG, CLIP_CONFIG, IDENTITY_CONFIG, build_network, save_network
-from eval.score.checkpoints import WeightsSource, load_into
-from eval.score.encoders import PROTOCOLS, Encoder, load_classifier, load_clip, load_encoder, preprocess, to_batch
-from eval.score.preprocessing import crop_pixels
-from eval.score.score import checkpoints, encoders
+from eval.score import weights
+from eval.score.encoders import Encoder, crop_pixels, preprocess, to_batch
+from eval.score.protocols import PROTOCOLS
+from eval.score.weights import WeightsSource, load_classifier, load_clip, load_encoder, load_into
 
 WORDS = ["a", "cat", "dog", "in", "jungle", "snow", "the"]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def draw_image(width: int, height: int, seed: int = 0) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -38,13 +38,13 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, config in configs.items():
         models[name] = {"sha256": save_network(build_network(config), config, tmp_path / f"{name}.safetensors")}
     (tmp_path / "card.json").write_text(json.dumps({"models": models}), encoding="utf-8")
-    monkeypatch.setattr(encoders, "MINI_WEIGHTS", tmp_path)
+    monkeypatch.setattr(weights, "MINI_WEIGHTS", tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 431), (256, 256), (100, 37), (64, 64)])
 def test_dino_pixels_are_those_of_torchvision(size: tuple[int, int]) -> None:
-    image = picture(*size)
+    image = draw_image(*size)
     resized = vision.resize(image, 256, vision.InterpolationMode.BICUBIC, antialias=True)
     expected = vision.normalize(
         vision.to_tensor(vision.center_crop(resized, [224, 224])), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -57,13 +57,13 @@ def test_clip_pixels_are_the_native_ones_of_open_clip(size: tuple[int, int]) -> 
     settings = open_clip.get_pretrained_cfg("ViT-B-32-quickgelu", "openai")
     native = {key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     transform = image_transform_v2(PreprocessCfg(size=224, **native), is_train=False)
-    image = picture(*size)
+    image = draw_image(*size)
     assert torch.equal(to_batch([image], PROTOCOLS["dreambench"].clip)[0], transform(image))
 
 
 def test_mini_leaves_its_own_size_alone_and_crops_photos_in_the_middle() -> None:
     how = PROTOCOLS["mini"].dino
-    small = picture(64, 64)
+    small = draw_image(64, 64)
     assert preprocess(small, how).tobytes() == small.tobytes()
     photo = Image.new("RGB", (300, 200), "red")
     photo.paste("blue", (50, 0, 250, 200))
@@ -75,12 +75,12 @@ def test_mini_leaves_its_own_size_alone_and_crops_photos_in_the_middle() -> None
 def test_grey_and_transparent_images_are_taken() -> None:
     how = PROTOCOLS["mini"].dino
     for mode in ("L", "RGBA", "P", "CMYK"):
-        assert to_batch([picture(80, 70).convert(mode)], how).shape == (1, 3, 64, 64)
+        assert to_batch([draw_image(80, 70).convert(mode)], how).shape == (1, 3, 64, 64)
 
 
 def test_embeddings_are_unit_vectors_whatever_the_batch(shipped: Path) -> None:
     encoder = load_encoder("identity", "mini")
-    images = [picture(64, 64, seed) for seed in range(5)] + [picture(90, 70, 5)]
+    images = [draw_image(64, 64, seed) for seed in range(5)] + [draw_image(90, 70, 5)]
     whole, parts = encoder.embed_images(images), encoder.embed_images(images, batch_size=2)
     assert whole.dtype == np.float32
     assert whole.shape == (6, IDENTITY_CONFIG["dimension"])
@@ -97,11 +97,11 @@ def test_clip_reads_texts(shipped: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     assert not np.allclose(vectors[0], vectors[2], atol=1e-3)
-    assert clip.embed_images([picture(64, 64)]).shape == (1, vectors.shape[1])
+    assert clip.embed_images([draw_image(64, 64)]).shape == (1, vectors.shape[1])
 
 
 def test_classifier_gives_log_probabilities(shipped: Path) -> None:
-    predicted = load_classifier("mini").predict([picture(64, 64, seed) for seed in range(3)], batch_size=2)
+    predicted = load_classifier("mini").predict([draw_image(64, 64, seed) for seed in range(3)], batch_size=2)
     assert {name: values.shape for name, values in predicted.items()} == {
         "class": (3, 15),
         "context": (3, 21),
@@ -117,7 +117,7 @@ def test_nothing_to_embed_is_an_error(shipped: Path) -> None:
     with pytest.raises(ValueError, match="empty"):
         encoder.embed_images([])
     with pytest.raises(ValueError, match="batch_size"):
-        encoder.embed_images([picture(64, 64)], batch_size=0)
+        encoder.embed_images([draw_image(64, 64)], batch_size=0)
 
 
 def spoil(folder: Path, how: str) -> None:
@@ -194,11 +194,11 @@ def test_an_images_vector_does_not_depend_on_its_neighbours(shipped: Path) -> No
     network = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0, depth=1, img_size=32)
     how = replace(PROTOCOLS["dreambench"].dino, short_side=32, crop=32)
     encoder = Encoder(network, how, "dino", {"file": "x", "sha256": "0"}, batch_size=4)
-    crops = np.stack([crop_pixels(picture(40, 50, seed), how) for seed in range(9)])
-    whole = encoder.embed_crops(crops)
+    crops = np.stack([crop_pixels(draw_image(40, 50, seed), how) for seed in range(9)])
+    whole = encoder.embed(crops)
     order = np.random.default_rng(0).permutation(9)
-    np.testing.assert_array_equal(encoder.embed_crops(crops[order]), whole[order])
-    np.testing.assert_array_equal(encoder.embed_crops(crops[6:7]), whole[6:7])
+    np.testing.assert_array_equal(encoder.embed(crops[order]), whole[order])
+    np.testing.assert_array_equal(encoder.embed(crops[6:7]), whole[6:7])
     clip = load_clip("mini")
     texts = [f"a {word} in the snow" for word in WORDS]
     np.testing.assert_array_equal(clip.embed_texts(texts[3:4]), clip.embed_texts(texts)[3:4])
@@ -222,7 +222,7 @@ def test_weights_come_from_the_named_file_then_the_folder_then_the_cache(
     cached, flat = tmp_path / "cached", tmp_path / "folder" / "net.safetensors"
     named, deep = tmp_path / "mine.pth", tmp_path / "folder" / "net" / "model.safetensors"
     monkeypatch.delenv("BDKIT_WEIGHTS_DIR", raising=False)
-    monkeypatch.setattr(checkpoints, "try_to_load_from_cache", lambda *_: str(cached) if cached.exists() else None)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: str(cached) if cached.exists() else None)
     source = WeightsSource(folder=tmp_path / "folder", offline=True)
     with pytest.raises(InputError, match=r"weights of timm/net are not here \(--offline\).*--dino-weights"):
         source.find("dino", "timm/net", "model.safetensors")
@@ -265,7 +265,7 @@ def test_openais_torchscript_archive_is_refused_with_what_to_use(tmp_path: Path)
 @pytest.mark.parametrize("name", ["dino", "clip"])
 def test_absent_public_weights_are_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))
-    monkeypatch.setattr(checkpoints, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(InputError, match="BDKIT_WEIGHTS_DIR") as caught:
         load_encoder(name, "dreambench")
     assert len(str(caught.value).splitlines()) == 1
@@ -287,7 +287,7 @@ def test_public_dino_from_a_local_folder_is_the_cls_embedding(tmp_path: Path, mo
     save_file(reference.state_dict(), folder / "model.safetensors")
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))
     encoder = load_encoder("dino", "dreambench")
-    image = picture(300, 400)
+    image = draw_image(300, 400)
     with torch.inference_mode():
         tokens = reference.forward_features(to_batch([image], PROTOCOLS["dreambench"].dino))
     expected = torch.nn.functional.normalize(tokens[:, 0], dim=1).numpy()
@@ -307,7 +307,7 @@ def test_public_clip_from_a_local_folder_has_quickgelu(tmp_path: Path, monkeypat
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))
     clip = load_clip("dreambench")
     assert type(clip.network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-    image, text = picture(300, 400), "a dog in the jungle"
+    image, text = draw_image(300, 400), "a dog in the jungle"
     tokens = open_clip.get_tokenizer("ViT-B-32-quickgelu")([text])
     with torch.inference_mode():
         pixels = to_batch([image], PROTOCOLS["dreambench"].clip)
@@ -319,10 +319,9 @@ def test_public_clip_from_a_local_folder_has_quickgelu(tmp_path: Path, monkeypat
 
 @pytest.mark.weights
 def test_the_shipped_weights_fit_their_card_and_their_budget() -> None:
-    folder = encoders.MINI_WEIGHTS
-    card = encoders.read_card()
-    assert set(card["models"]) == {"dino", "clip", "identity", "classifier"}
+    folder = weights.MINI_WEIGHTS
+    assert set(read_json(folder / weights.CARD)["models"]) == {"dino", "clip", "identity", "classifier"}
     for name in ("dino", "clip", "identity"):
-        assert load_encoder(name, "mini").embed_images([picture(64, 64)]).shape[0] == 1
+        assert load_encoder(name, "mini").embed_images([draw_image(64, 64)]).shape[0] == 1
     load_classifier("mini")
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 5 * 2**20

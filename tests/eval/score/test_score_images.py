@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_images import SUITE, draw, manifest, places, tree
-from exact_evaluators import evaluators
+from eval_helpers import PHOTO_SUITE as SUITE
+from eval_helpers import draw, draw_manifest, draw_tree, suite_keys
+from eval_helpers import exact_evaluators as evaluators
 from PIL import Image
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
 from eval.report.tables import markdown, summarise
 from eval.results_dir import REAL, REAL_WITH_SELF, save_suite
-from eval.score.features import Embeddings
-from eval.score.images import Found, read_images, read_manifest
+from eval.score.features import Features
+from eval.score.images import ImageTree, read_images, read_manifest
 from eval.score.protocols import find_protocol
 from eval.score.score import ScoreOptions, score_images
+
+N_REFERENCES = sum(subject.n_references for subject in SUITE.subjects)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def score(found: Found, photos: Path, out: Path, protocol: str = "dreambench", **options: object) -> pd.DataFrame:
+def score(found: ImageTree, photos: Path, out: Path, protocol: str = "dreambench", **options: object) -> pd.DataFrame:
     return score_images(
         found,
         SUITE,
@@ -47,15 +50,15 @@ def values(frame: pd.DataFrame, method: str, metric: str) -> pd.Series:
 
 
 def test_a_manifest_scores_as_the_tree_does(tmp_path: Path, photos: Path) -> None:
-    found = read_manifest(manifest(tmp_path), tmp_path / "flat")
+    found = read_manifest(draw_manifest(tmp_path), tmp_path / "flat")
     one = score(found, photos, tmp_path / "one")
-    other = score(read_images(tree(tmp_path / "any"), SUITE), photos, tmp_path / "other")
+    other = score(read_images(draw_tree(tmp_path / "any"), SUITE), photos, tmp_path / "other")
     pd.testing.assert_frame_equal(one, other)
     assert (tmp_path / "one/scores.csv").read_bytes() == (tmp_path / "other/scores.csv").read_bytes()
 
 
 def test_everything_that_is_wrong_is_listed_before_scoring(tmp_path: Path, photos: Path) -> None:
-    root = tree(tmp_path / "mine")
+    root = draw_tree(tmp_path / "mine")
     first, second = SUITE.subjects[0].name, SUITE.subjects[1].name
     a, b, c = (f"{SUITE.prompts(SUITE.subjects[0])[n].index:02d}" for n in range(3))
     (root / first / f"{a}-0.png").unlink()
@@ -88,7 +91,7 @@ def test_everything_that_is_wrong_is_listed_before_scoring(tmp_path: Path, photo
 
 
 def test_fewer_images_only_when_they_are_allowed(tmp_path: Path, photos: Path) -> None:
-    root = tree(tmp_path / "mine")
+    root = draw_tree(tmp_path / "mine")
     whole = values(score(read_images(root, SUITE), photos, tmp_path / "whole"), "mine", "dino")
     name = SUITE.subjects[0].name
     (root / name / "00-0.png").unlink()
@@ -127,7 +130,7 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_images_that_cannot_be_scored_are_named(tmp_path: Path, photos: Path, kind: str) -> None:
-    root = tree(tmp_path / "mine")
+    root = draw_tree(tmp_path / "mine")
     path = root / SUITE.subjects[0].name / "00-0.png"
     spoil, words = BAD[kind]
     spoil(path, path.read_bytes())
@@ -141,7 +144,7 @@ def test_unusual_images_score_as_what_they_show(tmp_path: Path, photos: Path, ki
     name = SUITE.subjects[0].name
     scored = []
     for folder in ("as it is", "converted"):
-        root = tree(tmp_path / folder / "mine")
+        root = draw_tree(tmp_path / folder / "mine")
         path = root / name / "00-0.png"
         if kind == "cmyk":
             read_image(path).convert("CMYK").save(path, "JPEG", quality=100)
@@ -159,8 +162,8 @@ def test_unusual_images_score_as_what_they_show(tmp_path: Path, photos: Path, ki
 
 
 def test_copies_of_the_references_are_seen_without_being_asked_for(tmp_path: Path, photos: Path) -> None:
-    tree(tmp_path / "mine" / "honest")
-    for seed, (subject, prompt, sample) in enumerate(places()):
+    draw_tree(tmp_path / "mine" / "honest")
+    for seed, (subject, prompt, sample) in enumerate(suite_keys()):
         copy = read_image(photos / subject / f"{seed % 3:02d}.jpg")
         copy.putpixel((3, 3), (seed, 255, 0))  # other bytes, as good as the same image
         path = tmp_path / "mine" / "copier" / subject / f"{prompt:02d}-{sample}.png"
@@ -181,7 +184,7 @@ def test_a_network_that_gives_no_numbers_is_named(tmp_path: Path, photos: Path) 
     networks.encoders["dino"].network[-1].weight.data[0, 0] = float("nan")
     with pytest.raises(InputError, match="the weights of 'dino' give no numbers for an image: damaged") as caught:
         score_images(
-            read_images(tree(tmp_path / "mine"), SUITE), SUITE, networks, tmp_path / "out", photos=photos,
+            read_images(draw_tree(tmp_path / "mine"), SUITE), SUITE, networks, tmp_path / "out", photos=photos,
             options=ScoreOptions(cache=tmp_path / "cache"), show_progress=False,
         )  # fmt: skip
     assert "\n" not in str(caught.value)
@@ -193,49 +196,49 @@ def test_a_network_that_gives_no_numbers_is_named(tmp_path: Path, photos: Path) 
 def test_an_unreadable_reference_is_never_allowed(tmp_path: Path, photos: Path) -> None:
     (photos / SUITE.subjects[0].name / "01.jpg").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"01\.jpg is not a readable image"):
-        score(read_images(tree(tmp_path / "mine"), SUITE), photos, tmp_path / "out", allow_missing=True)
+        score(read_images(draw_tree(tmp_path / "mine"), SUITE), photos, tmp_path / "out", allow_missing=True)
 
 
 def test_one_reference_is_the_manifests_or_the_first(tmp_path: Path, photos: Path) -> None:
-    everything = read_manifest(manifest(tmp_path), tmp_path / "flat")
+    everything = read_manifest(draw_manifest(tmp_path), tmp_path / "flat")
     networks = evaluators()
     subject = SUITE.subjects[0]
     paths = sorted((photos / subject.name).iterdir())
     vectors = networks.encoders["dino"].embed_images([read_image(path) for path in paths]).astype(np.float64)
-    picture = next(picture for picture in everything.pictures if picture.subject == subject.name)
-    own = networks.encoders["dino"].embed_images([read_image(picture.path)])[0].astype(np.float64)
+    image = next(image for image in everything.images if image.id.subject == subject.name)
+    own = networks.encoders["dino"].embed_images([read_image(image.path)])[0].astype(np.float64)
     for reference, index in ((None, 0), ("2", 2), ("03", 3), ("01.jpg", 1)):
-        pictures = tuple(replace(one, reference=reference) for one in everything.pictures)
-        frame = score(Found(everything.root, pictures), photos, tmp_path / "out", "one-reference")
-        found = values(frame, "any", "dino")[subject.name, picture.prompt, picture.sample]
+        images = tuple(replace(one, reference=reference) for one in everything.images)
+        frame = score(ImageTree(everything.root, images), photos, tmp_path / "out", "one-reference")
+        found = values(frame, "any", "dino")[subject.name, image.id.prompt, image.id.sample]
         assert found == pytest.approx(float(own @ vectors[index]), abs=1e-6)
     # the first photo has nothing but itself to be compared with
     assert set(values(frame, REAL, "dino").loc[subject.name].index.get_level_values("sample")) == {1, 2, 3, 4, 5}
     assert values(frame, REAL_WITH_SELF, "dino")[subject.name, -1, 0] == pytest.approx(1, abs=1e-6)
-    wrong = tuple(replace(one, reference="nine") for one in everything.pictures)
+    wrong = tuple(replace(one, reference="nine") for one in everything.images)
     with pytest.raises(InputError, match="names the reference 'nine'"):
-        score(Found(everything.root, wrong), photos, tmp_path / "out", "one-reference")
+        score(ImageTree(everything.root, wrong), photos, tmp_path / "out", "one-reference")
 
 
 def test_a_random_reference_is_one_of_them_and_always_the_same(tmp_path: Path, photos: Path) -> None:
-    found = read_images(tree(tmp_path / "mine"), SUITE)
+    found = read_images(draw_tree(tmp_path / "mine"), SUITE)
     frame = score(found, photos, tmp_path / "out", "random-reference")
     pd.testing.assert_frame_equal(frame, score(found, photos, tmp_path / "again", "random-reference"))
     encoder = evaluators().encoders["dino"]
     chosen = set()
-    for picture in found.pictures:
-        paths = sorted((photos / picture.subject).iterdir())
+    for image in found.images:
+        paths = sorted((photos / image.id.subject).iterdir())
         cosines = (
-            encoder.embed_images([read_image(picture.path)]) @ encoder.embed_images([read_image(p) for p in paths]).T
+            encoder.embed_images([read_image(image.path)]) @ encoder.embed_images([read_image(p) for p in paths]).T
         )
-        value = values(frame, "mine", "dino")[picture.subject, picture.prompt, picture.sample]
+        value = values(frame, "mine", "dino")[image.id.subject, image.id.prompt, image.id.sample]
         assert np.abs(cosines[0] - value).min() < 1e-6
         chosen.add(int(np.abs(cosines[0] - value).argmin()))
     assert len(chosen) > 1
 
 
 def test_texts_and_factors_of_clip_t(tmp_path: Path, photos: Path) -> None:
-    found = read_images(tree(tmp_path / "mine"), SUITE)
+    found = read_images(draw_tree(tmp_path / "mine"), SUITE)
     cosines = values(score(found, photos, tmp_path / "plain"), "mine", "clip_t")
     assert (cosines < 0).any()
     assert (cosines > 0).any()
@@ -245,16 +248,16 @@ def test_texts_and_factors_of_clip_t(tmp_path: Path, photos: Path) -> None:
     np.testing.assert_allclose(clamped, np.maximum(2.5 * cosines, 0), atol=2e-6)
     other = values(score(found, photos, tmp_path / "token", "text-with-token", token="zwx"), "mine", "clip_t")
     encoder = evaluators().encoders["clip"]
-    picture = found.pictures[0]
-    subject = next(subject for subject in SUITE.subjects if subject.name == picture.subject)
-    prompt = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == picture.prompt)
+    image = found.images[0]
+    subject = next(subject for subject in SUITE.subjects if subject.name == image.id.subject)
+    prompt = next(prompt for prompt in SUITE.prompts(subject) if prompt.index == image.id.prompt)
     text = encoder.embed_texts([prompt.template.format("zwx", subject.class_noun)])[0]
-    expected = float(encoder.embed_images([read_image(picture.path)])[0] @ text)
-    assert other[picture.subject, picture.prompt, picture.sample] == pytest.approx(expected, abs=1e-6)
+    expected = float(encoder.embed_images([read_image(image.path)])[0] @ text)
+    assert other[image.id.subject, image.id.prompt, image.id.sample] == pytest.approx(expected, abs=1e-6)
 
 
 def test_no_background_wants_cut_out_images(tmp_path: Path, photos: Path) -> None:
-    root = tree(tmp_path / "mine")
+    root = draw_tree(tmp_path / "mine")
     with pytest.raises(InputError, match="has no transparent background"):
         score(read_images(root, SUITE), photos, tmp_path / "out", "no-background")
     for path in [*root.rglob("*.png"), *photos.rglob("*.jpg")]:
@@ -267,19 +270,19 @@ def test_no_background_wants_cut_out_images(tmp_path: Path, photos: Path) -> Non
 
 
 def test_six_samples_are_expected_where_the_protocol_says_so(tmp_path: Path, photos: Path) -> None:
-    found = read_images(tree(tmp_path / "mine"), SUITE)
-    with pytest.raises(InputError, match=f"{len(places()) * 2} images are missing"):
+    found = read_images(draw_tree(tmp_path / "mine"), SUITE)
+    with pytest.raises(InputError, match=f"{len(suite_keys()) * 2} images are missing"):
         score(found, photos, tmp_path / "out", "six-samples")
     six = find_protocol("six-samples").apply_to(SUITE)
-    frame = score(read_images(tree(tmp_path / "mine", six), six), photos, tmp_path / "out", "six-samples")
-    assert len(values(frame, "mine", "dino")) == 3 * len(places())
+    frame = score(read_images(draw_tree(tmp_path / "mine", six), six), photos, tmp_path / "out", "six-samples")
+    assert len(values(frame, "mine", "dino")) == 3 * len(suite_keys())
 
 
 def test_workers_and_order_change_no_byte(tmp_path: Path, photos: Path) -> None:
-    found = read_images(tree(tmp_path / "mine"), SUITE)
+    found = read_images(draw_tree(tmp_path / "mine"), SUITE)
     for workers in (0, 1, 2):
         score(found, photos, tmp_path / f"{workers}", workers=workers)
-    backwards = Found(found.root, found.pictures[::-1])
+    backwards = ImageTree(found.root, found.images[::-1])
     score(backwards, photos, tmp_path / "backwards")
     files = {(tmp_path / name / "scores.csv").read_bytes() for name in ("0", "1", "2", "backwards")}
     assert len(files) == 1
@@ -287,19 +290,73 @@ def test_workers_and_order_change_no_byte(tmp_path: Path, photos: Path) -> None:
         score(found, photos, tmp_path / "none", workers=-1)
 
 
+@pytest.fixture
+def n_embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each run embeds."""
+    counts: list[int] = []
+    add = Features.add
+
+    def counted(self: Features, *paths: object, **named: object) -> object:
+        read = add(self, *paths, **named)  # type: ignore[arg-type]
+        counts.append(self.n_embedded)
+        return read
+
+    monkeypatch.setattr(Features, "add", counted)
+    return counts
+
+
 def test_a_second_run_and_a_second_protocol_embed_nothing_new(
-    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, n_embedded: list[int]
 ) -> None:
-    found = read_images(tree(tmp_path / "mine"), SUITE)
-    embedded: list[int] = []
-    embed = Embeddings.embed
-    monkeypatch.setattr(Embeddings, "embed", lambda *a: embedded.append(embed(*a)) or embedded[-1])  # type: ignore[func-returns-value]
+    found = read_images(draw_tree(tmp_path / "mine"), SUITE)
     cache = tmp_path / "cache"
     first = score(found, photos, tmp_path / "one", cache=cache)
     score(found, photos, tmp_path / "two", "clip-t-x100", cache=cache)
     again = score(found, photos, tmp_path / "one", cache=cache)
-    draw(found.pictures[0].path, 99)
+    draw(found.images[0].path, 99)
     score(found, photos, tmp_path / "one", cache=cache)
-    n_references = sum(subject.n_references for subject in SUITE.subjects)
-    assert embedded == [len(places()) + n_references, 0, 0, 1]
+    assert n_embedded == [len(suite_keys()) + N_REFERENCES, 0, 0, 1]
     pd.testing.assert_frame_equal(first, again)
+
+
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_shards_fill_the_cache_and_the_whole_run_embeds_nothing(
+    tmp_path: Path, photos: Path, n_embedded: list[int], count: int
+) -> None:
+    for method in ("one", "two"):
+        draw_tree(tmp_path / "mine" / method)
+    draw(tmp_path / "mine" / "two" / SUITE.subjects[0].name / "00-0.png", 500)
+    found = read_images(tmp_path / "mine", SUITE)
+    whole = score(found, photos, tmp_path / "whole", cache=tmp_path / "other")
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    for number in reversed(range(1, count + 1)):
+        assert score(found, photos, out, cache=cache, shard=(number, count)).empty
+    assert not (out / "scores.csv").exists()
+    everything, *shards = n_embedded
+    assert everything == len(suite_keys()) + 1 + N_REFERENCES
+    assert sum(shards) == everything or count == 40  # with very many, a copy may be in another shard
+    assert max(shards) <= -(-(2 * len(suite_keys()) + N_REFERENCES) // count)
+    pd.testing.assert_frame_equal(score(found, photos, out, cache=cache), whole)
+    assert n_embedded[-1] == 0
+    for name in ("scores.csv", "scores.parquet", "run.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with pytest.raises(InputError, match="name a folder for it with --cache"):
+        score(found, photos, out, shard=(1, 2))
+    (tmp_path / "mine" / "two" / SUITE.subjects[0].name / "00-0.png").unlink()
+    with pytest.raises(InputError, match="1 images are missing"):
+        score(read_images(tmp_path / "mine", SUITE), photos, out, cache=cache, shard=(2, 2))
+
+
+def test_a_bad_image_stops_the_embedding_but_not_the_list(tmp_path: Path, photos: Path, n_embedded: list[int]) -> None:
+    root = draw_tree(tmp_path / "mine")
+    paths = sorted(root.rglob("*.png"))
+    for path in (paths[2], paths[-1]):
+        path.write_bytes(path.read_bytes()[:-30])
+    (root / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"2 images cannot be read .*delete the unreadable images.*--remake"):
+        score(read_images(root, SUITE), photos, tmp_path / "out")
+    assert n_embedded == [N_REFERENCES + 2]
+    paths[0].unlink()
+    with pytest.raises(InputError, match=r"1 images are missing.*2 images cannot be read"):
+        score(read_images(root, SUITE), photos, tmp_path / "out")
+    assert n_embedded[-1] == 0
