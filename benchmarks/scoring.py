@@ -60,11 +60,11 @@ DRAWN = 12
 MAX_SAMPLES = 6
 
 
-def suite_of(pictures: int, subjects: int | None = None) -> Suite:
+def suite_of(n_images: int, subjects: int | None = None) -> Suite:
     """All 30 subjects, or fewer, with as many prompts and samples as come nearest to a number of images."""
     whole = load_suite("dreambench").limited(subjects=subjects)
     sizes = [(prompts, samples) for samples in range(1, MAX_SAMPLES + 1) for prompts in range(1, MAX_PROMPTS + 1)]
-    prompts, samples = min(sizes, key=lambda size: (abs(size[0] * size[1] * len(whole.subjects) - pictures), size[1]))
+    prompts, samples = min(sizes, key=lambda size: (abs(size[0] * size[1] * len(whole.subjects) - n_images), size[1]))
     return replace(whole.limited(prompts=prompts), samples_per_prompt=samples)
 
 
@@ -180,23 +180,23 @@ def measure(args: argparse.Namespace) -> None:
     processor += resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     count = job.suite.n_images if args.what in ("ours", "again") else len(peers.pairs)
     peak = peak_kilobytes() / 1024
-    print(json.dumps({"pictures": count, "seconds": seconds, "cpu_seconds": processor, "peak_mb": peak}))
+    print(json.dumps({"images": count, "seconds": seconds, "cpu_seconds": processor, "peak_mb": peak}))
 
 
-def child(args: argparse.Namespace, what: str, of: int, pictures: int) -> dict[str, float]:
+def child(args: argparse.Namespace, what: str, of: int, n_images: int) -> dict[str, float]:
     """One measurement in a process of its own; one that --work has already is shown again."""
-    done_file = args.work / f"measured-{what}-{of}-{pictures}-{args.subjects}-{args.workers}.json"
+    done_file = args.work / f"measured-{what}-{of}-{n_images}-{args.subjects}-{args.workers}.json"
     if done_file.exists():
         found = json.loads(done_file.read_text(encoding="utf-8"))
         show(what, found, " (measured before)")
         return dict(found)
-    command = [sys.executable, __file__, "--what", what, "--of", str(of), "--images", str(pictures)]
+    command = [sys.executable, __file__, "--what", what, "--of", str(of), "--images", str(n_images)]
     command += ["--photos", str(args.photos), "--work", str(args.work)]
     command += [] if args.workers is None else ["--workers", str(args.workers)]
     command += [] if args.subjects is None else ["--subjects", str(args.subjects)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
     found = json.loads(done.stdout.splitlines()[-1])
-    found["per_second"] = found["pictures"] / found["seconds"]
+    found["per_second"] = found["images"] / found["seconds"]
     write_json(found, done_file)
     show(what, found)
     return dict(found)
@@ -204,7 +204,7 @@ def child(args: argparse.Namespace, what: str, of: int, pictures: int) -> dict[s
 
 def show(what: str, found: dict[str, float], more: str = "") -> None:
     """A line of the table."""
-    name = f"{what}, {int(found['pictures'])} images"
+    name = f"{what}, {int(found['images'])} images"
     print(
         f"{name:32} {found['seconds']:8.1f} s  {found['per_second']:7.2f} images/s  "
         f"{found['cpu_seconds']:8.1f} CPU s  {found['peak_mb']:6.0f} MB{more}",
@@ -216,7 +216,7 @@ def fit_line(lines: dict[int, dict[str, float]]) -> tuple[float, float, float]:
     """Seconds before the first image (references, texts), seconds an image, and the largest relative deviation of a
     measurement from that line, which is fitted to relative errors.
     """
-    counts = np.array([line["pictures"] for line in lines.values()])
+    counts = np.array([line["images"] for line in lines.values()])
     seconds = np.array([line["seconds"] for line in lines.values()])
     sides = np.stack([np.ones_like(counts), counts], axis=1) / seconds[:, None]
     (start, each), *_ = np.linalg.lstsq(sides, np.ones_like(seconds), rcond=None)
@@ -257,7 +257,7 @@ def main() -> None:
             print(f"ours is {found['ours']['per_second'] / other['per_second']:6.2f} x {what}")
         lines = {size: child(args, "ours", size, size) for size in sizes if size != args.images}
         lines[args.images] = found["ours"]
-        each = {size: line["seconds"] / line["pictures"] for size, line in sorted(lines.items())}
+        each = {size: line["seconds"] / line["images"] for size, line in sorted(lines.items())}
         line: dict[str, float] = {}
         if sizes:
             print("seconds an image:", ", ".join(f"{size}: {value:.4f}" for size, value in each.items()))

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_missing_images_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
     first.unlink()
     scores = make_scores(("base",))
     there = read_tree(tmp_path, SUITE, "x").images
-    kept = {(p.method, p.seed_set, p.subject, p.prompt, p.sample) for p in there}
+    kept = {astuple(p.id) for p in there}
     keys = zip(*(scores[name] for name in ("method", "seed_set", "subject", "prompt", "sample")), strict=True)
     scores = scores[[key in kept or key[3] == -1 for key in keys]]
     make_folder(tmp_path, scores, allow_missing=True)
