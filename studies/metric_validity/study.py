@@ -14,7 +14,8 @@ from bdkit.miniworld.subjects import Subject, generator, sample_subject
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json, write_text
-from dreambench.suites import Prompt, load_suite
+from dreambench.registry import load_suite
+from dreambench.suites import Prompt
 from studies.metric_validity import damage, statistics
 from studies.metric_validity.damage import DAMAGES, STRENGTHS, Case, Shown, show
 from studies.metric_validity.measures import MEASURED, TARGETS, YARDSTICKS, Judged, Measurer

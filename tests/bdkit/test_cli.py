@@ -34,7 +34,7 @@ def test_help_loads_no_heavy_library_and_shows_an_example(command: str | None) -
     if command is None:
         assert all(any(line.split()[:1] == [name] for line in text) for name in cli.COMMANDS)
     else:
-        example = text.index("examples:")
+        example = next(number for number, line in enumerate(text) if line in ("example:", "examples:"))
         assert text[example + 1].startswith(f"  bdkit {command}")
 
 

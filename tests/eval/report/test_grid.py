@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bdkit.utils.errors import InputError
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from eval.generate.references import load_references, prepare
 from eval.report.grid import image_grid, jpeg
 

@@ -9,7 +9,7 @@ from eval_helpers import make_scores as scores_of_suite
 from scipy.stats import bootstrap
 
 from bdkit.utils.errors import InputError
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from eval.report.statistics import (
     N_RESAMPLES,
     SEED,

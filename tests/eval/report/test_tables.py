@@ -12,7 +12,7 @@ from eval_helpers import make_folder, make_scores
 
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
-from dreambench.suites import load_suite
+from dreambench.registry import load_suite
 from eval.report.statistics import differences, subject_means
 from eval.report.tables import make_tables, markdown, read_paper, read_published, sections, summarise
 
