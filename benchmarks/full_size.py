@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import ControlNetModel
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -22,8 +23,9 @@ from tqdm import tqdm
 from bdkit.editing.structure_control import StructureControl
 from bdkit.methods import build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.configs import FULL, FULL_CONTROLNET, TINY, TINY_CONTROLNET, ModelConfig
 from bdkit.models.latent_diffusion import latent_factor
-from bdkit.testing.full_size import FULL_SIZE, TINY, random_controlnet, random_model
+from bdkit.testing.full_size import random_model
 from bdkit.testing.measuring import measured
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
 from bdkit.utils.io import write_atomically, write_text
@@ -55,21 +57,22 @@ def main(argv: list[str] | None = None) -> int:
     """Measures all tasks and writes full_size.csv and full_size.md."""
     args = parse(argv)
     device = torch.device(pick_device())
-    sizes = TINY if args.tiny else FULL_SIZE
+    sizes, controlnet = (TINY, TINY_CONTROLNET) if args.tiny else (FULL, FULL_CONTROLNET)
     steps = (4, 8, 4) if args.tiny else (50, 100, 80)
-    counted = count(sizes)
+    counted = count(sizes, controlnet)
     speed = args.tflops or matrix_speed(device, args.tiny)
     model = random_model(sizes, device).eval()
-    picture = noise_image(model.resolution)
+    image = noise_image(model.resolution)
     cuda = device.type == "cuda"
     drawing, precision = (torch.bfloat16, "bf16") if cuda else (torch.float32, "no")
     tasks: list[tuple[str, partial[None], float]] = [
-        (f"zero-shot, {number} steps", partial(draw, model, picture, number), zero_shot_flop(counted, number))
+        (f"zero-shot, {number} steps", partial(draw, model, image, number), zero_shot_flop(counted, number))
         for number in steps[:2]
     ]
-    control = StructureControl(random_controlnet(sizes, device), picture)
+    with device:
+        control = StructureControl(ControlNetModel(**controlnet), image)
     flop = zero_shot_flop(counted, steps[0], control=True)
-    run = partial(draw, model, picture, steps[0], control)
+    run = partial(draw, model, image, steps[0], control)
     tasks.append((f"zero-shot with a ControlNet, {steps[0]} steps", run, flop))
     flop = steps[2] * BATCH * PASSES * counted["unet"]
     run = partial(fine_tune, model, steps[2], precision)
@@ -107,12 +110,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def count(sizes: dict[str, dict[str, Any]]) -> dict[str, float]:
+def count(sizes: ModelConfig, controlnet: dict[str, Any]) -> dict[str, float]:
     """FLOPs of one forward pass of each part for one image, counted on the meta device."""
-    model, net = random_model(sizes, "meta"), random_controlnet(sizes, "meta")
+    model = random_model(sizes, "meta")
+    with torch.device("meta"):
+        net = ControlNetModel(**controlnet)
     side = model.resolution // latent_factor(model.vae)
-    vision = sizes["vision"]["image_size"]
-    length, width = model.text_encoder.max_length, sizes["text_encoder"]["hidden_size"]
+    vision = model.multimodal_encoder.image_size
+    length, width = model.text_encoder.max_length, sizes.text_encoder["hidden_size"]
     meta = {"device": "meta"}
     latents, states = torch.empty(1, 4, side, side, **meta), torch.empty(1, length, width, **meta)
     time_step = torch.empty(1, dtype=torch.long, **meta)
@@ -158,9 +163,9 @@ def matrix_speed(device: torch.device, tiny: bool) -> float:
     return 2 * side**3 / best / 1e12
 
 
-def draw(model: BlipDiffusion, picture: Image.Image, steps: int, control: StructureControl | None = None) -> None:
+def draw(model: BlipDiffusion, image: Image.Image, steps: int, control: StructureControl | None = None) -> None:
     """One image, zero-shot."""
-    model("a {} in the jungle", picture, "dog", num_inference_steps=steps, guidance_scale=7.5, control=control)
+    model("a {} in the jungle", image, "dog", num_inference_steps=steps, guidance_scale=7.5, control=control)
 
 
 def fine_tune(model: BlipDiffusion, steps: int, precision: str) -> None:

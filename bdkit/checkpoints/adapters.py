@@ -1,7 +1,5 @@
 """Weights on top of a model: LoRAs and learned words, in the forms that diffusers reads, and bdkit too."""
 
-from __future__ import annotations
-
 import copy
 import os
 import warnings
@@ -12,15 +10,11 @@ from typing import Any
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdkit.checkpoints.files import read_tensors
-from bdkit.checkpoints.load import FINETUNED, checkpoint_hash, new_folder
-from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.options import LoadOptions
-from bdkit.models.stable_diffusion import load_base
-from bdkit.training.finetuning import Snapshot
+from bdkit.checkpoints.files import FINETUNED, LoadOptions, first_line, new_folder, read_tensors, save_tensors
+from bdkit.checkpoints.load import checkpoint_hash, load_base
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
 
@@ -32,15 +26,14 @@ LORA_B = (".lora_B.weight", ".lora.up.weight")
 
 
 def save_adapter(
-    folder: str | Path, name: str, weights: Snapshot, settings: dict[str, Any], model: BlipDiffusion
+    folder: str | Path, name: str, weights: dict[str, Tensor], settings: dict[str, Any], model: LatentDiffusion
 ) -> Path:
     """Writes a folder with the weights that go on top of ``model``, how they were made, and which model that is."""
-    place = Path(folder)
-    with new_folder(place) as temporary:
-        tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
-        save_file(tensors, temporary / name, metadata={"format": "pt"})
-        write_json({**settings, "trained_on": _trained_on(model, place)}, temporary / FINETUNED)
-    return place
+    folder = Path(folder)
+    with new_folder(folder) as temporary:
+        save_tensors(weights, temporary / name, torch.float32)
+        write_json({**settings, "trained_on": _trained_on(model, folder)}, temporary / FINETUNED)
+    return folder
 
 
 def is_adapter(folder: Path) -> bool:
@@ -48,14 +41,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / FINETUNED).is_file() and any((folder / name).is_file() for name in (LORA, WORD))
 
 
-def load_drawable(path: str | Path, options: LoadOptions | None = None) -> BlipDiffusion:
+def load_drawable(path: str | Path, options: LoadOptions | None = None) -> LatentDiffusion:
     """Whatever `bdkit generate` draws with: a whole model (`load_base`), or one with a LoRA or a learned word.
 
     Args:
         options: of a LoRA or word, ``base`` is the model that it was trained on, where that has moved.
-
-    Raises:
-        InputError: see `load_base`; also when the weights do not fit the model.
     """
     options, folder = options or LoadOptions(), Path(path)
     if not is_adapter(folder):
@@ -67,8 +57,7 @@ def load_drawable(path: str | Path, options: LoadOptions | None = None) -> BlipD
     try:
         apply(model, state)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder} does not fit {model.source}: {line}") from None
+        raise InputError(f"{folder} does not fit {model.source}: {first_line(error)}") from None
     model.record = {**model.record, "finetuned": {**settings, "checkpoint": checkpoint_hash(model.source)}}
     if settings.get("checkpoint") != model.record["finetuned"]["checkpoint"]:
         warnings.warn(f"{folder} was trained on other weights than those of {model.source}", stacklevel=2)
@@ -76,7 +65,7 @@ def load_drawable(path: str | Path, options: LoadOptions | None = None) -> BlipD
     return model
 
 
-def learned_words(model: BlipDiffusion) -> str | None:
+def learned_words(model: LatentDiffusion) -> str | None:
     """The words that mean the subject a model was trained on, such as "sks dog"; None where vectors do, or none is."""
     made = model.record.get("finetuned") or {}
     if made.get("method") in ("dreambooth", "dreambooth-lora"):
@@ -97,12 +86,12 @@ def lora_tensors(unet: nn.Module) -> dict[str, Tensor]:
     return {f"unet.{name}": value for name, value in state.items()}
 
 
-def apply_lora(model: BlipDiffusion, state: dict[str, Tensor]) -> None:
+def apply_lora(model: LatentDiffusion, state: dict[str, Tensor]) -> None:
     """Puts what `lora_tensors` gave onto a model's U-Net, in float32 as it was trained."""
-    own = [(weight, weight.requires_grad) for weight in model.unet.parameters()]
+    before = [(weight, weight.requires_grad) for weight in model.unet.parameters()]
     with torch.random.fork_rng():
         model.unet.load_lora_adapter(dict(state), prefix="unet", adapter_name=ADAPTER)
-    for weight, flag in own:
+    for weight, flag in before:
         weight.requires_grad_(flag)
     for name, parameter in model.unet.named_parameters():
         if ".lora_" in name:
@@ -115,7 +104,7 @@ def apply_lora(model: BlipDiffusion, state: dict[str, Tensor]) -> None:
         loaded[name].copy_(value)
 
 
-def apply_word(model: BlipDiffusion, state: dict[str, Tensor]) -> None:
+def apply_word(model: LatentDiffusion, state: dict[str, Tensor]) -> None:
     """Teaches a model's tokenizer and text encoder a new word: its name and its vector (1, D)."""
     ((token, vector),) = state.items()
     model.tokenizer = with_token(model.tokenizer, token)
@@ -126,10 +115,7 @@ def apply_word(model: BlipDiffusion, state: dict[str, Tensor]) -> None:
 
 
 def with_token(tokenizer: Any, token: str) -> Any:
-    """A copy of a tokenizer that knows one more word.
-
-    Raises InputError when it is known already.
-    """
+    """A copy of a tokenizer that knows one more word."""
     if {token, f"{token}</w>"} & set(tokenizer.get_vocab()):
         raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
     tokenizer = copy.deepcopy(tokenizer)
@@ -138,26 +124,26 @@ def with_token(tokenizer: Any, token: str) -> Any:
 
 
 def with_rows(embedding: nn.Embedding, count: int) -> nn.Embedding:
-    """A frozen copy of an embedding with at least ``count`` rows; new ones are nought."""
+    """A frozen copy of an embedding with at least ``count`` rows; new rows are zero."""
     weight = embedding.weight.detach()
     return nn.Embedding.from_pretrained(
         torch.cat([weight, weight.new_zeros(max(0, count - len(weight)), weight.shape[1])])
     )
 
 
-def _trained_on(model: BlipDiffusion, place: Path) -> dict[str, str]:
-    """Names of shipped models and hub ids as they are, folders relative to ``place``."""
-    named = {"model": model.source, "base": model.options.base, "qformer_tokenizer": model.options.qformer_tokenizer}
+def _trained_on(model: LatentDiffusion, folder: Path) -> dict[str, str]:
+    """Names of shipped models and hub ids as they are, folders relative to ``folder``."""
+    named = {"model": model.source, **model.read_with}
     return {
-        key: Path(os.path.relpath(Path(value).resolve(), place.resolve())).as_posix()
+        key: Path(os.path.relpath(Path(value).resolve(), folder.resolve())).as_posix()
         if Path(value).exists()
-        else str(value)
+        else value
         for key, value in named.items()
         if value
     }
 
 
-def _start(folder: Path, settings: dict[str, Any], options: LoadOptions) -> BlipDiffusion:
+def _start(folder: Path, settings: dict[str, Any], options: LoadOptions) -> LatentDiffusion:
     """The model that an adapter goes on top of."""
     named = {
         key: str(folder / value) if (folder / value).exists() else value

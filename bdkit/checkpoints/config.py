@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from bdkit.models.options import LoadOptions
+    from bdkit.checkpoints.files import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,6 @@ class CheckpointConfig:
         """The same for the library."""
         import torch
 
-        from bdkit.models.options import LoadOptions
+        from bdkit.checkpoints.files import LoadOptions
 
         return LoadOptions(qformer_tokenizer=self.qformer_tokenizer, base=self.base, dtype=getattr(torch, self.dtype))

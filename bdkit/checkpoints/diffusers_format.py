@@ -1,13 +1,13 @@
-"""The public diffusers layout (``salesforce/blipdiffusion``), in and out.
+"""diffusers' formats, in and out: the public BLIP-Diffusion (``salesforce/blipdiffusion``) and Stable Diffusion v1.
 
-Three of its components have the library "blip_diffusion", which no installed diffusers can load any more: the Q-Former
-with the image encoder, the text encoder and the image processor. Here they become stock transformers classes.
+Three components of the public one have the library "blip_diffusion", which no installed diffusers can load any more:
+the Q-Former with the image encoder, the text encoder and the image processor. Here they become stock transformers
+classes.
 """
-
-from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bdkit.checkpoints.files import fill, read_weights
+from bdkit.checkpoints.files import (
+    FINETUNED,
+    LoadOptions,
+    fill,
+    new_folder,
+    read_weights,
+    save_diffusers_part,
+    save_tensors,
+)
 from bdkit.checkpoints.keys import FROM_FILE, ours_to_public, text_to_file
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
@@ -25,16 +33,19 @@ from bdkit.checkpoints.tokenizers import (
     save_bert_tokenizer,
     save_clip_tokenizer,
 )
-from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
-from bdkit.models.conventions import Conventions
-from bdkit.models.latent_diffusion import Vae, latent_factor
-from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
-from bdkit.models.options import LoadOptions
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.configs import GenerationDefaults, MultimodalEncoderConfig
+from bdkit.models.latent_diffusion import LatentDiffusion, Vae, latent_factor
+from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.preprocessing import CLIP_MEAN, CLIP_STD, SubjectPixels
+from bdkit.models.prompts import Conventions
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
 
+INDEX = "model_index.json"
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+"""What text-to-image needs, in every format of diffusers."""
 LIBRARY = "blip_diffusion"
 VISION_EPS = 1e-5  # when the public weights were made; the config omits it, and transformers' default changed since
 # transformers' defaults of Blip2Config, which its files omit
@@ -73,44 +84,69 @@ TEXT_FIELDS = (
 
 def is_public_diffusers(folder: Path) -> bool:
     """Whether a folder's index names components of the library "blip_diffusion"."""
-    if not (folder / "model_index.json").is_file():
+    if not (folder / INDEX).is_file():
         return False
-    index = read_json(folder / "model_index.json")
+    index = read_json(folder / INDEX)
     return any(isinstance(entry, list) and entry[:1] == [LIBRARY] for entry in index.values())
 
 
-def load_public_diffusers(folder: Path, options: LoadOptions) -> BlipDiffusion:
-    """Reads a folder of the public layout; ``controlnet/`` and ``vision_encoder/`` beside the parts are not used.
+def is_stable_diffusion(folder: Path) -> bool:
+    """Whether a model folder holds the parts of text-to-image and no Q-Former."""
+    if not (folder / INDEX).is_file():
+        return False
+    return all((folder / part).is_dir() for part in PARTS) and not (folder / "qformer").exists()
 
-    Raises:
-        InputError: a part is missing or damaged, keys are missing or unexpected, or no BERT tokenizer is at hand.
-    """
-    index = read_json(folder / "model_index.json")
-    for part in ("qformer", "text_encoder", "unet", "vae", "scheduler", "tokenizer"):
+
+def load_parts(folders: Mapping[str, Path], dtype: torch.dtype) -> dict[str, Any]:
+    """Autoencoder, U-Net, text encoder, tokenizer and scheduler, each from its folder."""
+    return {
+        "vae": load_vae(folders["vae"], dtype),
+        "unet": load_unet(folders["unet"], dtype),
+        "text_encoder": load_text_encoder(folders["text_encoder"], dtype),
+        "tokenizer": load_clip_tokenizer(folders["tokenizer"]),
+        "scheduler": load_scheduler(folders["scheduler"]),
+    }
+
+
+def load_public_diffusers(folder: Path, options: LoadOptions) -> BlipDiffusion:
+    """Reads a folder of the public format; ``controlnet/`` and ``vision_encoder/`` beside the parts are not used."""
+    index = read_json(folder / INDEX)
+    for part in (*PARTS, "qformer"):
         if not (folder / part).is_dir():
             raise InputError(f"{folder}: the part {part}/ is missing; fetch the checkpoint again")
-    config, dtype = read_json(folder / "qformer" / "config.json"), options.dtype
-    encoder = load_multimodal_encoder(config, read_weights(folder / "qformer", "qformer"), folder / "qformer", dtype)
-    own = [folder / "qformer_tokenizer"]
+    config = read_json(folder / "qformer" / "config.json")
+    state = read_weights(folder / "qformer", "qformer")
+    encoder = load_multimodal_encoder(config, state, folder / "qformer", options.dtype)
+    tokenizers = [folder / "qformer_tokenizer"]
     if config.get("tokenizer"):
-        own.append(Path(str(config["tokenizer"])))
-    vae = load_vae(folder / "vae", dtype)
-    unet = load_unet(folder / "unet", dtype)
+        tokenizers.append(Path(str(config["tokenizer"])))
+    parts = load_parts({part: folder / part for part in PARTS}, options.dtype)
     return BlipDiffusion(
-        vae=vae,
-        unet=unet,
-        text_encoder=load_text_encoder(folder / "text_encoder", dtype),
+        **parts,
         multimodal_encoder=encoder,
-        tokenizer=load_clip_tokenizer(folder / "tokenizer"),
-        qformer_tokenizer=load_bert_tokenizer(options, own, encoder.qformer.config.vocab_size),
-        scheduler=load_scheduler(folder / "scheduler"),
-        defaults=public_defaults(unet, vae),
+        qformer_tokenizer=load_bert_tokenizer(options, tokenizers, encoder.qformer.config.vocab_size),
+        defaults=public_defaults(parts["unet"], parts["vae"]),
         conventions=Conventions(
             template="public",
             ctx_begin_pos=int(index.get("ctx_begin_pos") or 2),
             pixels=_pixels(folder, index, encoder.image_size),
         ),
-        record={"layout": "public diffusers", "method_preset": "public"},
+        record={"format": "public diffusers", "method_preset": "public"},
+    )
+
+
+def read_stable_diffusion(folder: Path, dtype: torch.dtype) -> LatentDiffusion:
+    """Reads a plain Stable Diffusion v1; the safety checker, where there is one, is not read."""
+    if not is_stable_diffusion(folder):
+        raise InputError(f"{folder} is no Stable Diffusion: it needs {INDEX} and {', '.join(PARTS)}, and no qformer")
+    index = read_json(folder / INDEX)
+    if "text_encoder_2" in index or "XL" in str(index.get("_class_name")):
+        raise InputError(f"{folder} is a {index.get('_class_name')}; give a Stable Diffusion v1 model")
+    parts = load_parts({part: folder / part for part in PARTS}, dtype)
+    return LatentDiffusion(
+        **parts,
+        defaults=replace(public_defaults(parts["unet"], parts["vae"]), prompt_reps=1),
+        record=read_json(folder / FINETUNED) if (folder / FINETUNED).exists() else None,
     )
 
 
@@ -196,13 +232,13 @@ def _pixels(folder: Path, index: Mapping[str, Any], image_size: int) -> SubjectP
 def public_encoder(model: BlipDiffusion) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """`Blip2Config` as JSON and the public state dict of the multimodal encoder.
 
-    Raises InputError for an encoder that the public layouts cannot express.
+    Raises InputError for an encoder that the public formats cannot express.
     """
     encoder = model.multimodal_encoder
     width = encoder.qformer.config.hidden_size
     if encoder.config.output_scale is not None or encoder.config.projection_size != 4 * width:
         raise InputError(
-            f"{model.source or 'the model'} has a projection that the public layouts cannot hold (the mini models have "
+            f"{model.source or 'the model'} has a projection that the public formats cannot hold (the mini models have "
             "a norm behind it); only models of the published architecture can be converted"
         )
     vision = {name: getattr(encoder.vision_model.config, name) for name in VISION_DEFAULTS}
@@ -218,39 +254,67 @@ def public_encoder(model: BlipDiffusion) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def save_public_diffusers(model: BlipDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes the public layout, with the very keys of its classes, so that diffusers 0.32.2 reads it.
+    """Writes the public format, with the very keys of its classes, so that diffusers 0.32.2 reads it.
 
-    What it has no place for is warned of: a cached subject, other preprocessing than squashing.
-
-    Raises:
-        InputError: the model is not of the published architecture.
+    A cached subject, for which it has no place, is warned of; InputError for another architecture than the published.
     """
-    from bdkit.checkpoints.load import new_folder, save_diffusers_part, save_tensors
-
     config, state = public_encoder(model)
     if model.subject_embeddings is not None:
-        warnings.warn("the public layout has no place for the cached subject; it is left out", stacklevel=2)
+        warnings.warn("the public format has no place for the cached subject; it is left out", stacklevel=2)
     with new_folder(folder) as out:
-        for part in (model.unet, model.vae):
-            save_diffusers_part(part, out / ("unet" if part is model.unet else "vae"), dtype)
-        write_text_encoder_config(model, out / "text_encoder", "ContextCLIPTextModel")
-        text = text_to_file(model.text_encoder.model.state_dict())
-        save_tensors(text, out / "text_encoder" / "model.safetensors", dtype)
+        _save_parts(model, out, dtype, "ContextCLIPTextModel")
         write_json(config, out / "qformer" / "config.json")
         save_tensors(state, out / "qformer" / "model.safetensors", dtype)
-        save_clip_tokenizer(model.tokenizer, out / "tokenizer")
         save_bert_tokenizer(model.qformer_tokenizer, out / "qformer_tokenizer")
-        model.scheduler.save_pretrained(out / "scheduler")
         write_json(_image_processor(model), out / "image_processor" / "preprocessor_config.json")
-        write_json(_index(model), out / "model_index.json")
+        write_json(_index(model), out / INDEX)
     return folder
 
 
-def write_text_encoder_config(model: BlipDiffusion, folder: Path, architecture: str) -> None:
+def save_stable_diffusion(model: LatentDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Writes what ``StableDiffusionPipeline.from_pretrained`` reads, safetensors only."""
+    with new_folder(folder) as out:
+        _save_parts(model, out, dtype, "CLIPTextModel")
+        absent = {part: [None, None] for part in ("feature_extractor", "image_encoder", "safety_checker")}
+        index = {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "requires_safety_checker": False,
+            **absent,
+            **_part_classes(model, ["transformers", "CLIPTextModel"]),
+        }
+        write_json(dict(sorted(index.items())), out / INDEX)
+        if model.record:
+            write_json(model.record, out / FINETUNED)
+    return folder
+
+
+def _save_parts(model: LatentDiffusion, folder: Path, dtype: torch.dtype, text_class: str) -> None:
+    """The inverse of `load_parts`, in files that older versions of the libraries read, too."""
+    save_diffusers_part(model.unet, folder / "unet", dtype)
+    save_diffusers_part(model.vae, folder / "vae", dtype)
+    write_text_encoder_config(model, folder / "text_encoder", text_class)
+    text = text_to_file(model.text_encoder.model.state_dict())
+    save_tensors(text, folder / "text_encoder" / "model.safetensors", dtype)
+    save_clip_tokenizer(model.tokenizer, folder / "tokenizer")
+    model.scheduler.save_pretrained(folder / "scheduler")
+
+
+def write_text_encoder_config(model: LatentDiffusion, folder: Path, architecture: str) -> None:
     """The text encoder's ``config.json`` with the fields that every version of transformers knows."""
     config = model.text_encoder.model.config
     fields = {name: getattr(config, name) for name in TEXT_FIELDS if hasattr(config, name)}
     write_json({"architectures": [architecture], "model_type": "clip_text_model", **fields}, folder / "config.json")
+
+
+def _part_classes(model: LatentDiffusion, text_encoder: list[str]) -> dict[str, list[str]]:
+    return {
+        "scheduler": ["diffusers", type(model.scheduler).__name__],
+        "text_encoder": text_encoder,
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", type(model.vae).__name__],
+    }
 
 
 def _image_processor(model: BlipDiffusion) -> dict[str, Any]:
@@ -275,10 +339,6 @@ def _index(model: BlipDiffusion) -> dict[str, Any]:
         "image_processor": [LIBRARY, "BlipImageProcessor"],
         "mean": list(pixels.mean),
         "qformer": [LIBRARY, "Blip2QFormerModel"],
-        "scheduler": ["diffusers", type(model.scheduler).__name__],
         "std": list(pixels.std),
-        "text_encoder": [LIBRARY, "ContextCLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", type(model.vae).__name__],
+        **_part_classes(model, [LIBRARY, "ContextCLIPTextModel"]),
     }

@@ -1,25 +1,42 @@
-"""Files of a checkpoint: weights that cannot run code, JSON, and modules filled with every key accounted for."""
+"""Files of a checkpoint: weights that cannot run code, modules filled with every key accounted for, whole folders."""
 
-from __future__ import annotations
-
+import glob
+import os
 import pickle
+import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
-from safetensors.torch import load_file
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import read_json
+from bdkit.utils.io import read_json, write_json
 
 Module = TypeVar("Module", bound=nn.Module)
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 STEMS = {"vae": DIFFUSERS_STEM, "unet": DIFFUSERS_STEM, "text_encoder": "model", "qformer": "model"}
 PICKLE_STEMS = {"text_encoder": "pytorch_model", "qformer": "pytorch_model"}
+FINETUNED = "finetuned.json"
+"""What was learned from what, beside weights in a format that has no place for it."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a checkpoint is read; see `BlipDiffusion.from_pretrained`, whose arguments these are."""
+
+    qformer_tokenizer: str | Path | None = None
+    base: str | Path | None = None
+    local_files_only: bool = False
+    dtype: torch.dtype = torch.float32
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:
@@ -75,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} cannot be read ({_first_line(error)}); fetch the checkpoint again") from None
+        raise InputError(f"{path} cannot be read ({first_line(error)}); fetch the checkpoint again") from None
     for wrapper in ("model", "state_dict"):  # training checkpoints
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -94,7 +111,7 @@ def read_tensor(path: Path) -> Tensor:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} cannot be read ({_first_line(error)}); fetch the checkpoint again") from None
+        raise InputError(f"{path} cannot be read ({first_line(error)}); fetch the checkpoint again") from None
     if isinstance(content, Mapping) and len(content) == 1:
         content = next(iter(content.values()))
     if not isinstance(content, Tensor):
@@ -151,5 +168,82 @@ def _named(what: str, names: Iterable[str]) -> list[str]:
     return [f"{what} {', '.join(ordered[:5])}{more}"] if ordered else []
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for a message of one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """A safetensors file; floats become ``dtype``, whole numbers stay."""
+    plain = {
+        k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def save_diffusers_part(part: Any, folder: Path, dtype: torch.dtype) -> None:
+    """A diffusers model's ``config.json`` and ``diffusion_pytorch_model.safetensors``."""
+    save_diffusers_config(part, folder)
+    save_tensors(part.state_dict(), folder / "diffusion_pytorch_model.safetensors", dtype)
+
+
+def save_diffusers_config(part: Any, folder: Path) -> None:
+    """A diffusers model's ``config.json``, without the places it came from."""
+    part.save_config(folder)
+    config = read_json(folder / "config.json")
+    config.pop("_name_or_path", None)  # the folder that it was loaded from is nobody's business
+    if isinstance(part, AutoencoderTiny):  # it stores a field that its own constructor refuses with a warning
+        config.pop("block_out_channels", None)
+    write_json(config, folder / "config.json")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes ``folder`` when the block ends well, and vanishes otherwise.
+
+    An existing ``folder`` is replaced. What a killed process left beside it is put back or removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(old)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Puts ``folder`` back where a process was killed while `new_folder` replaced it, and removes such leftovers."""
+    for kind in ("old", "tmp"):
+        for left in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.{kind}")):
+            number = left.name.split(".")[-2]
+            if not number.isdecimal() or _is_running(int(number)):
+                continue
+            if kind == "old" and not folder.exists():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -3,8 +3,6 @@
 It holds weights alone: tokenizer, scheduler and the configs come from a Stable Diffusion 1.5 folder, as in LAVIS.
 """
 
-from __future__ import annotations
-
 import shutil
 import tarfile
 import tempfile
@@ -27,7 +25,14 @@ from bdkit.checkpoints.diffusers_format import (
     public_encoder,
     write_text_encoder_config,
 )
-from bdkit.checkpoints.files import has_weights, read_tensor, read_tensors
+from bdkit.checkpoints.files import (
+    LoadOptions,
+    has_weights,
+    new_folder,
+    read_tensor,
+    read_tensors,
+    save_diffusers_config,
+)
 from bdkit.checkpoints.keys import lavis_to_public, public_to_lavis, text_to_file, vae_to_old_file
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
@@ -36,9 +41,8 @@ from bdkit.checkpoints.tokenizers import (
     save_clip_tokenizer,
 )
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.conventions import Conventions
-from bdkit.models.options import LoadOptions
 from bdkit.models.preprocessing import SubjectPixels
+from bdkit.models.prompts import Conventions
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
 
@@ -106,7 +110,7 @@ def _load(root: Path, path: Path, options: LoadOptions) -> BlipDiffusion:
         scheduler=load_scheduler(scheduler, **({"steps_offset": 0} if pndm else {})),
         defaults=public_defaults(unet, vae),
         conventions=Conventions(template="public", pixels=SubjectPixels(resize="torchvision")),
-        record={"layout": "LAVIS", "method_preset": "public"},
+        record={"format": "LAVIS", "method_preset": "public"},
     )
     if (root / CACHE).exists():
         model.subject_embeddings = _cached_subject(root / CACHE, model)
@@ -163,7 +167,7 @@ def _qformer_config(root: Path, base: Path | None, public: Mapping[str, Tensor])
     )
     lacking = [name for name in needed if name not in public]
     if lacking:
-        raise InputError(f"{root / BLIP}: missing keys {', '.join(lacking)} (in the public layout's names)")
+        raise InputError(f"{root / BLIP}: missing keys {', '.join(lacking)} (in the public format's names)")
     shapes = {name: tuple(public[name].shape) for name in needed}
     width, _, patch, _ = shapes[needed[1]]
     hidden = shapes["query_tokens"][-1]
@@ -238,13 +242,11 @@ def unpack(path: Path, folder: Path) -> None:
 
 
 def save_lavis(model: BlipDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes LAVIS's layout; the configs, tokenizers and scheduler beside the weights are for bdkit, LAVIS skips them.
+    """Writes LAVIS's format; the configs, tokenizers and scheduler beside the weights are for bdkit, LAVIS skips them.
 
     Raises:
         InputError: the model is not of the published architecture.
     """
-    from bdkit.checkpoints.load import new_folder, save_diffusers_config
-
     config, public = public_encoder(model)
     blip, projection = public_to_lavis(public)
     states = {

@@ -1,7 +1,5 @@
 """The two tokenizers of a checkpoint, in and out; every version of transformers reads what is written."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path
@@ -9,8 +7,8 @@ from typing import Any
 
 from transformers import BertTokenizer, CLIPTokenizer
 
+from bdkit.checkpoints.files import LoadOptions
 from bdkit.checkpoints.hub import BERT_PATTERNS, fetch, fetch_bert_tokenizer, is_hub_id
-from bdkit.models.options import LoadOptions
 from bdkit.utils.errors import InputError
 
 DECODER_TOKEN = "[DEC]"

@@ -52,9 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Reads all of the checkpoint, then writes the folder in one step."""
     import torch
 
-    from bdkit.checkpoints.diffusers_format import save_public_diffusers
-    from bdkit.checkpoints.lavis_format import save_lavis
-    from bdkit.checkpoints.load import RECORD, add_controlnet, resolve, save_model
+    from bdkit.checkpoints.load import RECORD, resolve
+    from bdkit.checkpoints.save import WRITERS, add_controlnet
     from bdkit.editing.structure_control import has_own_controlnet, load_controlnet
     from bdkit.models.blip_diffusion import BlipDiffusion
 
@@ -71,9 +70,8 @@ def run(args: argparse.Namespace) -> int:
         model.subject_class = config.subject
     controlled = has_own_controlnet(folder)
     net = load_controlnet(folder if (folder / "controlnet").is_dir() else config.source) if controlled else None
-    save = {"bdkit": save_model, "diffusers": save_public_diffusers, "lavis": save_lavis}[target]
     dtype = getattr(torch, config.dtype)
-    save(model, config.out, dtype)
+    WRITERS[target](model, config.out, dtype)
     if net is not None and target != "lavis":
         add_controlnet(config.out, net, dtype)
     print(f"{config.out} holds {config.source} in {NAMES[target]}.")

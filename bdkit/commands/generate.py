@@ -123,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.checkpoints.adapters import is_adapter, load_drawable
     from bdkit.checkpoints.load import checkpoint_hash
     from bdkit.methods.base import make_scheduler
+    from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
     from bdkit.models.prompts import split_prompt
-    from bdkit.models.subjects import group_subjects, mean_subjects
 
     config = config_from_args(GenerateConfig, args)
     seeds = parse_numbers(config.seeds)
@@ -154,23 +154,26 @@ def run(args: argparse.Namespace) -> int:
         model.enable_cpu_offload(pick_device())
     else:
         model.to(pick_device())
-    embeddings = model.subject_embeddings
+    subject: dict[str, Any] = {}
     if images:
         assert class_noun is not None
-        embeddings = mean_subjects(model, group_subjects(images, class_noun, config.reference_weights or None))
+        weights = config.reference_weights or None
+        subject["subject_embeddings"] = require_blip_diffusion(model).mean_subjects(images, class_noun, weights)
+    if isinstance(model, BlipDiffusion):
+        subject["template"] = config.template
+    elif config.template is not None:
+        raise InputError(f"{config.model} has no subject vectors for --template to place; leave it out")
     with progress_bar(total=sum(map(len, chunks)), desc=config.prompt, unit=" images") as bar:
         for chunk in chunks:
             drawn = model(
                 config.prompt,
-                source_subject=class_noun,
-                target_subject=config.target_subject,
-                subject_embeddings=embeddings,
+                target_subject=config.target_subject or class_noun,
+                **subject,
                 negative_prompt=config.negative_prompt,
                 guidance_scale=config.guidance_scale,
                 num_inference_steps=config.num_inference_steps,
                 scheduler=scheduler,
                 prompt_reps=config.prompt_reps,
-                template=config.template,
                 height=config.height,
                 width=config.width,
                 seeds=chunk,
@@ -240,10 +243,13 @@ def _class_noun(config: GenerateConfig, model: Any) -> str | None:
     """
     from bdkit.checkpoints.adapters import learned_words
     from bdkit.methods.base import check_class_noun
+    from bdkit.models.blip_diffusion import BlipDiffusion
 
     words = learned_words(model)
-    cached = model.subject_class if words is None else model.record["finetuned"]["class_noun"]
-    holds_subject = words is not None or model.subject_embeddings is not None
+    cached = None if words is None else model.record["finetuned"]["class_noun"]
+    holds_subject = words is not None
+    if isinstance(model, BlipDiffusion) and words is None:
+        cached, holds_subject = model.subject_class, model.subject_embeddings is not None
     if words is None:
         for word in (config.subject, config.target_subject):
             if word is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from bdkit.checkpoints.files import LoadOptions
+from bdkit.checkpoints.load import load_base
 from bdkit.methods.base import Method, MethodConfig, start_folder
 from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
@@ -15,9 +17,7 @@ from bdkit.methods.dreambooth_lora import DreamBoothLora
 from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
-from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.options import LoadOptions
-from bdkit.models.stable_diffusion import load_base
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.finetuning import FewStepConfig
 from bdkit.utils.errors import InputError
 
@@ -64,7 +64,7 @@ def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> 
 
 def build_method(
     name: str,
-    model: str | BlipDiffusion,
+    model: str | LatentDiffusion,
     *,
     preset: str | None = None,
     device: str | None = None,
@@ -86,12 +86,12 @@ def build_method(
         InputError: unknown method, preset or setting, or no such model.
     """
     method_config(name)  # a wrong name is told before the weights are read
-    given = model if isinstance(model, BlipDiffusion) else load_base(model, options)
+    given = model if isinstance(model, LatentDiffusion) else load_base(model, options)
     config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
     start = given
     if config.start is not None:
         start = load_base(start_folder(config.start, given.source), options)
-    if device is None and not isinstance(model, BlipDiffusion):
+    if device is None and not isinstance(model, LatentDiffusion):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     start.to(given.device if device is None else device)
     built: Method = METHODS[name](start, config)

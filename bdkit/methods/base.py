@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.finetuning import FewStepConfig, Snapshot, Work, cast
 from bdkit.utils.errors import InputError
 
@@ -77,7 +78,7 @@ class MethodConfig:
 
 
 class ModelMethod:
-    """The part of a method that draws with a `BlipDiffusion`; ``model`` is left as it was by every call.
+    """The part of a method that draws with a `LatentDiffusion`; ``model`` is left as it was by every call.
 
     Args:
         model: the model it starts from; its own weights are never written to.
@@ -89,8 +90,8 @@ class ModelMethod:
 
     name: ClassVar[str]
 
-    def __init__(self, model: BlipDiffusion, config: MethodConfig) -> None:
-        if model.subject_embeddings is not None:
+    def __init__(self, model: LatentDiffusion, config: MethodConfig) -> None:
+        if isinstance(model, BlipDiffusion) and model.subject_embeddings is not None:
             raise InputError(
                 f"{model.source or 'the model'} already holds a subject ({model.subject_class}); "
                 "give the model that it was fine-tuned from"
@@ -140,17 +141,18 @@ class ModelMethod:
     ) -> list[Image.Image]:
         """One image a seed; ``words`` (and the subject vectors) take the two places of a template."""
         config = self._base_config
+        subject = {} if subject_embeddings is None else {"subject_embeddings": subject_embeddings}
         templates = [prompt_template] if isinstance(prompt_template, str) else prompt_template
         pictures: list[Image.Image] = self.model(
             [one_place(template) for template in templates],
-            source_subject=words,
-            subject_embeddings=subject_embeddings,
+            target_subject=words,
             seeds=seeds,
             negative_prompt=config.negative_prompt,
             guidance_scale=config.guidance_scale,
             num_inference_steps=config.num_inference_steps,
             prompt_reps=config.prompt_reps,
             scheduler=self.scheduler,
+            **subject,
         )
         return pictures
 
@@ -161,7 +163,7 @@ class TrainedMethod(ModelMethod):
     Subclasses put a snapshot to use in ``_apply`` and fill ``_kept`` in `fit` by ``_keep``.
     """
 
-    def __init__(self, model: BlipDiffusion, config: MethodConfig, training: FewStepConfig) -> None:
+    def __init__(self, model: LatentDiffusion, config: MethodConfig, training: FewStepConfig) -> None:
         super().__init__(model, config)
         self.snapshots = training.kept_steps if training.steps else ()
         self.history: list[dict[str, float]] = []
@@ -253,7 +255,7 @@ def check_class_noun(class_noun: str, known: list[str] | None) -> None:
         raise InputError(f"this model does not know the class word {class_noun!r}; it knows {', '.join(known)}")
 
 
-def make_scheduler(name: str | None, model: BlipDiffusion) -> Any:
+def make_scheduler(name: str | None, model: LatentDiffusion) -> Any:
     """A diffusers scheduler by its class name, with the model's noise schedule; None for the model's own."""
     if name is None:
         return None

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
-from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.finetuning import FinetuneConfig, Snapshot, cast, finetune_subject
 
 
@@ -25,9 +26,10 @@ class BlipDiffusionMethod(TrainedMethod):
     """The mean subject embedding of the images, and a U-Net trained with it for ``config.steps`` steps."""
 
     name: ClassVar[str] = "blip-diffusion"
+    model: BlipDiffusion
 
-    def __init__(self, model: BlipDiffusion, config: BlipDiffusionConfig) -> None:
-        super().__init__(model, config, config)
+    def __init__(self, model: LatentDiffusion, config: BlipDiffusionConfig) -> None:
+        super().__init__(require_blip_diffusion(model), config, config)
         self.config = config
         self._unet = copy.deepcopy(model.unet) if config.steps else model.unet
 

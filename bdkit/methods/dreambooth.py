@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from bdkit.losses import training_scheduler
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
-from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.models.tokenizers import RARE_TOKEN
 from bdkit.training.finetuning import (
@@ -107,7 +107,7 @@ class DreamBooth(TrainedMethod):
 
     name: ClassVar[str] = "dreambooth"
 
-    def __init__(self, model: BlipDiffusion, config: DreamBoothConfig) -> None:
+    def __init__(self, model: LatentDiffusion, config: DreamBoothConfig) -> None:
         super().__init__(model, config, config)
         if not config.steps:
             raise InputError("dreambooth with 0 steps learns nothing; use at least 1, or the method base")
@@ -123,7 +123,7 @@ class DreamBooth(TrainedMethod):
         latents = cache_latents(model, images, seed, random_flip=config.random_flip)
         prior = self._prior(class_noun) if config.prior_loss_weight else None
         self._restart(seed)
-        ids, _ = model.tokenize([CAPTION] * 2, [f"{config.token} {class_noun}", class_noun], with_subject=False)
+        ids, _ = model.tokenize([CAPTION] * 2, [f"{config.token} {class_noun}", class_noun])
         module = DreamBoothLoss(
             self._unet,
             self._text_encoder,
@@ -186,7 +186,7 @@ class DreamBooth(TrainedMethod):
                 draw = partial(
                     self.model,
                     CAPTION,
-                    source_subject=class_noun,
+                    target_subject=class_noun,
                     seeds=seeds[start : start + CLASS_IMAGE_BATCH],
                     guidance_scale=self.config.guidance_scale,
                     num_inference_steps=self.config.num_inference_steps,

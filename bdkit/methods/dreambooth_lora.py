@@ -17,7 +17,7 @@ from torch import nn
 
 from bdkit.checkpoints.adapters import ADAPTER, LORA, LORA_B, lora_tensors, save_adapter
 from bdkit.methods.dreambooth import DreamBooth, DreamBoothConfig
-from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.finetuning import Snapshot, frozen
 from bdkit.utils.errors import InputError
 
@@ -50,7 +50,7 @@ class DreamBoothLora(DreamBooth):
 
     name: ClassVar[str] = "dreambooth-lora"
 
-    def __init__(self, model: BlipDiffusion, config: DreamBoothLoraConfig) -> None:
+    def __init__(self, model: LatentDiffusion, config: DreamBoothLoraConfig) -> None:
         self.lora = config
         super().__init__(model, config)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from bdkit.methods.base import MethodConfig, ModelMethod
-from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.utils.errors import InputError
 
 
@@ -23,7 +23,7 @@ class TextToImage(ModelMethod):
 
     name: ClassVar[str] = "base"
 
-    def __init__(self, model: BlipDiffusion, config: TextToImageConfig) -> None:
+    def __init__(self, model: LatentDiffusion, config: TextToImageConfig) -> None:
         super().__init__(model, config)
         self.config = config
 

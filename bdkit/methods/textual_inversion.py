@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bdkit.checkpoints.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
 from bdkit.losses import training_scheduler
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
-from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.tokenizers import PLACEHOLDER_TOKEN
 from bdkit.training.finetuning import (
     FewStepConfig,
@@ -82,7 +82,7 @@ class PlaceholderLoss(nn.Module):
         mask: (T, L) bool, True at the placeholder, once a caption.
     """
 
-    def __init__(self, model: BlipDiffusion, embedding: Tensor, ids: Tensor, mask: Tensor) -> None:
+    def __init__(self, model: LatentDiffusion, embedding: Tensor, ids: Tensor, mask: Tensor) -> None:
         super().__init__()
         self.placeholder = nn.Parameter(embedding.detach().float().clone())
         self.shared = (model.unet, model.text_encoder)  # a tuple, so that they are not registered
@@ -102,7 +102,7 @@ class TextualInversion(TrainedMethod):
 
     name: ClassVar[str] = "textual-inversion"
 
-    def __init__(self, model: BlipDiffusion, config: TextualInversionConfig) -> None:
+    def __init__(self, model: LatentDiffusion, config: TextualInversionConfig) -> None:
         super().__init__(model, config, config)
         if not config.steps:
             raise InputError("textual-inversion with 0 steps learns nothing; use at least 1, or the method base")
@@ -120,7 +120,7 @@ class TextualInversion(TrainedMethod):
         latents = cache_latents(model, images, seed, random_flip=config.random_flip)
         with exchanged(model, tokenizer=self._tokenizer):
             words = [self._words(class_noun)] * len(config.templates)
-            ids, _ = model.tokenize(config.templates, words, with_subject=False)
+            ids, _ = model.tokenize(config.templates, words)
         mask = ids == self._token_id
         if not (mask.sum(dim=1) == 1).all():
             raise InputError("a caption of textual-inversion is too long for the text encoder; give shorter templates")

@@ -1,32 +1,10 @@
 """The multimodal encoder: image encoder, Q-Former and projection, from stock transformers classes (Sec. 3.1)."""
 
-from __future__ import annotations
-
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-from bdkit.utils.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultimodalEncoderConfig:
-    """Numbers of the multimodal encoder; ``vision`` and ``qformer`` are the stock classes' own fields."""
-
-    vision: dict[str, Any] = field(default_factory=dict)
-    qformer: dict[str, Any] = field(default_factory=dict)
-    num_query_tokens: int = 16
-    projection_size: int = 3072
-    projection_dropout: float = 0.1
-    output_scale: float | None = None
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+from bdkit.models.configs import MultimodalEncoderConfig
 
 
 class SubjectProjection(nn.Module):
@@ -114,24 +92,3 @@ class MultimodalEncoder(nn.Module):
         """Subject vectors (B, Q, D) of subject images (B, 3, S, S) and category words (B, T)."""
         hidden = self.query(self.encode_image(pixel_values), input_ids, attention_mask)
         return self.projection(hidden[:, : self.config.num_query_tokens])
-
-    def save_pretrained(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(self.config.to_json() + "\n")
-        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> MultimodalEncoder:
-        """Read a folder written by `save_pretrained`; every key is accounted for."""
-        from safetensors.torch import load_file
-
-        model = cls(MultimodalEncoderConfig(**json.loads((folder / "config.json").read_text())))
-        state = load_file(folder / "model.safetensors")
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        if missing or unexpected:
-            raise InputError(f"{folder}/model.safetensors: missing keys {missing}, unexpected keys {unexpected}")
-        return model

@@ -1,7 +1,5 @@
 """Images to pixels and back, for the model under test; scoring has its own preprocessing in eval."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from bdkit.utils.errors import InputError
 
-Picture: TypeAlias = Image.Image | np.ndarray | Tensor
+AnyImage: TypeAlias = Image.Image | np.ndarray | Tensor
 """A PIL image, an array (H, W, 3) or a tensor (3, H, W); whole numbers are in 0..255, floats in 0..1."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -48,15 +46,15 @@ class SubjectPixels:
     std: tuple[float, ...] = CLIP_STD
     resample: int = 3
 
-    def __call__(self, images: Iterable[Picture], size: int) -> Tensor:
+    def __call__(self, images: Iterable[AnyImage], size: int) -> Tensor:
         """Images of any size to float32 pixels (B, 3, size, size), normalised."""
-        pictures = [as_image(image) for image in images]
+        rgb = [as_image(image) for image in images]
         if self.resize == "squash":
-            resized = [p.resize((size, size), Image.Resampling(self.resample)) for p in pictures]
+            resized = [p.resize((size, size), Image.Resampling(self.resample)) for p in rgb]
         elif self.resize == "torchvision":
-            resized = [_torchvision_crop(p, size, Image.Resampling(self.resample)) for p in pictures]
+            resized = [_torchvision_crop(p, size, Image.Resampling(self.resample)) for p in rgb]
         else:
-            resized = [centre_crop(p, size) for p in pictures]
+            resized = [centre_crop(p, size) for p in rgb]
         values = torch.as_tensor(np.stack([np.asarray(p) for p in resized])).permute(0, 3, 1, 2).float() / 255
         return (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 

@@ -1,22 +1,19 @@
 """From a prompt and a subject's word to token ids: the templates, repetition, truncation."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeAlias
 
+import torch
+from torch import Tensor
 from transformers import CLIPTokenizer
 
-from bdkit.models.text_encoder import insert_placeholder_ids
+from bdkit.models.preprocessing import SubjectPixels
 from bdkit.utils.errors import InputError
 
-PUBLIC_NEGATIVE_PROMPT = (
-    "over-exposure, under-exposure, saturated, duplicate, out of frame, lowres, cropped, worst quality, low quality, "
-    "jpeg artifacts, morbid, mutilated, out of frame, ugly, bad anatomy, bad proportions, deformed, blurry, duplicate"
-)
-"""The negative prompt of the public examples (Sec. 4.1); none is the default."""
+Lost: TypeAlias = dict[str, list[str]]
+"""The texts that were cut off, by what they were cut from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +43,30 @@ PROMPT_TEMPLATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptLayout:
-    """What the tokens of one model have to fit into.
+class Conventions:
+    """How a model was trained to be asked; kept with its weights.
 
     Args:
-        length: positions of the text encoder.
-        queries: subject vectors; 0 for plain text.
-        position: where the vectors of a "position" template begin, the begin-of-text token counted.
+        template: name in `PROMPT_TEMPLATES`.
+        ctx_begin_pos: where the subject vectors begin in the template "public", the begin-of-text token counted.
+        pixels: how a subject's image becomes the image encoder's input.
     """
 
-    length: int
-    queries: int
-    position: int = 2
+    template: str = "place"
+    ctx_begin_pos: int = 2
+    pixels: SubjectPixels = field(default_factory=SubjectPixels)
 
-    @property
-    def room(self) -> int:
-        return self.length - 2 - self.queries
+    def __post_init__(self) -> None:
+        find_template(self.template)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> Self:
+        """The inverse of ``asdict``; None, of a record without them, gives the defaults."""
+        if content is None:
+            return cls()
+        pixels = dict(content["pixels"])
+        pixels |= {name: tuple(pixels[name]) for name in ("mean", "std")}
+        return cls(**{**content, "pixels": SubjectPixels(**pixels)})
 
 
 def find_template(name: str) -> PromptTemplate:
@@ -87,48 +92,100 @@ def split_prompt(prompt: str, class_noun: str | None) -> tuple[str, str]:
     return before.strip(), f"{class_noun} {after.strip()}".strip()
 
 
-def prompt_ids(
+def one_each(
+    prompt: str | Sequence[str],
+    class_noun: str | Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    *batched: Tensor | None,
+) -> tuple[list[str], list[str] | None, list[int]]:
+    """Prompts, class nouns and seeds (default 0, 1, ...), one an image; ``batched`` is what else has one an image."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    nouns = [class_noun] if isinstance(class_noun, str) else None if class_noun is None else list(class_noun)
+    count = max([1, *(len(part) for part in (prompts, seeds, nouns, *batched) if part is not None)])
+    prompts = prompts * count if len(prompts) == 1 else prompts
+    nouns = nouns * count if nouns is not None and len(nouns) == 1 else nouns
+    seeds = list(seeds) if seeds is not None else list(range(count))
+    if len(prompts) != count or len(seeds) != count or (nouns is not None and len(nouns) != count):
+        raise InputError(
+            f"{len(prompts)} prompts, {len(seeds)} seeds and {len(nouns or [])} target subjects do not fit"
+        )
+    return prompts, nouns, seeds
+
+
+def tokenize(
+    tokenizer: CLIPTokenizer,
+    prompts: Sequence[str],
+    class_nouns: Sequence[str] | None,
+    length: int,
+    *,
+    template: str = "place",
+    queries: int = 0,
+    position: int = 2,
+    prompt_reps: int = 1,
+    what: str = "the prompt",
+) -> tuple[Tensor, Tensor, Lost]:
+    """Token ids (B, length), the mask of the subject vectors' places (B, length), and the texts that were cut off.
+
+    Only the text itself counts as cut, not its repetitions.
+
+    Args:
+        length: positions of the text encoder.
+        queries: subject vectors; 0 for plain text.
+        position: where the vectors of a "position" template begin, the begin-of-text token counted.
+        what: the prompts' name in a warning.
+    """
+    chosen, room = find_template(template), length - 2 - queries
+    nouns: Sequence[str | None] = class_nouns or [None] * len(prompts)
+    special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    rows, lost = [], []
+    for prompt, noun in zip(prompts, nouns, strict=True):
+        prefix, suffix, cut = _pieces(tokenizer, prompt, noun, chosen, room, queries, position, prompt_reps)
+        rows.append(insert_placeholder_ids(prefix, suffix, queries=queries, length=length, **special))
+        lost.append(cut)
+    ids, mask = (torch.tensor([row[k] for row in rows]) for k in (0, 1))
+    return ids, mask, {f"{what} is longer than {room} tokens": lost}
+
+
+def _pieces(
     tokenizer: CLIPTokenizer,
     prompt: str,
     class_noun: str | None,
     template: PromptTemplate,
-    layout: PromptLayout,
-    *,
-    prompt_reps: int = 1,
-) -> tuple[list[int], list[bool], str]:
-    """Token ids and the mask of the subject's places, of ``layout.length`` each, and the text that was cut off.
-
-    Only the text itself counts as cut, not its repetitions.
-    """
+    room: int,
+    queries: int,
+    position: int,
+    prompt_reps: int,
+) -> tuple[list[int], list[int], str]:
+    """Token ids before and after the subject vectors, and the text that was cut off."""
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     before, after = split_prompt(prompt, class_noun)
     whole = f"{before} {after}".strip()
-    room = layout.room
-    if template.vectors == "place" or (class_noun is None and not layout.queries):
+    if template.vectors == "place" or (class_noun is None and not queries):
         prefix, suffix = ids(before), ids(after)
         lost = tokenizer.decode((prefix + suffix)[room:])
         if prompt_reps > 1:
             suffix = ids(", ".join([after] + [whole] * (prompt_reps - 1)))
-    else:
-        tail = ids(template.tail.format(noun=class_noun)) if class_noun and layout.queries else []
-        room -= len(tail)
-        lost = tokenizer.decode(ids(whole)[room:])
-        tokens = ids(", ".join([whole] * prompt_reps))[:room] + tail
-        cut = len(tokens) if template.vectors == "end" else layout.position - 1
-        prefix, suffix = tokens[:cut], tokens[cut:]
-    rows, mask, _ = insert_placeholder_ids(
-        prefix,
-        suffix,
-        bos=tokenizer.bos_token_id,
-        eos=tokenizer.eos_token_id,
-        pad=tokenizer.pad_token_id,
-        queries=layout.queries,
-        length=layout.length,
-    )
-    return rows, mask, lost
+        return prefix, suffix, lost
+    tail = ids(template.tail.format(noun=class_noun)) if class_noun and queries else []
+    room -= len(tail)
+    lost = tokenizer.decode(ids(whole)[room:])
+    tokens = ids(", ".join([whole] * prompt_reps))[:room] + tail
+    cut = len(tokens) if template.vectors == "end" else position - 1
+    return tokens[:cut], tokens[cut:], lost
+
+
+def insert_placeholder_ids(
+    prefix: list[int], suffix: list[int], *, bos: int, eos: int, pad: int, queries: int, length: int
+) -> tuple[list[int], list[bool]]:
+    """``[BOS] prefix <queries> suffix [EOS] pad`` in ``length`` positions, cut at its end, and the queries' mask."""
+    room = length - 2 - queries
+    prefix, suffix = prefix[:room], suffix[: max(0, room - len(prefix))]
+    ids = [bos, *prefix, *([eos] * queries), *suffix, eos]
+    mask = [False] * (1 + len(prefix)) + [True] * queries
+    return ids + [pad] * (length - len(ids)), mask + [False] * (length - len(mask))
 
 
 def warn_of_lost(lost: Mapping[str, Sequence[str]], stacklevel: int = 3) -> None:

@@ -1,28 +1,22 @@
-"""Reference images and their words: which belong to which subject, and their mean (Sec. 3.3)."""
-
-from __future__ import annotations
+"""Reference images and their words: which belong to which subject (Sec. 3.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from bdkit.models.preprocessing import Picture
+from bdkit.models.preprocessing import AnyImage
 from bdkit.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from bdkit.models.blip_diffusion import BlipDiffusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One subject: its images, its category word, and how much each image counts (sum 1)."""
 
-    pictures: list[Picture]
+    images: list[AnyImage]
     noun: str
     weights: list[float]
 
@@ -35,9 +29,6 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
 
     Args:
         weights: one number an image, in the same nesting as ``images``; by default all count alike.
-
-    Raises:
-        InputError: no image, or numbers of images, words and weights that do not fit.
     """
     entries = _entries(images)
     if not entries:
@@ -58,7 +49,7 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
             "one an image or list of images"
         )
     return [
-        Subject(pictures=group, noun=word, weights=_normalised(share, len(group)))
+        Subject(images=group, noun=word, weights=_normalised(share, len(group)))
         for group, word, share in zip(groups, words, shares, strict=True)
     ]
 
@@ -79,15 +70,3 @@ def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
     if min(values) < 0 or not 0 < sum(values) < float("inf"):
         raise InputError(f"the weights {values} of the reference images must be at least 0, and not all 0")
     return [value / sum(values) for value in values]
-
-
-def mean_subjects(model: BlipDiffusion, subjects: Sequence[Subject]) -> Tensor:
-    """The (weighted) mean of each subject's vectors, (S, Q, D)."""
-    means = []
-    for subject in subjects:
-        vectors = model.encode_subject(subject.pictures, subject.noun)
-        if len(set(subject.weights)) == 1:
-            means.append(vectors.mean(dim=0))
-        else:
-            means.append((vectors * torch.tensor(subject.weights).to(vectors).view(-1, 1, 1)).sum(dim=0))
-    return torch.stack(means)

@@ -1,12 +1,10 @@
 """CLIP's text encoder with subject vectors among its token embeddings (Sec. 3.1, Fig. 2)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 
 class SubjectTextEncoder(nn.Module):
@@ -19,10 +17,6 @@ class SubjectTextEncoder(nn.Module):
     def __init__(self, model: CLIPTextModel) -> None:
         super().__init__()
         self.model = model
-
-    @classmethod
-    def from_config(cls, config: CLIPTextConfig) -> SubjectTextEncoder:
-        return cls(CLIPTextModel(config))
 
     @property
     def max_length(self) -> int:
@@ -54,29 +48,3 @@ class SubjectTextEncoder(nn.Module):
             return self.model(input_ids=input_ids).last_hidden_state
         finally:
             handle.remove()
-
-
-def insert_placeholder_ids(
-    prefix: list[int],
-    suffix: list[int],
-    *,
-    bos: int,
-    eos: int,
-    queries: int,
-    length: int,
-    pad: int | None = None,
-) -> tuple[list[int], list[bool], int]:
-    """Lay out ``[BOS] prefix <queries> suffix [EOS] pad`` in ``length`` positions; ``pad`` is ``eos`` unless given.
-
-    Returns ids, the mask of the subject's places and how many tokens of the text had to be cut (from the end).
-    """
-    room = length - 2 - queries
-    cut = max(0, len(prefix) + len(suffix) - room)
-    prefix, suffix = prefix[:room], suffix[: max(0, room - len(prefix))]
-    ids = [bos, *prefix, *([eos] * queries), *suffix, eos]
-    mask = [False] * (1 + len(prefix)) + [True] * queries
-    return (
-        ids + [eos if pad is None else pad] * (length - len(ids)),
-        mask + [False] * (length - len(mask)),
-        cut,
-    )

@@ -1,7 +1,5 @@
 """Tokenizers for models trained from scratch: the stock CLIP and BERT classes over a vocabulary of our own."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

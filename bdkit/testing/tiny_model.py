@@ -1,17 +1,13 @@
 """A model of random weights that is built in milliseconds: for tests, and to show mechanisms that need no training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import PNDMScheduler
 
 from bdkit.losses import NOISE_SCHEDULE
-from bdkit.models.blip_diffusion import BlipDiffusion, GenerationDefaults
-from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
-from bdkit.models.text_encoder import SubjectTextEncoder
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.configs import GenerationDefaults, ModelConfig, MultimodalEncoderConfig
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
 
 WIDTH = 32
@@ -40,52 +36,38 @@ def tiny_model(seed: int = 0, *, queries: int = 4, words: Sequence[str] = WORDS)
 
 def _build(queries: int, words: Sequence[str]) -> BlipDiffusion:
     length = TEXT_LENGTH + queries
-    tokenizer, qformer_tokenizer = clip_tokenizer(words, length), bert_tokenizer(words, TEXT_LENGTH)
     layers = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
-    text = CLIPTextConfig(
-        **layers,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        projection_dim=WIDTH,
-    )
-    multimodal = MultimodalEncoderConfig(
-        vision={**layers, "image_size": 32, "patch_size": 8},
-        qformer={
-            **layers,
-            "vocab_size": len(qformer_tokenizer),
-            "max_position_embeddings": 32,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = ModelConfig(
+        vae={
+            "encoder_block_out_channels": (16, 16, 16),
+            "decoder_block_out_channels": (16, 16, 16),
+            "num_encoder_blocks": (1, 1, 1),
+            "num_decoder_blocks": (1, 1, 1),
+            "latent_channels": 4,
         },
-        num_query_tokens=queries,
-        projection_size=2 * WIDTH,
-        projection_dropout=0.0,
-        output_scale=0.02,
-    )
-    return BlipDiffusion(
-        vae=AutoencoderTiny(
-            encoder_block_out_channels=(16, 16, 16),
-            decoder_block_out_channels=(16, 16, 16),
-            num_encoder_blocks=(1, 1, 1),
-            num_decoder_blocks=(1, 1, 1),
-            latent_channels=4,
+        unet={
+            "sample_size": 8,
+            "block_out_channels": (WIDTH, WIDTH),
+            "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": WIDTH,
+            "attention_head_dim": 2,
+            "norm_num_groups": 8,
+        },
+        text_encoder={**layers, "max_position_embeddings": length, "projection_dim": WIDTH},
+        multimodal=MultimodalEncoderConfig(
+            vision={**layers, "image_size": 32, "patch_size": 8},
+            qformer={**layers, "max_position_embeddings": 32, **no_dropout},
+            num_query_tokens=queries,
+            projection_size=2 * WIDTH,
+            projection_dropout=0.0,
+            output_scale=0.02,
         ),
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(WIDTH, WIDTH),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=WIDTH,
-            attention_head_dim=2,
-            norm_num_groups=8,
-        ),
-        text_encoder=SubjectTextEncoder(CLIPTextModel(text)),
-        multimodal_encoder=MultimodalEncoder(multimodal),
-        tokenizer=tokenizer,
-        qformer_tokenizer=qformer_tokenizer,
-        scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE_SCHEDULE),
         defaults=GenerationDefaults(resolution=32, guidance_scale=3.0, num_inference_steps=3),
+    )
+    scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE_SCHEDULE)
+    return BlipDiffusion.from_config(
+        config, clip_tokenizer(words, length), bert_tokenizer(words, TEXT_LENGTH), scheduler
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.latent_diffusion import encode_images
+from bdkit.models.latent_diffusion import LatentDiffusion, encode_images
 from bdkit.models.preprocessing import pixels_from_images
 from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
 from bdkit.training.loop import TrainingLoop
@@ -134,7 +134,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def cache_latents(
-    model: BlipDiffusion, images: Sequence[Image.Image], seed: int, *, random_flip: bool = False
+    model: LatentDiffusion, images: Sequence[Image.Image], seed: int, *, random_flip: bool = False
 ) -> Tensor:
     """Scaled latents (N, C, h, w) of N images; (2N, C, h, w) with their mirror images behind them.
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from diffusers import ControlNetModel
 
-from bdkit.testing.full_size import FULL_SIZE, random_controlnet, random_model
+from bdkit.models.configs import FULL, FULL_CONTROLNET
+from bdkit.testing.full_size import random_model
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_size.py"
 
@@ -25,7 +28,7 @@ def script() -> ModuleType:
 def test_parts_have_the_published_numbers_of_parameters() -> None:
     from bdkit.training.finetuning import SubjectFinetuning
 
-    model = random_model(FULL_SIZE, "meta")
+    model = random_model(FULL, "meta")
     counts = {
         "unet": 859_520_964,
         "vae": 83_653_863,
@@ -35,7 +38,8 @@ def test_parts_have_the_published_numbers_of_parameters() -> None:
     }
     for name, expected in counts.items():
         assert sum(p.numel() for p in getattr(model, name).parameters()) == expected, name
-    assert sum(p.numel() for p in random_controlnet(FULL_SIZE, "meta").parameters()) == 361_279_120
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ControlNetModel(**FULL_CONTROLNET).parameters()) == 361_279_120
     embedding = model.multimodal_encoder.query_tokens.detach()
     assert embedding.shape == (1, 16, 768)
     model.text_encoder.requires_grad_(False)
@@ -45,7 +49,7 @@ def test_parts_have_the_published_numbers_of_parameters() -> None:
 
 @pytest.mark.slow
 def test_counted_operations_are_the_published_ones(script: ModuleType) -> None:
-    counted = script.count(FULL_SIZE)
+    counted = script.count(FULL, FULL_CONTROLNET)
     published = {"unet": 0.803e12, "controlnet": 0.283e12, "decode": 2.5e12, "encode": 1.1e12, "text_encoder": 0.013e12}
     for name, expected in published.items():
         assert counted[name] == pytest.approx(expected, rel=0.04), name
@@ -67,11 +71,13 @@ def test_one_call_makes_the_table(script: ModuleType, tmp_path: Path) -> None:
     for row in rows:
         assert float(row["seconds"]) > 0
         assert 0.01 < float(row["gib"]) < 64
-        assert float(row["limit_seconds"]) < float(row["seconds"])
+        assert float(row["limit_seconds"]) > 0
+        share = float(row["limit_seconds"]) / float(row["seconds"])
+        assert float(row["of_limit"]) == pytest.approx(share)
         assert float(row["tflop"]) > 0
         for name in ("device", "commit", "torch", "diffusers", "transformers"):
             assert row[name]
-    unet = script.count(script.TINY)["unet"] / 1e12
+    unet = script.count(script.TINY, script.TINY_CONTROLNET)["unet"] / 1e12
     assert float(rows[1]["tflop"]) - float(rows[0]["tflop"]) == pytest.approx(4 * 2 * unet)
     assert float(rows[3]["tflop"]) == pytest.approx(4 * 3 * 3 * unet)
     assert float(rows[2]["tflop"]) > float(rows[0]["tflop"])

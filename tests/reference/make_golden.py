@@ -1,6 +1,6 @@
 """Records what diffusers 0.32.2's BlipDiffusionPipeline gives for tiny random weights; see README.md beside this file.
 
-Runs in the reference's own virtual environment; of bdkit it uses `layouts.seeded` alone, which imports neither library.
+Runs in the reference's own virtual environment; the modules of bdkit that it uses import neither library.
 
     python make_golden.py TINY_CHECKPOINT GOLDEN_FOLDER
 """
@@ -36,7 +36,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 from cases import CASES, CONTROL_CASES, LAVIS_CASES, NEGATIVE, SEED, SUBJECT, cached_subject, condition, picture  # noqa: E402
 
-from bdkit.models.layouts import seeded  # noqa: E402
+from bdkit.models.configs import PUBLIC_SCHEDULER, TINY, TINY_CONTROLNET  # noqa: E402
+from bdkit.testing.seeded_weights import seeded_state  # noqa: E402
 
 PARTS = ("qformer", "text_encoder", "unet", "vae", "controlnet")
 
@@ -46,27 +47,27 @@ def build(tiny: Path) -> dict[str, Any]:
     tokenizer = CLIPTokenizer.from_pretrained(tiny / "tokenizer")
     words = len((tiny / "qformer_tokenizer" / "vocab.txt").read_text().splitlines())
     config = Blip2Config(
-        vision_config=seeded.TINY_VISION,
-        qformer_config={**seeded.TINY_QFORMER, "vocab_size": words + 1},  # and [DEC]
-        num_query_tokens=seeded.TINY_QUERIES,
+        vision_config=TINY.multimodal.vision,
+        qformer_config={**TINY.multimodal.qformer, "vocab_size": words + 1},  # and [DEC]
+        num_query_tokens=TINY.multimodal.num_query_tokens,
         tokenizer=str(tiny / "qformer_tokenizer"),
     )
     modules = {
         "qformer": Blip2QFormerModel(config),
-        "text_encoder": ContextCLIPTextModel(CLIPTextConfig(**seeded.TINY_TEXT, vocab_size=len(tokenizer))),
-        "unet": UNet2DConditionModel(**seeded.TINY_UNET),
-        "vae": AutoencoderKL(**seeded.TINY_VAE),
-        "controlnet": ControlNetModel(**seeded.TINY_CONTROLNET),
+        "text_encoder": ContextCLIPTextModel(CLIPTextConfig(**TINY.text_encoder, vocab_size=len(tokenizer))),
+        "unet": UNet2DConditionModel(**TINY.unet),
+        "vae": AutoencoderKL(**TINY.vae),
+        "controlnet": ControlNetModel(**TINY_CONTROLNET),
     }
     for part, module in modules.items():
         shapes = {name: value.shape for name, value in module.state_dict().items()}
-        module.load_state_dict(seeded.seeded_state(shapes, part, SEED))
+        module.load_state_dict(seeded_state(shapes, part, SEED))
         module.eval()
-    size = seeded.TINY_VISION["image_size"]
+    size = TINY.multimodal.vision["image_size"]
     return {
         **modules,
         "tokenizer": tokenizer,
-        "scheduler": PNDMScheduler(**seeded.PUBLIC_SCHEDULER),
+        "scheduler": PNDMScheduler(**PUBLIC_SCHEDULER),
         "image_processor": BlipImageProcessor(size={"height": size, "width": size}),
     }
 
@@ -156,7 +157,7 @@ def main() -> None:
     pipe, control = BlipDiffusionPipeline(**plain), BlipDiffusionControlNetPipeline(**parts)
     size = parts["image_processor"].size
     lavis = BlipDiffusionPipeline(**{**plain, "image_processor": LavisImageProcessor(size=size)})
-    cache = torch.from_numpy(cached_subject(seeded.TINY_QUERIES, seeded.TINY_TEXT["hidden_size"]))
+    cache = torch.from_numpy(cached_subject(TINY.multimodal.num_query_tokens, TINY.text_encoder["hidden_size"]))
     golden = {name: record(pipe, case) for name, case in CASES.items()}
     golden |= {name: record(control, case) for name, case in CONTROL_CASES.items()}
     for name, case in LAVIS_CASES.items():

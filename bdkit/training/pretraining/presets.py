@@ -6,90 +6,10 @@ import importlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bdkit.models.blip_diffusion import GenerationDefaults
-from bdkit.models.multimodal_encoder import MultimodalEncoderConfig
+from bdkit.models.configs import MINI, ModelConfig
 from bdkit.training.loop import TrainingConfig
 from bdkit.training.pretraining.corpus import CorpusConfig
 from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Sizes of a model that is trained from scratch: fields of the stock classes."""
-
-    vae: dict[str, Any]
-    unet: dict[str, Any]
-    text_encoder: dict[str, Any]
-    multimodal: MultimodalEncoderConfig
-    clip_text: dict[str, Any]
-    defaults: GenerationDefaults
-
-
-MINI = ModelConfig(
-    # 64 px to 16x16x4 latents: at 8x8 the reconstructions lose the subject's identity.
-    vae={
-        "encoder_block_out_channels": (32, 32, 32),
-        "decoder_block_out_channels": (32, 32, 32),
-        "num_encoder_blocks": (0, 2, 3),
-        "num_decoder_blocks": (3, 2, 1),
-        "latent_channels": 4,
-    },
-    unet={
-        "sample_size": 16,
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": (64, 128, 160),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": 192,
-        "attention_head_dim": 4,  # this class's name for the number of heads
-        "norm_num_groups": 16,
-    },
-    text_encoder={
-        "hidden_size": 192,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 48,  # 32 for the text + 16 for the subject
-        "hidden_act": "quick_gelu",
-        "projection_dim": 128,
-    },
-    multimodal=MultimodalEncoderConfig(
-        vision={
-            "hidden_size": 160,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 4,
-            "intermediate_size": 640,
-            "image_size": 64,
-            "patch_size": 8,
-            "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5,
-        },
-        qformer={
-            "hidden_size": 192,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 384,
-            "max_position_embeddings": 48,
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        },
-        num_query_tokens=16,
-        projection_size=768,
-        projection_dropout=0.0,
-        output_scale=0.02,
-    ),
-    clip_text={
-        "hidden_size": 160,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 40,
-    },
-    defaults=GenerationDefaults(resolution=64, guidance_scale=4.0, num_inference_steps=16),
-)
 
 
 @dataclass(frozen=True, kw_only=True)

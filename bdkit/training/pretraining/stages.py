@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig
 
-from bdkit.checkpoints.load import PARTS, save_model
+from bdkit.checkpoints.save import save_blip_diffusion
 from bdkit.losses import NOISE_SCHEDULE
 from bdkit.miniworld.backgrounds import render_background
 from bdkit.miniworld.captions import VOCABULARY
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO
 from bdkit.miniworld.subjects import CLASSES
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.multimodal_encoder import MultimodalEncoder, MultimodalEncoderConfig
-from bdkit.models.text_encoder import SubjectTextEncoder
+from bdkit.models.configs import ModelConfig
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
 from bdkit.training.loop import TrainingConfig
 from bdkit.training.pretraining.autoencoder import encode_corpus, train_autoencoder
@@ -32,7 +30,7 @@ from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus
 from bdkit.training.pretraining.image_encoder import train_image_encoder
 from bdkit.training.pretraining.matting import build_mattes
 from bdkit.training.pretraining.multimodal_representation import train_multimodal_representation
-from bdkit.training.pretraining.presets import PRETRAIN, ModelConfig, PretrainConfig
+from bdkit.training.pretraining.presets import PRETRAIN, PretrainConfig
 from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig, train_subject_representation
 from bdkit.training.pretraining.text_to_image import train_text_to_image
 from bdkit.utils.env import is_main_process, world_size
@@ -43,27 +41,11 @@ from bdkit.utils.io import write_atomically, write_json
 def new_model(config: ModelConfig, seed: int = 0) -> BlipDiffusion:
     """A model with random weights, tokenizers over the mini world's words."""
     torch.manual_seed(seed)
-    text = config.text_encoder
-    tokenizer = clip_tokenizer(VOCABULARY, text["max_position_embeddings"])
-    qformer_tokenizer = bert_tokenizer(VOCABULARY, config.multimodal.qformer["max_position_embeddings"])
-    fields = asdict(config.multimodal)
-    fields["qformer"] |= {"vocab_size": len(qformer_tokenizer), "pad_token_id": qformer_tokenizer.pad_token_id}
-    text_config = CLIPTextConfig(
-        **text,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return BlipDiffusion(
-        vae=AutoencoderTiny(**config.vae),
-        unet=UNet2DConditionModel(**config.unet),
-        text_encoder=SubjectTextEncoder.from_config(text_config),
-        multimodal_encoder=MultimodalEncoder(MultimodalEncoderConfig(**fields)),
-        tokenizer=tokenizer,
-        qformer_tokenizer=qformer_tokenizer,
-        scheduler=DPMSolverMultistepScheduler(**NOISE_SCHEDULE, final_sigmas_type="zero", timestep_spacing="linspace"),
-        defaults=config.defaults,
+    return BlipDiffusion.from_config(
+        config,
+        clip_tokenizer(VOCABULARY, config.text_encoder["max_position_embeddings"]),
+        bert_tokenizer(VOCABULARY, config.multimodal.qformer["max_position_embeddings"]),
+        DPMSolverMultistepScheduler(**NOISE_SCHEDULE, final_sigmas_type="zero", timestep_spacing="linspace"),
         record={"class_nouns": list(CLASSES), "method_preset": "mini"},
     )
 
@@ -257,10 +239,10 @@ class MiniPretraining:
         }
         self.load("base")
         base_only = ("unet", "text_encoder")
-        save_model(self.model, weights / "mini-base", dtype, only=base_only, parts_from="../mini")
+        save_blip_diffusion(self.model, weights / "mini-base", dtype, only=base_only, parts_from="../mini")
         for stage in STAGES:
             self.load(stage)
-        save_model(self.model, weights / "mini", dtype, only=PARTS)
+        save_blip_diffusion(self.model, weights / "mini", dtype)
         write_card(weights / "mini", self.out, list(STAGES), self.config)
         return weights
 

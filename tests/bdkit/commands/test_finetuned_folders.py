@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bdkit.checkpoints.adapters import LORA, WORD, load_drawable
+from bdkit.checkpoints.files import LoadOptions
 from bdkit.methods import build_method
-from bdkit.models.options import LoadOptions
-from bdkit.models.stable_diffusion import StableDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
 from bdkit.utils.images import read_images
 
@@ -38,8 +38,8 @@ CASES = [
 def starts(model: Path, public: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The models to start from: bdkit's own format, the public one, and a plain Stable Diffusion."""
     whole = public_tiny_model()
-    names = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
-    plain = StableDiffusion(**{name: getattr(whole, name) for name in names})
+    names = ("vae", "unet", "text_encoder", "tokenizer", "scheduler", "defaults")
+    plain = LatentDiffusion(**{name: getattr(whole, name) for name in names})
     plain.save_pretrained(tmp_path_factory.mktemp("sd") / "mini-base")
     return {"own": model, "public": public, "sd": tmp_path_factory.getbasetemp() / "sd0" / "mini-base"}
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.models.text_encoder import SubjectTextEncoder, insert_placeholder_ids
+from bdkit.models.prompts import insert_placeholder_ids
+from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.testing.tiny_model import tiny_model
 
 QUERIES, LENGTH = 4, 20
@@ -115,18 +116,17 @@ def test_gradients_reach_the_vectors(encoder: SubjectTextEncoder, inputs: Inputs
 
 
 @pytest.mark.parametrize(
-    ("prefix", "suffix", "ids", "places", "cut"),
+    ("prefix", "suffix", "ids", "places"),
     [
-        ([1, 2], [3], [90, 1, 2, 91, 91, 3, 91, 91, 91, 91], [3, 4], 0),
-        ([], [], [90, 91, 91, 91, 91, 91, 91, 91, 91, 91], [1, 2], 0),
-        ([1, 2], [3, 4, 5, 6], [90, 1, 2, 91, 91, 3, 4, 5, 6, 91], [3, 4], 0),
-        ([1, 2], [3, 4, 5, 6, 7, 8], [90, 1, 2, 91, 91, 3, 4, 5, 6, 91], [3, 4], 2),
-        ([1, 2, 3, 4, 5, 6, 7], [8], [90, 1, 2, 3, 4, 5, 6, 91, 91, 91], [7, 8], 2),
+        ([1, 2], [3], [90, 1, 2, 91, 91, 3, 91, 91, 91, 91], [3, 4]),
+        ([], [], [90, 91, 91, 91, 91, 91, 91, 91, 91, 91], [1, 2]),
+        ([1, 2], [3, 4, 5, 6], [90, 1, 2, 91, 91, 3, 4, 5, 6, 91], [3, 4]),
+        ([1, 2], [3, 4, 5, 6, 7, 8], [90, 1, 2, 91, 91, 3, 4, 5, 6, 91], [3, 4]),
+        ([1, 2, 3, 4, 5, 6, 7], [8], [90, 1, 2, 3, 4, 5, 6, 91, 91, 91], [7, 8]),
     ],
 )
-def test_layout_of_the_ids(prefix: list[int], suffix: list[int], ids: list[int], places: list[int], cut: int) -> None:
-    got, mask, lost = insert_placeholder_ids(prefix, suffix, bos=90, eos=91, queries=2, length=10)
+def test_the_order_of_the_ids(prefix: list[int], suffix: list[int], ids: list[int], places: list[int]) -> None:
+    got, mask = insert_placeholder_ids(prefix, suffix, bos=90, eos=91, pad=91, queries=2, length=10)
     assert got == ids
     assert [k for k, inside in enumerate(mask) if inside] == places
     assert len(mask) == 10
-    assert lost == cut

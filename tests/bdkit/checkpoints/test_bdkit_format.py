@@ -15,7 +15,9 @@ from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bdkit.checkpoints.load import PARTS, RECORD, checkpoint_hash, new_folder, save_model
+from bdkit.checkpoints.files import new_folder
+from bdkit.checkpoints.load import PARTS, RECORD, checkpoint_hash
+from bdkit.checkpoints.save import save_blip_diffusion
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
@@ -133,6 +135,14 @@ def replaced(name: str, text: str) -> Callable[[Path], None]:
     return damage
 
 
+def change_qformer(**changes: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "qformer" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -142,13 +152,14 @@ def replaced(name: str, text: str) -> Callable[[Path], None]:
         (remove_weights, r"vae/diffusion_pytorch_model.safetensors is missing; fetch"),
         (replaced(RECORD, "{"), r"bdkit.json is not readable JSON"),
         (replaced(RECORD, "{}"), r"bdkit.json is not the record of a bdkit model"),
-        (replaced("vae/config.json", "{,"), r"cannot be read: .*; fetch"),
-        (replaced("unet/config.json", ""), r"cannot be read: .*; fetch"),
-        (replaced("qformer/config.json", "[1"), r"cannot be read: .*; fetch"),
+        (replaced("vae/config.json", "{,"), r"vae/config.json is not readable JSON"),
+        (replaced("unet/config.json", ""), r"unet/config.json is not readable JSON"),
+        (replaced("qformer/config.json", "[1"), r"qformer/config.json is not readable JSON"),
         (replaced("qformer/config.json", '{"colour": 1}'), r"cannot be read: .*; fetch"),
-        (replaced("text_encoder/config.json", "nonsense"), r"cannot be read: .*; fetch"),
-        (replaced("tokenizer/tokenizer.json", "{"), r"cannot be read: .*; fetch"),
-        (replaced("scheduler/scheduler_config.json", '{"_class_name": "NoScheduler"}'), r"cannot be read: .*; fetch"),
+        (change_qformer(output_scale=None), r"unexpected keys projection.output_norm.weight"),
+        (replaced("text_encoder/config.json", "nonsense"), r"text_encoder/config.json is not readable JSON"),
+        (replaced("tokenizer/tokenizer.json", "{"), r"tokenizer in .* cannot be read .*; fetch"),
+        (replaced("scheduler/scheduler_config.json", '{"_class_name": "NoScheduler"}'), "is no scheduler of diffusers"),
         (lambda folder: (folder / RECORD).unlink(), r"is not a bdkit model: bdkit.json is missing"),
     ],
 )
@@ -169,7 +180,7 @@ def test_an_unknown_name_is_one_line(name: str) -> None:
 
 def test_parts_come_from_another_folder(model: BlipDiffusion, copy: Path) -> None:
     other = tiny_model(5)
-    base = save_model(other, copy.parent / "base", only=("unet", "text_encoder"), parts_from="../copy")
+    base = save_blip_diffusion(other, copy.parent / "base", only=("unet", "text_encoder"), parts_from="../copy")
     assert not (base / "vae").exists()
     loaded = BlipDiffusion.from_pretrained(base)
     assert torch.equal(loaded.unet.conv_in.weight, other.unet.conv_in.weight)

@@ -1,4 +1,4 @@
-"""A tiny checkpoint in each foreign layout that a test may change, and the model that they hold."""
+"""A tiny checkpoint in each of the others' formats that a test may change, and the model that they hold."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ def model() -> BlipDiffusion:
 
 @pytest.fixture
 def public(tiny_folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A folder in the public layout that a test may change."""
+    """A folder in the public format that a test may change."""
     return Path(shutil.copytree(tiny_folders["diffusers"], tmp_path / "public"))
 
 
