@@ -180,7 +180,7 @@ def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(
     mine = method.save(tmp_path / "mine")
     ours = load_drawable(mine)
     assert not any(parameter.requires_grad and ".lora_" in name for name, parameter in ours.unet.named_parameters())
-    drawn = ours("a {} in the snow", source_subject="sks dog", seeds=[4, 5], num_inference_steps=3)
+    drawn = ours("a {} in the snow", target_subject="sks dog", seeds=[4, 5], num_inference_steps=3)
     assert_same([np.asarray(image) for image in drawn], method.generate("a {} {} in the snow", "dog", [4, 5]))
     theirs = UNet2DConditionModel.from_pretrained(starts["sd"] / "unet")
     theirs.load_lora_adapter(mine, prefix="unet", weight_name=LORA)
