@@ -58,7 +58,7 @@ def noise_prediction_loss(
         generator: CPU generator of the timesteps and, through `draw_noise`, of the noise.
         weights: (timesteps,), how much each timestep's error counts, such as `timestep_weights`; None: all the same.
         importance_sampling: draw the timesteps by `draw_timesteps`: the same loss in the mean, with less variance.
-        pixel_weights: (B, 1, h, w), how much each place of an image counts; divided by its mean over the batch.
+        pixel_weights: (B, 1, h, w), how much each pixel of the latents counts; divided by its mean over the batch.
     """
     noise = draw_noise(latents, generator)
     plain = weights is None and not importance_sampling and pixel_weights is None
@@ -89,8 +89,8 @@ def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     if like.device.type == "cpu":
         return torch.randn(like.shape, generator=generator).to(like.dtype)
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    there = torch.Generator(like.device).manual_seed(seed)
-    return torch.randn(like.shape, generator=there, device=like.device).to(like.dtype)
+    on_device = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=on_device, device=like.device).to(like.dtype)
 
 
 def timestep_weights(scheduler: DDPMScheduler, low: float, high: float) -> Tensor:
@@ -115,6 +115,6 @@ def draw_timesteps(weights: Tensor, count: int, generator: torch.Generator) -> t
     """
     chances = weights.double().sqrt()
     chances = chances / chances.sum()
-    places = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
-    timesteps = torch.searchsorted(chances.cumsum(0), places, right=True).clamp(max=len(weights) - 1)
+    positions = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
+    timesteps = torch.searchsorted(chances.cumsum(0), positions, right=True).clamp(max=len(weights) - 1)
     return timesteps, (weights / (len(weights) * chances))[timesteps].float()

@@ -230,10 +230,7 @@ def _pixels(folder: Path, index: Mapping[str, Any], image_size: int) -> SubjectP
 
 
 def public_encoder(model: BlipDiffusion) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """`Blip2Config` as JSON and the public state dict of the multimodal encoder.
-
-    Raises InputError for an encoder that the public formats cannot express.
-    """
+    """`Blip2Config` as JSON and the public state dict of the multimodal encoder."""
     encoder = model.multimodal_encoder
     width = encoder.qformer.config.hidden_size
     if encoder.config.output_scale is not None or encoder.config.projection_size != 4 * width:

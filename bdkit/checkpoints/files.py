@@ -40,10 +40,7 @@ class LoadOptions:
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:
-    """The weight files of a part: safetensors first, then ``.bin``, whole or in shards, then fp16 variants.
-
-    Raises InputError when there are none, or a shard is missing.
-    """
+    """The weight files of a part: safetensors first, then ``.bin``, whole or in shards, then fp16 variants."""
     stems = ((STEMS[part], "safetensors"), (PICKLE_STEMS.get(part, STEMS[part]), "bin"))
     for variant in ("", ".fp16"):
         for stem, suffix in stems:
@@ -83,10 +80,7 @@ def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one ``.safetensors`` file, or of a pickle that is read without running any code of it.
-
-    Raises InputError for a damaged file, and for one that holds anything but tensors.
-    """
+    """The tensors of one ``.safetensors`` file, or of a pickle that is read without running any code of it."""
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except InputError:
@@ -102,10 +96,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensor(path: Path) -> Tensor:
-    """The only tensor of a pickle, bare or in a dict.
-
-    Raises InputError for anything else.
-    """
+    """The only tensor of a pickle, bare or in a dict."""
     try:
         content = _unpickle(path)
     except InputError:
@@ -132,11 +123,7 @@ def _unpickle(path: Path) -> Any:
 
 
 def fill(make: Callable[[], Module], state: Mapping[str, Tensor], source: Path, dtype: torch.dtype) -> Module:
-    """A module with the weights of ``state``, in evaluation mode; it is built without memory or random numbers.
-
-    Raises:
-        InputError: keys are missing or unexpected, or have another shape; they are named.
-    """
+    """A module with the weights of ``state``, in evaluation mode; it is built without memory or random numbers."""
     with init_empty_weights(include_buffers=False):
         module = make()
     expected = {name: value.shape for name, value in module.state_dict().items()}

@@ -30,10 +30,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch(repo_id: str, patterns: Sequence[str], *, local_files_only: bool = False) -> Path:
-    """The folder of a hub repository's files in the cache, downloaded unless they are there.
-
-    Raises InputError in one line: there is no such repository, or no network and nothing in the cache.
-    """
+    """The folder of a hub repository's files in the cache, downloaded unless they are there."""
     try:
         return Path(
             snapshot_download(
@@ -67,10 +64,7 @@ def fetch_configs(repo_id: str, *, local_files_only: bool = False) -> Path:
 
 
 def fetch_bert_tokenizer(*, local_files_only: bool = False) -> Path:
-    """The folder of bert-base-uncased's tokenizer.
-
-    Raises InputError that tells how to do without the hub.
-    """
+    """The folder of bert-base-uncased's tokenizer."""
     for only_local, repo_id in ((True, BERT_IDS[0]), (True, BERT_IDS[1]), (local_files_only, BERT_IDS[1])):
         try:
             folder = fetch(repo_id, BERT_PATTERNS, local_files_only=only_local)

@@ -77,9 +77,6 @@ def load_lavis(path: Path, options: LoadOptions) -> BlipDiffusion:
     Args:
         options: ``base`` is a Stable Diffusion 1.5 folder for tokenizer, scheduler and configs, and for a part that the
             weights lack.
-
-    Raises:
-        InputError: a file is missing or damaged, keys are missing or unexpected, or ``base`` is needed.
     """
     with _unpacked(path) as unpacked:
         root = _root(unpacked)
@@ -91,19 +88,19 @@ def load_lavis(path: Path, options: LoadOptions) -> BlipDiffusion:
 def _load(root: Path, path: Path, options: LoadOptions) -> BlipDiffusion:
     base, dtype = None if options.base is None else Path(options.base), options.dtype
     public = lavis_to_public(read_tensors(_file(root, BLIP)), read_tensors(_file(root, PROJECTION)))
-    places = {part: _find(root, base, part, "config.json") for part in WEIGHTS}
+    configs = {part: _find(root, base, part, "config.json") for part in WEIGHTS}
     weights = {part: _weights(root, base, part) for part in WEIGHTS}
     encoder = load_multimodal_encoder(_qformer_config(root, base, public), public, path, dtype)
-    unet = load_unet(weights["unet"], dtype, places["unet"])
-    vae = load_vae(weights["vae"], dtype, places["vae"])
-    folders = [place / "qformer_tokenizer" for place in (root, base) if place is not None]
+    unet = load_unet(weights["unet"], dtype, configs["unet"])
+    vae = load_vae(weights["vae"], dtype, configs["vae"])
+    folders = [folder / "qformer_tokenizer" for folder in (root, base) if folder is not None]
     scheduler = _find(root, base, "scheduler", "scheduler_config.json")
     # LAVIS builds its PNDM in code, without the step offset of Stable Diffusion's file
     pndm = read_json(scheduler / "scheduler_config.json").get("_class_name") == "PNDMScheduler"
     model = BlipDiffusion(
         vae=vae,
         unet=unet,
-        text_encoder=load_text_encoder(weights["text_encoder"], dtype, places["text_encoder"]),
+        text_encoder=load_text_encoder(weights["text_encoder"], dtype, configs["text_encoder"]),
         multimodal_encoder=encoder,
         tokenizer=load_clip_tokenizer(_find(root, base, "tokenizer", "tokenizer.json", "vocab.json")),
         qformer_tokenizer=load_bert_tokenizer(options, folders, encoder.qformer.config.vocab_size),
@@ -145,9 +142,9 @@ def _weights(root: Path, base: Path | None, part: str) -> Path:
 
 def _find(root: Path, base: Path | None, part: str, *names: str) -> Path:
     """The folder that holds a small file of a part: the checkpoint's own, or the base model's."""
-    for place in (root, base):
-        if place is not None and any((place / part / name).is_file() for name in names):
-            return place / part
+    for folder in (root, base):
+        if folder is not None and any((folder / part / name).is_file() for name in names):
+            return folder / part
     if base is None:
         raise InputError(
             f"a LAVIS checkpoint holds no {part}/{names[0]}; name a Stable Diffusion 1.5 folder with base= or --base"
@@ -157,9 +154,9 @@ def _find(root: Path, base: Path | None, part: str, *names: str) -> Path:
 
 def _qformer_config(root: Path, base: Path | None, public: Mapping[str, Tensor]) -> dict[str, Any]:
     """A Blip2Config: one that lies beside the weights or in the base folder, else read off the shapes."""
-    for place in (root, base):
-        if place is not None and (place / "qformer" / "config.json").is_file():
-            return read_json(place / "qformer" / "config.json")
+    for folder in (root, base):
+        if folder is not None and (folder / "qformer" / "config.json").is_file():
+            return read_json(folder / "qformer" / "config.json")
     needed = (
         *("query_tokens", "visual_encoder.embeddings.patch_embedding.weight", "embeddings.word_embeddings.weight"),
         *("visual_encoder.embeddings.position_embedding", "embeddings.position_embeddings.weight"),
@@ -214,11 +211,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpacks a checkpoint's tar; only plain files, and nothing that would lie outside ``folder``.
-
-    Raises:
-        InputError: the tar is damaged, too large for the disk, or holds a member that points outside.
-    """
+    """Unpacks a checkpoint's tar; only plain files, and nothing that would lie outside ``folder``."""
     try:
         with tarfile.open(path) as archive:
             members = archive.getmembers()
@@ -242,11 +235,7 @@ def unpack(path: Path, folder: Path) -> None:
 
 
 def save_lavis(model: BlipDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes LAVIS's format; the configs, tokenizers and scheduler beside the weights are for bdkit, LAVIS skips them.
-
-    Raises:
-        InputError: the model is not of the published architecture.
-    """
+    """Writes LAVIS's format; configs, tokenizers and scheduler beside the weights are for bdkit, LAVIS skips them."""
     config, public = public_encoder(model)
     blip, projection = public_to_lavis(public)
     states = {

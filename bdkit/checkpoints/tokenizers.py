@@ -23,17 +23,17 @@ def load_clip_tokenizer(folder: Path) -> CLIPTokenizer:
         raise _unreadable(folder, error) from None
 
 
-def load_bert_tokenizer(options: LoadOptions, own: list[Path], vocab_size: int) -> BertTokenizer:
+def load_bert_tokenizer(options: LoadOptions, candidates: list[Path], vocab_size: int) -> BertTokenizer:
     """The Q-Former's tokenizer: bert-base-uncased with [DEC] as its begin-of-text token (30,523 tokens).
 
     Args:
         options: ``qformer_tokenizer`` is a folder (``vocab.txt`` is enough) or hub id; None: the first folder of
-            ``own`` that is there, else bert-base-uncased from the hub's cache or the hub.
+            ``candidates`` that is there, else bert-base-uncased from the hub's cache or the hub.
         vocab_size: of the Q-Former's word embeddings; another number of tokens is warned of.
     """
     choice, local_files_only = options.qformer_tokenizer, options.local_files_only
     if choice is None:
-        folder = next((place for place in own if place.is_dir()), None)
+        folder = next((path for path in candidates if path.is_dir()), None)
         folder = folder or fetch_bert_tokenizer(local_files_only=local_files_only)
     elif is_hub_id(str(choice)):
         folder = fetch(str(choice), BERT_PATTERNS, local_files_only=local_files_only)

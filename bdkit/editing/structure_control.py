@@ -28,7 +28,7 @@ CONTROLNETS = {
     "hed": "lllyasviel/sd-controlnet-hed",
     "scribble": "lllyasviel/sd-controlnet-scribble",
 }
-Pictures = Image.Image | Sequence[Image.Image]
+Maps = Image.Image | Sequence[Image.Image]
 
 
 class StructureControl:
@@ -45,15 +45,12 @@ class StructureControl:
         strength: factor of each ControlNet's residuals, at least 0; one for all, or one each.
         start: share of the steps, 0 to 1, at which it begins; one for all, or one each.
         end: share of the steps at which it ends.
-
-    Raises:
-        InputError: numbers that do not fit or lie outside their range.
     """
 
     def __init__(
         self,
         controlnets: ControlNetModel | Sequence[ControlNetModel],
-        structures: Pictures | Sequence[Pictures],
+        structures: Maps | Sequence[Maps],
         *,
         strength: float | Sequence[float] = 1.0,
         start: float | Sequence[float] = 0.0,
@@ -80,16 +77,13 @@ class StructureControl:
 
     @classmethod
     def from_pretrained(
-        cls, paths: str | Path | Sequence[str | Path], structures: Pictures | Sequence[Pictures], **settings: Any
+        cls, paths: str | Path | Sequence[str | Path], structures: Maps | Sequence[Maps], **settings: Any
     ) -> StructureControl:
         """Reads the ControlNets; see the class for the other arguments.
 
         Args:
             paths: folders or ids, or keys of `CONTROLNETS`: a ControlNet itself, or a model that holds one in its
                 folder controlnet/, such as salesforce/blipdiffusion-controlnet.
-
-        Raises:
-            InputError: no such ControlNet.
         """
         if isinstance(paths, (str, Path)):
             return cls(load_controlnet(paths), structures, **settings)
@@ -103,9 +97,6 @@ class StructureControl:
             count: number of images that are drawn together.
             height, width: their pixels.
             factor: pixels per latent.
-
-        Raises:
-            InputError: a ControlNet of another U-Net, or as many maps as neither one nor the images.
         """
         for net in self.nets.nets:
             _check_fits(net, unet, factor)
@@ -132,25 +123,22 @@ class StructureControl:
 
 
 def load_controlnet(path: str | Path) -> ControlNetModel:
-    """A ControlNet in float32: a folder, an id or a key of `CONTROLNETS`; a model's own is found in controlnet/.
-
-    Raises InputError when there is none, or its weights do not fit its config.
-    """
-    place = CONTROLNETS.get(str(path), str(path))
-    if not Path(place).is_dir() and not is_hub_id(place):
-        raise InputError(f"no ControlNet at {place!r}; give a folder, an id or one of {', '.join(CONTROLNETS)}")
+    """A ControlNet in float32: a folder, an id or a key of `CONTROLNETS`; a model's own is found in controlnet/."""
+    source = CONTROLNETS.get(str(path), str(path))
+    if not Path(source).is_dir() and not is_hub_id(source):
+        raise InputError(f"no ControlNet at {source!r}; give a folder, an id or one of {', '.join(CONTROLNETS)}")
     try:
         with _quiet():
-            subfolder = _subfolder(place)
+            subfolder = _subfolder(source)
             net, info = ControlNetModel.from_pretrained(
-                place, subfolder=subfolder, torch_dtype=torch.float32, output_loading_info=True
+                source, subfolder=subfolder, torch_dtype=torch.float32, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0]
-        raise InputError(f"no ControlNet at {place!r}: {line}; give a folder or an id") from None
+        raise InputError(f"no ControlNet at {source!r}: {line}; give a folder or an id") from None
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
-        raise InputError(f"the ControlNet at {place!r} lacks or has too many weights: {', '.join(sorted(wrong)[:5])}")
+        raise InputError(f"the ControlNet at {source!r} lacks or has too many weights: {', '.join(sorted(wrong)[:5])}")
     return net
 
 
@@ -165,14 +153,14 @@ def has_own_controlnet(model: str | Path) -> bool:
         return False
 
 
-def _subfolder(place: str) -> str | None:
+def _subfolder(source: str) -> str | None:
     """ "controlnet" for a model that holds a ControlNet, None for a ControlNet itself."""
-    folder = Path(place)
+    folder = Path(source)
     if folder.is_dir():
         inside = folder / "controlnet" / "config.json"
         return "controlnet" if inside.exists() and not (folder / "config.json").exists() else None
     try:
-        config = ControlNetModel.load_config(place)
+        config = ControlNetModel.load_config(source)
     except OSError:
         return "controlnet"
     return None if config.get("_class_name", "ControlNetModel") == "ControlNetModel" else "controlnet"

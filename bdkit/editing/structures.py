@@ -36,9 +36,6 @@ def depth_map(image: Image.Image, *, model: str = DEPTH_MODEL) -> Image.Image:
 
     Args:
         model: id or folder of the model.
-
-    Raises:
-        InputError: the model is not there.
     """
     from transformers import pipeline
 
@@ -59,8 +56,6 @@ def hed_edges(image: Image.Image, *, scribble: bool = False, model: str = ANNOTA
 
     Args:
         model: id or folder with the weights, ControlNetHED.pth.
-
-    Raises InputError when the optional library is not installed, or its weights are not there.
     """
     try:
         from controlnet_aux import HEDdetector
@@ -94,7 +89,7 @@ STRUCTURES: dict[str, Callable[..., Image.Image]] = {
 }
 
 
-def structure_map(kind: str, picture: Image.Image, height: int, width: int, **settings: Any) -> Image.Image:
+def structure_map(kind: str, image: Image.Image, height: int, width: int, **settings: Any) -> Image.Image:
     """The structure of a photo, found at the size that will be drawn; RGB, width x height.
 
     The photo covers that size and is cropped at its centre.
@@ -102,11 +97,8 @@ def structure_map(kind: str, picture: Image.Image, height: int, width: int, **se
     Args:
         kind: a key of `STRUCTURES`.
         settings: further arguments of that function, such as ``low`` and ``high`` of `canny_edges`.
-
-    Raises:
-        InputError: unknown kind, or what the kind needs is missing.
     """
     if kind not in STRUCTURES:
         raise InputError(f"unknown structure {kind!r}; known are {', '.join(STRUCTURES)}")
-    fitted = ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
     return STRUCTURES[kind](fitted, **settings)

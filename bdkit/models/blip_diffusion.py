@@ -160,11 +160,11 @@ class BlipDiffusion(LatentDiffusion):
     ) -> tuple[Tensor, Tensor]:
         """As in the base class; where the subject vectors go (when ``with_subject``) is the template's choice."""
         queries = self.multimodal_encoder.config.num_query_tokens if with_subject else 0
-        ids, mask, lost = self._tokenize(prompts, class_nouns, prompt_reps, **self._layout(template), queries=queries)
+        ids, mask, lost = self._tokenize(prompts, class_nouns, prompt_reps, **self._template(template), queries=queries)
         warn_of_lost(lost)
         return ids, mask
 
-    def _layout(self, template: str | None) -> dict[str, Any]:
+    def _template(self, template: str | None) -> dict[str, Any]:
         conventions = self.conventions
         return {"template": template or conventions.template, "position": conventions.ctx_begin_pos}
 
@@ -202,7 +202,7 @@ class BlipDiffusion(LatentDiffusion):
     ) -> tuple[Tensor, Lost]:
         if prompt_reps is None and template is not None:
             prompt_reps = find_template(template).prompt_reps
-        return self._encode_prompt(prompt, class_noun, prompt_reps, subject_embeddings, **self._layout(template))
+        return self._encode_prompt(prompt, class_noun, prompt_reps, subject_embeddings, **self._template(template))
 
     @torch.no_grad()
     def __call__(

@@ -152,10 +152,10 @@ class LatentDiffusion(nn.Module):
         return ids, mask
 
     def _tokenize(
-        self, prompts: Sequence[str], class_nouns: Sequence[str] | None, prompt_reps: int, **layout: Any
+        self, prompts: Sequence[str], class_nouns: Sequence[str] | None, prompt_reps: int, **options: Any
     ) -> tuple[Tensor, Tensor, Lost]:
         length = self.text_encoder.max_length
-        return tokenize(self.tokenizer, prompts, class_nouns, length, prompt_reps=prompt_reps, **layout)
+        return tokenize(self.tokenizer, prompts, class_nouns, length, prompt_reps=prompt_reps, **options)
 
     def encode_prompt(
         self,
@@ -181,9 +181,9 @@ class LatentDiffusion(nn.Module):
         class_noun: str | Sequence[str] | None,
         prompt_reps: int | None,
         subject_embeddings: Tensor | None = None,
-        **layout: Any,
+        **options: Any,
     ) -> tuple[Tensor, Lost]:
-        """Hidden states, and the texts that were cut off; ``layout`` as `tokenize` takes it."""
+        """Hidden states, and the texts that were cut off; ``options`` as `tokenize` takes it."""
         subjects = 1 if subject_embeddings is None else subject_embeddings.shape[0]
         prompts = [prompt] * subjects if isinstance(prompt, str) else list(prompt)
         nouns = [class_noun] * len(prompts) if isinstance(class_noun, str) else class_noun
@@ -193,8 +193,8 @@ class LatentDiffusion(nn.Module):
         if reps < 1:
             raise InputError(f"prompt_reps is {reps}; use at least 1")
         if subject_embeddings is not None:
-            layout["queries"] = subject_embeddings.shape[1]
-        ids, mask, lost = self._tokenize(prompts, nouns, reps, **layout)
+            options["queries"] = subject_embeddings.shape[1]
+        ids, mask, lost = self._tokenize(prompts, nouns, reps, **options)
         if subject_embeddings is not None:
             if subjects not in (1, len(prompts)):
                 raise InputError(f"{subjects} subjects for {len(prompts)} prompts; give 1 or as many")

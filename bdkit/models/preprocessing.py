@@ -60,10 +60,7 @@ class SubjectPixels:
 
 
 def as_image(image: Any) -> Image.Image:
-    """An RGB image of a PIL image, an array (H, W, 3) or a tensor (3, H, W).
-
-    Raises InputError for other shapes, and for floats outside 0..1.
-    """
+    """An RGB image of a PIL image, an array (H, W, 3) or a tensor (3, H, W)."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = (

@@ -77,10 +77,7 @@ def find_template(name: str) -> PromptTemplate:
 
 
 def split_prompt(prompt: str, class_noun: str | None) -> tuple[str, str]:
-    """The text before and after the subject's place; the class noun opens the second part.
-
-    Raises InputError for an empty prompt or more than one ``{}``.
-    """
+    """The text before and after the subject's place; the class noun opens the second part."""
     if class_noun is None:
         if "{}" in prompt:
             raise InputError(f"the prompt {prompt!r} has a place for a subject, but no subject was given")
