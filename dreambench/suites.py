@@ -154,12 +154,3 @@ def _subject(row: Mapping[str, Any]) -> SuiteSubject:
 def prompt_from_row(row: Mapping[str, Any]) -> Prompt:
     """The prompt of a JSON object, or of a row of `data/prompts.csv`."""
     return Prompt(int(row["index"]), row["template"], row["kind"], row.get("published", ""))
-
-
-def __getattr__(name: str) -> Any:
-    """Until every caller takes them from `dreambench.registry`."""
-    if name.startswith("__"):
-        raise AttributeError(name)
-    from dreambench import registry
-
-    return getattr(registry, name)

@@ -27,12 +27,12 @@ def add_dataclass_arguments(
 ) -> None:
     """Adds one flag a field of a config dataclass to `parser`: field `num_steps` becomes `--num-steps`.
 
-    Fields may be str, int, float, bool (`--flag` / `--no-flag`), Path, a Literal, a tuple of one of these (written with
-    commas) or any of them `| None` (written `none`). The help is the field's `metadata["help"]`, else the line
-    `name: text` of the class docstring. `metadata["positional"]` makes an argument without `--`; of a tuple, several
-    words. Fields stand in a group of their class, under the first line of its docstring, or all under `title`. A flag
-    that is not given leaves no trace in the namespace, so that `config_from_args` can start from a preset; the class's
-    own defaults are then better not shown.
+    Fields may be str, int, float, bool (`--flag`, and `--no-flag` where it may be on), Path, a Literal, a tuple of one
+    of these (written with commas) or any of them `| None` (written `none`). The help is the field's `metadata["help"]`,
+    else the line `name: text` of the class docstring. `metadata["positional"]` makes an argument without `--`; of a
+    tuple, several words. Fields stand in a group of their class, under the first line of its docstring, or all under
+    `title`. A flag that is not given leaves no trace in the namespace, so that `config_from_args` can start from a
+    preset; the class's own defaults are then better not shown.
 
     Raises TypeError for a field of another type that is not named in `skip`.
     """
@@ -52,7 +52,8 @@ def add_dataclass_arguments(
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
         if hints[field.name] is bool:
-            shared["action"] = argparse.BooleanOptionalAction
+            only_on = show_defaults and field.default is False
+            shared |= {"action": "store_true" if only_on else argparse.BooleanOptionalAction}
         else:
             shared["type"] = _converter(hints[field.name], field.name)
             shared["metavar"] = _metavar(field, hints[field.name])

@@ -29,7 +29,7 @@ class Recipe:
 
 def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    add_dataclass_arguments(parser, Recipe)
+    add_dataclass_arguments(parser, Recipe, show_defaults=False)
     return parser.parse_args(arguments)
 
 
