@@ -5,8 +5,8 @@ import numpy as np
 from bdkit.miniworld.changes import CHANGES
 from bdkit.miniworld.colours import NAMES, name_of
 from bdkit.miniworld.contexts import CONTEXTS, STUDIO
+from bdkit.miniworld.drawing.patterns import PATTERNS
 from bdkit.miniworld.outfits import OUTFITS
-from bdkit.miniworld.patterns import PATTERNS
 from bdkit.miniworld.scenes import OUTFIT_WORDS, Scene
 from bdkit.miniworld.subjects import CLASSES, PARTS
 

@@ -7,7 +7,7 @@ import numpy as np
 import skia
 
 from bdkit.miniworld.colours import CHANGE_HUES, RGB, shift_to_hue
-from bdkit.miniworld.pen import ellipse, fill_paint, line, star, stroke_paint
+from bdkit.miniworld.drawing.pen import ellipse, fill_paint, line, star, stroke_paint
 from bdkit.miniworld.subjects import Subject
 
 # in the order of DreamBench's prompts 20..24

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 import skia
+from numpy.typing import NDArray
 
-from bdkit.miniworld import landscapes, places
-from bdkit.miniworld.brush import Brush
+from bdkit.miniworld.drawing import landscapes, places
+from bdkit.miniworld.drawing.brush import Brush
 
 STUDIO = "studio"
 
@@ -84,3 +85,16 @@ def draw_foreground(canvas: skia.Canvas, context: str, rng: np.random.Generator,
         raise ValueError(_unknown(context))
     if context in _FRONTS:
         _FRONTS[context](Brush(canvas, rng, light))
+
+
+def render_background(context: str, rng: np.random.Generator, size: int = 64) -> NDArray[np.uint8]:
+    """One of CONTEXTS or STUDIO without a subject, uint8 (size, size, 3)."""
+    pixels = np.zeros((size, size, 4), np.uint8)
+    surface = skia.Surface(pixels)
+    canvas = surface.getCanvas()
+    canvas.scale(size, size)
+    light = float(rng.uniform(0.9, 1.08))
+    draw_context(canvas, context, rng, light)
+    draw_foreground(canvas, context, rng, light)
+    surface.flushAndSubmit()
+    return np.ascontiguousarray(pixels[..., :3])

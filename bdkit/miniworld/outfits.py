@@ -1,12 +1,12 @@
 """The ten outfits of DreamBench's live prompts, drawn on an animal's anchors."""
 
 import math
+from dataclasses import dataclass
 
 import skia
 
-from bdkit.miniworld.anatomy import Anatomy
 from bdkit.miniworld.colours import INK, RGB, WHITE
-from bdkit.miniworld.pen import OUTLINE, Pen, Point, blob, ellipse, line, polygon, rounded, star
+from bdkit.miniworld.drawing.pen import OUTLINE, Box, Pen, Point, blob, ellipse, line, polygon, rounded, star
 
 # in the order of DreamBench's live prompts 10..19
 OUTFITS: tuple[str, ...] = (
@@ -25,6 +25,26 @@ OUTFITS: tuple[str, ...] = (
 RED, GOLD, YELLOW = (222, 22, 36), (255, 205, 40), (255, 224, 30)
 NAVY, PURPLE, PINK = (28, 42, 110), (118, 38, 190), (255, 70, 165)
 RAINBOW = ((235, 40, 50), (255, 150, 20), (255, 228, 40), (50, 185, 70), (45, 110, 235), (150, 60, 200))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """What an outfit needs to know about the animal that wears it: anchors in subject coordinates.
+
+    head: centre; head_radius: half width and half height; crown: the point on which a hat sits, hat: its half width;
+    eyes: centre and radius of the left and the right eye; neck: two ends of the line around which a scarf goes;
+    torso: outline of the body, jacket: the part of it that clothes cover; chest: where a badge goes.
+    """
+
+    head: Point
+    head_radius: Point
+    crown: Point
+    hat: float
+    eyes: tuple[tuple[float, float, float], tuple[float, float, float]]
+    neck: tuple[Point, Point]
+    torso: skia.Path
+    jacket: Box
+    chest: Point
 
 
 def wear_on_body(pen: Pen, anatomy: Anatomy, outfit: str | None) -> None:

@@ -8,18 +8,18 @@ import numpy as np
 import skia
 from numpy.typing import NDArray
 
-from bdkit.miniworld.animals import draw_cat, draw_dog
 from bdkit.miniworld.changes import GLOSSY, changed_colours, gloss, puddle, sparkle
-from bdkit.miniworld.characters import draw_cartoon, draw_stuffed_animal, draw_toy
 from bdkit.miniworld.colours import RGB
 from bdkit.miniworld.contexts import GROUND, draw_context, draw_foreground
-from bdkit.miniworld.cubes import draw_cube
-from bdkit.miniworld.patterns import draw_pattern
-from bdkit.miniworld.pen import Box, Pen
+from bdkit.miniworld.drawing.animals import draw_cat, draw_dog
+from bdkit.miniworld.drawing.characters import draw_cartoon, draw_stuffed_animal, draw_toy
+from bdkit.miniworld.drawing.cubes import draw_cube
+from bdkit.miniworld.drawing.patterns import draw_pattern
+from bdkit.miniworld.drawing.pen import Box, Pen
+from bdkit.miniworld.drawing.vessels import draw_bowl, draw_can, draw_candle, draw_teapot, draw_vase
+from bdkit.miniworld.drawing.wearables import draw_backpack, draw_boot, draw_clock, draw_glasses, draw_sneaker
 from bdkit.miniworld.scenes import Scene
 from bdkit.miniworld.subjects import Subject, generator
-from bdkit.miniworld.vessels import draw_bowl, draw_can, draw_candle, draw_teapot, draw_vase
-from bdkit.miniworld.wearables import draw_backpack, draw_boot, draw_clock, draw_glasses, draw_sneaker
 
 # class -> image widths per unit of subject coordinates, and how far the subject's feet spread (units)
 UNITS: dict[str, tuple[float, float]] = {

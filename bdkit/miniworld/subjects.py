@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdkit.miniworld.colours import RGB, random_palette
-from bdkit.miniworld.patterns import PATTERNS
+from bdkit.miniworld.drawing.patterns import PATTERNS
 
 CLASSES: tuple[str, ...] = (
     "backpack",

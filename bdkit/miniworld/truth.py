@@ -5,8 +5,8 @@ from typing import Any
 
 from bdkit.miniworld.changes import CHANGES
 from bdkit.miniworld.contexts import CONTEXTS, STUDIO
+from bdkit.miniworld.drawing.patterns import PATTERNS
 from bdkit.miniworld.outfits import OUTFITS
-from bdkit.miniworld.patterns import PATTERNS
 from bdkit.miniworld.scenes import Scene
 from bdkit.miniworld.subjects import CLASSES, seed_of, split_of
 

@@ -131,7 +131,7 @@ def make_material(sizes: tuple[PoolSize, PoolSize], work: Path, workers: int) ->
 def world_hash() -> str:
     """8 hex digits that change with any source file of the mini world: pools of an older world are not used."""
     digest = hashlib.sha256()
-    for path in sorted(Path(miniworld.__file__).parent.glob("*.py")):
+    for path in sorted(Path(miniworld.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from bdkit.miniworld.colours import RGB, distance, from_oklch, to_oklab
 from bdkit.miniworld.contexts import CONTEXTS, STUDIO, draw_context, draw_foreground
-from bdkit.miniworld.patterns import PATTERNS
+from bdkit.miniworld.drawing.patterns import PATTERNS
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import PROMPT_PARTS, Scene, sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import CLASSES, PARTS, Subject, generator, sample_subject

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bdkit.checkpoints.save import save_blip_diffusion
 from bdkit.losses import NOISE_SCHEDULE
-from bdkit.miniworld.backgrounds import render_background
 from bdkit.miniworld.captions import VOCABULARY
+from bdkit.miniworld.contexts import render_background
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO
 from bdkit.miniworld.subjects import CLASSES
 from bdkit.models.blip_diffusion import BlipDiffusion

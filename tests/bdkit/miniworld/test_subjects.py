@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from bdkit.miniworld.colours import distance
-from bdkit.miniworld.patterns import PATTERNS
+from bdkit.miniworld.drawing.patterns import PATTERNS
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, N_SHAPE, PARTS, SPLITS, sample_subject, split_of
 
 # DreamBench's class words, from the published subject list

@@ -5,8 +5,8 @@ import math
 import skia
 
 from bdkit.miniworld.colours import INK, WHITE, shade
-from bdkit.miniworld.patterns import EMBLEMS
-from bdkit.miniworld.pen import Pen, blob, ellipse, heart, lerp, line, polygon, rounded
+from bdkit.miniworld.drawing.patterns import EMBLEMS
+from bdkit.miniworld.drawing.pen import Pen, blob, ellipse, heart, lerp, line, polygon, rounded
 from bdkit.miniworld.subjects import Subject
 
 

@@ -3,7 +3,7 @@
 import skia
 
 from bdkit.miniworld.colours import INK, WHITE, shade
-from bdkit.miniworld.pen import OUTLINE, Pen, blob, ellipse, lerp, line, polygon, rounded, star, turned
+from bdkit.miniworld.drawing.pen import OUTLINE, Pen, blob, ellipse, lerp, line, polygon, rounded, star, turned
 from bdkit.miniworld.subjects import Subject
 
 METAL = (196, 200, 208)

@@ -6,7 +6,7 @@ import math
 
 import skia
 
-from bdkit.miniworld.brush import BLACK, RGB, WHITE, Brush, mix
+from bdkit.miniworld.drawing.brush import BLACK, RGB, WHITE, Brush, mix
 
 
 def cloud(brush: Brush, x: float, y: float, size: float, colour: RGB = WHITE, alpha: float = 0.85) -> None:

@@ -1,9 +1,22 @@
 """Dog, cat, stuffed animal, cartoon and toy as cubes: what stands behind the cube and what is on its front."""
 
+from collections.abc import Callable
+
 from bdkit.miniworld.colours import INK, WHITE
-from bdkit.miniworld.cube_frame import DX, LEFT, MIDDLE, RIGHT, ROOF, ROOF_X, TOP
-from bdkit.miniworld.pen import Pen, blob, ellipse, line, polygon, rounded
+from bdkit.miniworld.drawing.pen import Pen, blob, ellipse, line, polygon, rounded
 from bdkit.miniworld.subjects import Subject
+
+# draws what is behind, or in front of, the cube: (pen, subject, bend)
+Part = Callable[[Pen, Subject, float], None]
+
+SIDE = 0.64
+LEFT, RIGHT = -0.42, -0.42 + SIDE
+# from the front face's corners to the back face's
+DX, DY = 0.2, -0.17
+TOP = -SIDE
+MIDDLE = (LEFT + RIGHT) / 2
+# the middle of the top face
+ROOF_X, ROOF = MIDDLE + DX / 2, TOP + DY / 2
 
 
 def dog_back(pen: Pen, subject: Subject, bend: float) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from bdkit.miniworld.brush import BLACK, WHITE, Brush, hsv, mix
-from bdkit.miniworld.scenery import bush, eiffel, meadow, person, sky
+from bdkit.miniworld.drawing.brush import BLACK, WHITE, Brush, hsv, mix
+from bdkit.miniworld.drawing.scenery import bush, eiffel, meadow, person, sky
 
 
 def cobblestone(b: Brush) -> None:

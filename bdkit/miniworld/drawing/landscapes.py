@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from bdkit.miniworld.brush import BLACK, RGB, WHITE, Brush, hsv, mix
-from bdkit.miniworld.scenery import fir, meadow, palm, sky, sunflower
+from bdkit.miniworld.drawing.brush import BLACK, RGB, WHITE, Brush, hsv, mix
+from bdkit.miniworld.drawing.scenery import fir, meadow, palm, sky, sunflower
 
 
 def jungle(b: Brush) -> None:

@@ -1,8 +1,8 @@
 """Stuffed animal, toy (a wind-up robot) and cartoon."""
 
 from bdkit.miniworld.colours import INK, WHITE, shade
-from bdkit.miniworld.patterns import EMBLEMS
-from bdkit.miniworld.pen import Pen, blob, ellipse, lerp, line, polygon, rounded
+from bdkit.miniworld.drawing.patterns import EMBLEMS
+from bdkit.miniworld.drawing.pen import Pen, blob, ellipse, lerp, line, polygon, rounded
 from bdkit.miniworld.subjects import Subject
 
 

@@ -1,10 +1,10 @@
 """The dog (standing, seen from its side) and the cat (sitting, seen from the front)."""
 
 from bdkit.miniworld import outfits
-from bdkit.miniworld.anatomy import Anatomy
 from bdkit.miniworld.colours import INK, shade
-from bdkit.miniworld.patterns import EMBLEMS
-from bdkit.miniworld.pen import Pen, blob, ellipse, lerp, line, polygon
+from bdkit.miniworld.drawing.patterns import EMBLEMS
+from bdkit.miniworld.drawing.pen import Pen, blob, ellipse, lerp, line, polygon
+from bdkit.miniworld.outfits import Anatomy
 from bdkit.miniworld.subjects import Subject
 
 PINK = (255, 140, 160)

@@ -2,10 +2,10 @@
 
 import math
 
-from bdkit.miniworld import cube_characters
 from bdkit.miniworld.colours import INK, WHITE, shade
-from bdkit.miniworld.cube_frame import DX, DY, LEFT, MIDDLE, RIGHT, ROOF, ROOF_X, TOP, Part
-from bdkit.miniworld.pen import OUTLINE, Pen, blob, ellipse, line, polygon, rounded
+from bdkit.miniworld.drawing import cube_characters
+from bdkit.miniworld.drawing.cube_characters import DX, DY, LEFT, MIDDLE, RIGHT, ROOF, ROOF_X, TOP, Part
+from bdkit.miniworld.drawing.pen import OUTLINE, Pen, blob, ellipse, line, polygon, rounded
 from bdkit.miniworld.subjects import Subject
 
 # how far the cubes of classes with feet stand above the ground

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import skia
 
 from bdkit.miniworld.colours import RGB
-from bdkit.miniworld.pen import Box, ellipse, fill_paint, heart, lerp, polygon, star, stroke_paint
+from bdkit.miniworld.drawing.pen import Box, ellipse, fill_paint, heart, lerp, polygon, star, stroke_paint
 
 # name -> how often it is drawn
 PATTERNS: dict[str, float] = {
