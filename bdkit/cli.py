@@ -23,7 +23,7 @@ COMMANDS = {
     "table": ("eval.commands.table", "make the table from finished scores"),
     "report": ("eval.commands.report", "make tables, plots and an HTML report from finished scores"),
     "pretrain": ("bdkit.commands.pretrain", "train the mini model from scratch, all stages or one"),
-    "train-evaluators": ("eval.mini.train", "train the networks that score the mini world"),
+    "train-evaluators": ("eval.commands.train_evaluators", "train the networks that score the mini world"),
     "convert": ("bdkit.commands.convert", "convert a checkpoint to another format: public diffusers, LAVIS or bdkit's"),
     "world": ("bdkit.commands.world", "look at the procedural mini world"),
     "fetch": ("bdkit.commands.fetch", "download the DreamBench photos"),

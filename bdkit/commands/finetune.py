@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tunes, or resumes a fit, then writes the folder in one step."""
-    from bdkit.methods import build_method, save_finetuned
+    from bdkit.methods import build_method
     from bdkit.methods.base import TrainedMethod
     from bdkit.training.finetuning import Work
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     with _work(out, fit, config.overwrite) as folder:
         method.work = Work(folder=folder, seconds=config.checkpoint_seconds)
         method.fit(images, config.subject, config.seed)
-    save_finetuned(method, out)
+    method.save(out)
     print(_next_command(config, out, method.settings))
     return 0
 

@@ -1,12 +1,7 @@
 """Methods by name. A new one is a file here, a line in `METHODS` and its numbers in `presets.py`."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from bdkit.checkpoints.files import LoadOptions
 from bdkit.checkpoints.load import load_base
@@ -18,7 +13,8 @@ from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.finetuning import FewStepConfig
+from bdkit.training.config import FewStepConfig
+from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 
 METHODS: dict[str, Any] = {
@@ -29,23 +25,13 @@ METHODS: dict[str, Any] = {
     "blip-diffusion": BlipDiffusionMethod,
 }
 
-__all__ = ["METHODS", "Method", "build_method", "method_config", "save_finetuned"]
-
-
-def save_finetuned(method: Method, folder: str | Path) -> Path:
-    """Writes what a method learned, in the form that diffusers reads part by part; see each method's ``save``.
-
-    Raises InputError when nothing was fitted.
-    """
-    return method.save(folder)
+__all__ = ["METHODS", "Method", "build_method", "method_config"]
 
 
 def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> Any:
     """The settings of a method in a preset, with some of them replaced (lists may stand for tuples, as in JSON).
 
     Fewer steps than the preset's leave out its later snapshots.
-
-    Raises InputError for an unknown method, preset or setting.
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
@@ -81,18 +67,15 @@ def build_method(
         device: None: the GPU where there is one; a model in memory stays where it is.
         options: how a model that is not in memory is read.
         overrides: settings of the method in place of the preset's.
-
-    Raises:
-        InputError: unknown method, preset or setting, or no such model.
     """
-    method_config(name)  # a wrong name is told before the weights are read
+    method_config(name)  # a wrong name is reported before the weights are read
     given = model if isinstance(model, LatentDiffusion) else load_base(model, options)
     config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
     start = given
     if config.start is not None:
         start = load_base(start_folder(config.start, given.source), options)
     if device is None and not isinstance(model, LatentDiffusion):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = pick_device()
     start.to(given.device if device is None else device)
     built: Method = METHODS[name](start, config)
     return built

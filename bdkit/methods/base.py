@@ -1,6 +1,4 @@
-"""What a method is, and what all of them share: their start model, their prompts and how they draw."""
-
-from __future__ import annotations
+"""What a method is, and what all of them share: their start model, their prompts and how they generate."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,18 +15,19 @@ from torch import Tensor, nn
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.finetuning import FewStepConfig, Snapshot, Work, cast
+from bdkit.training.config import FewStepConfig
+from bdkit.training.finetuning import Snapshot, Work, cast
 from bdkit.utils.errors import InputError
 
 TOKEN_AND_NOUN = "{} {}"
-"""The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
+"""In a benchmark's template, "a {} {} in the jungle": the method's token and the class noun."""
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to draw a subject: `fit` learns it, `generate` draws it.
+    """A way to generate images of a subject: `fit` learns it, `generate` makes the images.
 
-    A method may fit many subjects, one after another; a result depends on its own subject and seed alone.
+    A method may fit many subjects, one after another; a result depends on its subject and seed alone.
     """
 
     snapshots: tuple[int, ...]
@@ -38,7 +37,7 @@ class Method(Protocol):
         """Learns a subject from its images; the same seed gives the same bits on a CPU."""
 
     def select(self, step: int | None) -> None:
-        """Draws with the weights as they were after ``step`` steps; None: after the last."""
+        """Generates with the weights as they were after ``step`` steps; None: after the last."""
 
     def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
         """One image a seed; a template is like "a {} {} in the jungle", one for all or one a seed."""
@@ -47,10 +46,10 @@ class Method(Protocol):
         """What `fit` learned, all snapshots, as CPU tensors."""
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes what `state` gave, in place of fitting."""
+        """Loads a saved `state()` instead of fitting."""
 
     def save(self, folder: str | Path) -> Path:
-        """Writes what `fit` learned in the form that diffusers reads; returns the folder."""
+        """Writes what `fit` learned in the format that diffusers reads; returns the folder."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -59,14 +58,14 @@ class Method(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Where a method starts, and how it draws.
+    """Where a method starts, and how it generates.
 
-    start: folder or name of the model it starts from; none: the model it was given
-    guidance_scale: how strictly to follow the prompt; none: the model's own
-    num_inference_steps: denoising steps; none: the model's own
-    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's own
-    negative_prompt: what not to draw; none: the model's own
-    prompt_reps: how often the text is repeated; none: the model's own
+    start: folder or name of the model it starts from; none: the given model
+    guidance_scale: how strictly to follow the prompt; none: the model's default
+    num_inference_steps: denoising steps; none: the model's default
+    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's default
+    negative_prompt: what not to show; none: the model's default
+    prompt_reps: how often the text is repeated; none: the model's default
     """
 
     start: str | None = None
@@ -78,14 +77,14 @@ class MethodConfig:
 
 
 class ModelMethod:
-    """The part of a method that draws with a `LatentDiffusion`; ``model`` is left as it was by every call.
+    """The part of a method that generates with a model; every call leaves the model as it was.
 
     Args:
-        model: the model it starts from; its own weights are never written to.
+        model: the model it starts from.
         config: the settings.
 
     Raises:
-        InputError: the model is fine-tuned on a subject already, or an unknown scheduler.
+        InputError: the model is already fine-tuned on a subject.
     """
 
     name: ClassVar[str]
@@ -101,7 +100,7 @@ class ModelMethod:
         self.snapshots: tuple[int, ...] = ()
         self.progress = False
         self.work: Work | None = None
-        """Where `fit` keeps what is unfinished, so that the same call goes on with it; None: nowhere."""
+        """Where `fit` saves its progress, so that the same call resumes it; None: nowhere."""
         self._base_config = config
         self._checkpoint: str | None = None
 
@@ -120,14 +119,11 @@ class ModelMethod:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes what `fit` learned; a method that learns nothing has nothing to write.
-
-        Raises InputError when there is nothing to write.
-        """
+        """Raises InputError: this method learns nothing."""
         raise InputError(f"{self.name} learns nothing that could be saved; use the model it starts from")
 
     def check_class_noun(self, class_noun: str) -> None:
-        """Raises InputError when the model's record tells which class words it knows, and this is none of them."""
+        """Raises InputError for a class word that the model does not know, if its record has a list of them."""
         if not class_noun.strip():
             raise InputError("the class word is empty; say what the subject is, such as 'dog'")
         check_class_noun(class_noun, self.model.record.get("class_nouns"))
@@ -139,12 +135,12 @@ class ModelMethod:
         seeds: Sequence[int],
         subject_embeddings: Tensor | None = None,
     ) -> list[Image.Image]:
-        """One image a seed; ``words`` (and the subject vectors) take the two places of a template."""
+        """One image for each seed; ``words`` (and the subject vectors) replace the `{} {}` of a template."""
         config = self._base_config
         subject = {} if subject_embeddings is None else {"subject_embeddings": subject_embeddings}
         templates = [prompt_template] if isinstance(prompt_template, str) else prompt_template
-        pictures: list[Image.Image] = self.model(
-            [one_place(template) for template in templates],
+        images: list[Image.Image] = self.model(
+            [one_placeholder(template) for template in templates],
             target_subject=words,
             seeds=seeds,
             negative_prompt=config.negative_prompt,
@@ -154,13 +150,13 @@ class ModelMethod:
             scheduler=self.scheduler,
             **subject,
         )
-        return pictures
+        return images
 
 
 class TrainedMethod(ModelMethod):
-    """A method whose `fit` trains: keeps the snapshots, and takes the selected one up when it draws.
+    """A method whose `fit` trains: it keeps the snapshots, and generates with the selected one.
 
-    Subclasses put a snapshot to use in ``_apply`` and fill ``_kept`` in `fit` by ``_keep``.
+    Subclasses load a snapshot into their modules in ``_apply``, and call ``_keep`` at the end of `fit`.
     """
 
     def __init__(self, model: LatentDiffusion, config: MethodConfig, training: FewStepConfig) -> None:
@@ -196,10 +192,7 @@ class TrainedMethod(ModelMethod):
 
     @property
     def fitted_settings(self) -> dict[str, Any]:
-        """`settings`, and of which subject and step the selected weights are.
-
-        Raises InputError before the first `fit`.
-        """
+        """`settings`, and the subject and step of the selected weights."""
         if not self._kept or self.class_noun is None:
             raise InputError("there is no fitted subject to save; call fit first")
         step = max(self._kept) if self._step is None else self._step
@@ -209,10 +202,7 @@ class TrainedMethod(ModelMethod):
         self._kept, self.history, self._applied = kept, history, None
 
     def selected(self) -> Snapshot:
-        """The selected snapshot, put to use.
-
-        Raises InputError before the first `fit`.
-        """
+        """The selected snapshot, loaded into the modules."""
         if not self._kept:
             raise InputError(f"{self.name} has no subject yet; call fit first")
         step = max(self._kept) if self._step is None else self._step
@@ -238,11 +228,8 @@ class TrainedMethod(ModelMethod):
         raise NotImplementedError
 
 
-def one_place(prompt_template: str) -> str:
-    """ "a {} {} in the jungle" -> "a {} in the jungle"; a template with one place stays as it is.
-
-    Raises InputError for any other template.
-    """
+def one_placeholder(prompt_template: str) -> str:
+    """ "a {} {} in the jungle" -> "a {} in the jungle"; a template with one placeholder stays as it is."""
     result = prompt_template.replace(TOKEN_AND_NOUN, "{}", 1)
     if result.count("{}") != 1:
         raise InputError(f"the prompt {prompt_template!r} needs '{{}} {{}}' where the subject goes")
@@ -250,13 +237,13 @@ def one_place(prompt_template: str) -> str:
 
 
 def check_class_noun(class_noun: str, known: list[str] | None) -> None:
-    """Raises InputError when a model says which class words it knows, and `class_noun` is none of them."""
+    """Raises InputError for a class word outside ``known``, the list in a model's record, if it has one."""
     if known and class_noun not in known:
         raise InputError(f"this model does not know the class word {class_noun!r}; it knows {', '.join(known)}")
 
 
 def make_scheduler(name: str | None, model: LatentDiffusion) -> Any:
-    """A diffusers scheduler by its class name, with the model's noise schedule; None for the model's own."""
+    """A diffusers scheduler by its class name, with the model's noise schedule; None where ``name`` is None."""
     if name is None:
         return None
     scheduler_class = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
@@ -268,7 +255,7 @@ def make_scheduler(name: str | None, model: LatentDiffusion) -> Any:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Twelve hex digits that name the weights of a model that is in no folder."""
+    """Twelve hex digits that identify the weights of a model that is in no folder."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -285,7 +272,7 @@ def load_weights(module: nn.Module, snapshot: Snapshot, prefix: str) -> None:
 
 @contextmanager
 def exchanged(owner: object, **parts: Any) -> Iterator[None]:
-    """Puts ``parts`` in place of attributes of ``owner`` within the block; then the very same objects are back."""
+    """Replaces attributes of ``owner`` by ``parts`` within the block."""
     before = {name: getattr(owner, name) for name in parts}
     try:
         for name, part in parts.items():

@@ -1,7 +1,5 @@
 """BLIP-Diffusion: zero-shot, or after a few steps on the subject (Sec. 3.3)."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,13 @@ from torch import Tensor
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.finetuning import FinetuneConfig, Snapshot, cast, finetune_subject
+from bdkit.training.config import FinetuneConfig
+from bdkit.training.finetuning import Snapshot, cast, finetune_subject
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlipDiffusionConfig(FinetuneConfig, MethodConfig):
-    """Few-step fine-tuning and drawing; ``steps=0`` is zero-shot."""
+    """Few-step fine-tuning and generation; ``steps=0`` is zero-shot."""
 
 
 class BlipDiffusionMethod(TrainedMethod):
@@ -56,10 +55,7 @@ class BlipDiffusionMethod(TrainedMethod):
             return self.draw(prompt_template, class_noun, seeds, self._embeddings(snapshot))
 
     def save(self, folder: str | Path) -> Path:
-        """A model folder that draws the fitted subject: its U-Net, and the cached embedding with the class noun.
-
-        Raises InputError when nothing was fitted.
-        """
+        """A model folder of the fitted subject: its U-Net, and the cached embedding with the class noun."""
         settings, snapshot = self.fitted_settings, self.selected()
         with (
             self.exact([self._unet] if self.config.steps else []),

@@ -1,9 +1,6 @@
 """DreamBooth (arXiv 2208.12242): a rare token, the whole U-Net trained, and optionally a prior that is preserved."""
 
-from __future__ import annotations
-
 import copy
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,19 +19,20 @@ from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weig
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.models.tokenizers import RARE_TOKEN
+from bdkit.training.config import FewStepConfig
 from bdkit.training.finetuning import (
     CAPTION,
-    FewStepConfig,
     Snapshot,
     cache_latents,
     cast,
     draw_latents,
-    remembered,
+    load_or_make,
     subject_loss,
     train_few_steps,
     training_settings,
 )
 from bdkit.utils.errors import InputError
+from bdkit.utils.seeds import derive_seed
 
 CLASS_IMAGE_BATCH = 8
 
@@ -46,7 +44,7 @@ class DreamBoothConfig(FewStepConfig, MethodConfig):
     token: the rare word that comes to mean the subject
     train_text_encoder: train the text encoder too
     prior_loss_weight: weight of the loss on images of the class, which keeps "a dog" any dog; 0: no such images
-    class_images: how many of them the model itself draws from "a dog" before it is trained
+    class_images: how many of them the model itself generates from "a dog" before it is trained
     """
 
     token: str = RARE_TOKEN
@@ -90,7 +88,7 @@ class DreamBoothLoss(nn.Module):
 
     def forward(
         self, batch: tuple[Tensor, Tensor | None], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         subject, prior = batch
         hidden = self.hidden if self.text_encoder is None else self.text_encoder(self.ids)
         guide = hidden[:1].expand(len(subject), -1, -1)
@@ -99,11 +97,11 @@ class DreamBoothLoss(nn.Module):
             return loss, {}
         guide = hidden[1:].expand(len(prior), -1, -1)
         prior_loss = subject_loss(self.unet, self.scheduler, prior, guide, generator)
-        return loss + self.prior_loss_weight * prior_loss, {"prior_loss": float(prior_loss.detach())}
+        return loss + self.prior_loss_weight * prior_loss, {"prior_loss": prior_loss.detach()}
 
 
 class DreamBooth(TrainedMethod):
-    """The U-Net, and on demand the text encoder, learn what "a sks dog" looks like."""
+    """The U-Net, and optionally the text encoder, learn what "a sks dog" looks like."""
 
     name: ClassVar[str] = "dreambooth"
 
@@ -145,7 +143,7 @@ class DreamBooth(TrainedMethod):
         self._keep(kept, history)
 
     def _trained_unet(self) -> UNet2DConditionModel:
-        """The U-Net that is trained in place of the model's own."""
+        """The U-Net that is trained instead of the model's."""
         return copy.deepcopy(self.model.unet)
 
     def _parts(self) -> list[nn.Module]:
@@ -153,12 +151,12 @@ class DreamBooth(TrainedMethod):
 
     def _restart(self, seed: int) -> None:
         """The trained parts as they are before any subject, in float32."""
-        for part, own in zip(self._parts(), (self.model.unet, self.model.text_encoder), strict=False):
-            cast(part, torch.float32).load_state_dict(own.state_dict())
+        for part, start in zip(self._parts(), (self.model.unet, self.model.text_encoder), strict=False):
+            cast(part, torch.float32).load_state_dict(start.state_dict())
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        """Gradients for the trained parts; afterwards they are as the model's, ready to draw."""
+        """Gradients for the trained parts; afterwards they have the model's precision, ready to generate."""
         text_model = self._text_encoder.model
         checkpointing = self.config.gradient_checkpointing and self.config.train_text_encoder
         try:
@@ -174,16 +172,16 @@ class DreamBooth(TrainedMethod):
                 cast(part, self.model.unet.dtype).requires_grad_(False).eval()
 
     def _prior(self, class_noun: str) -> Tensor:
-        """Latents of the model's own images of the class, the same for every subject of the class.
+        """Latents of the model's images of the class, the same for every subject of the class.
 
-        Paper: images; here: the latents they would be decoded from, which spares a lossy way there and back.
+        Paper: images; here: the latents they would be decoded from, because decoding and encoding lose detail.
         """
         if class_noun not in self._class_latents:
-            seeds = [_class_seed(class_noun, index) for index in range(self.config.class_images)]
+            seeds = [derive_seed("class image", class_noun, index) for index in range(self.config.class_images)]
             parts = []
             starts = range(0, len(seeds), CLASS_IMAGE_BATCH)
             for start in tqdm(starts, desc=f"images of any {class_noun}", disable=not self.progress):
-                draw = partial(
+                generate = partial(
                     self.model,
                     CAPTION,
                     target_subject=class_noun,
@@ -195,7 +193,7 @@ class DreamBooth(TrainedMethod):
                     scheduler=self.scheduler,
                     output_type="latent",
                 )
-                parts.append(remembered(self.work, f"class-{start}", draw))
+                parts.append(load_or_make(self.work, f"class-{start}", generate))
             self._class_latents[class_noun] = torch.cat(parts).float()
         return self._class_latents[class_noun]
 
@@ -206,7 +204,7 @@ class DreamBooth(TrainedMethod):
             return self.draw(prompt_template, f"{self.config.token} {class_noun}", seeds)
 
     def save(self, folder: str | Path) -> Path:
-        """A whole model that draws the subject from its rare word, readable part by part by diffusers."""
+        """A whole model that knows the subject by its rare word, readable part by part by diffusers."""
         record = {**self.model.record, "finetuned": self.fitted_settings}
         parts = exchanged(self.model, unet=self._unet, text_encoder=self._text_encoder, record=record)
         with self.exact(self._parts()), parts:
@@ -219,10 +217,6 @@ class DreamBooth(TrainedMethod):
 
 
 def switch_checkpointing(text_model: Any, on: bool) -> None:
-    """Gradient checkpointing of a transformers model, which calls it activation checkpointing of late."""
+    """Gradient checkpointing of a transformers model; recent versions call it activation checkpointing."""
     word = "enable" if on else "disable"
     getattr(text_model, f"activation_checkpointing_{word}", getattr(text_model, f"gradient_checkpointing_{word}"))()
-
-
-def _class_seed(class_noun: str, index: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"class image/{class_noun}/{index}".encode()).digest()[:6])

@@ -1,7 +1,5 @@
 """DreamBooth-LoRA: DreamBooth that trains low-rank additions to the U-Net's attention (arXiv 2106.09685) alone."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.finetuning import Snapshot, frozen
 from bdkit.utils.errors import InputError
 
-INITIAL = "gaussian"  # that of the public recipe: A from a normal distribution, B nought
+INITIAL = "gaussian"  # that of the public recipe: A from a normal distribution, B zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ class DreamBoothLoraConfig(DreamBoothConfig):
 
 
 class DreamBoothLora(DreamBooth):
-    """A few megabytes a subject: the U-Net's own weights are shared with the model and stay as they are."""
+    """A few megabytes a subject: the U-Net's other weights are shared with the model and stay as they are."""
 
     name: ClassVar[str] = "dreambooth-lora"
 
@@ -55,11 +53,11 @@ class DreamBoothLora(DreamBooth):
         super().__init__(model, config)
 
     def _trained_unet(self) -> UNet2DConditionModel:
-        """The model's own weights in modules of their own, which get the additions."""
-        lora, own = self.lora, self.model.unet
-        weights = [*own.parameters(), *own.buffers()]
+        """A U-Net that shares the model's weights, with the additions."""
+        lora, shared = self.lora, self.model.unet
+        weights = [*shared.parameters(), *shared.buffers()]
         flags = [weight.requires_grad for weight in weights]
-        unet = copy.deepcopy(own, {id(weight): weight for weight in weights})
+        unet = copy.deepcopy(shared, {id(weight): weight for weight in weights})
         with torch.random.fork_rng():
             unet.add_adapter(
                 LoraConfig(
@@ -100,7 +98,7 @@ class DreamBoothLora(DreamBooth):
                 parameters[name.removeprefix("unet.")].copy_(value)
 
     def save(self, folder: str | Path) -> Path:
-        """The additions as diffusers' ``load_lora_weights`` reads them, and how they were made."""
+        """The additions as diffusers' ``load_lora_weights`` reads them, and their settings."""
         settings = self.fitted_settings
         self.selected()
         scale = (self.lora.alpha or self.lora.rank) / self.lora.rank  # multiplied in: readers take alpha for the rank

@@ -1,7 +1,5 @@
 """The numbers of every method, by preset."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bdkit.methods.base import MethodConfig
@@ -17,22 +15,11 @@ FULL_SIZE: dict[str, Any] = {"mixed_precision": "bf16"}
 # Preset -> method -> settings. A model's record names its preset ("method_preset"); without one it is "paper".
 # DINO / CLIP-I / CLIP-T beside "paper" are the published ones on DreamBench, from the paper's main table.
 METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
-    # Tuned on mini-dev, never on the held-out suites: four subjects, four prompts, one seed, mean identity to the
-    # references. BLIP-Diffusion after 40 / 78 / 120 steps: 0.84 / 0.88 / 0.90 at 2e-4, 0.87 / 0.88 / 0.90 at 3e-4,
-    # 0.87 / 0.89 / 0.88 at 5e-4; 76 steps are the paper's mean. DreamBooth after 100 / 300 steps: 0.86 / 0.90 from the
-    # stage-2 weights, 0.78 / 0.85 from the base; from stage 2 with the text encoder trained, too, 0.85 / 0.90, at 5e-4
-    # 0.87 / 0.87, at 1e-4 0.78 / 0.87. Textual Inversion: 0.26 at 5e-3, 0.27 at 2e-2.
-    # With the first weights of stage2-joint, six subjects, five prompts, one seed: BLIP-Diffusion after 76 steps 0.753;
-    # with errors weighed by 1 / SNR 0.743 (0.741 at 5e-4), with timesteps spread over the batch 0.748. DreamBooth after
-    # 100 / 300 steps: 0.724 / 0.749.
-    # With its weights of 1.6 million pictures: zero-shot 0.676; after 40 / 76 steps 0.736 / 0.753; DreamBooth after
-    # 100 / 300 / 500 steps 0.731 / 0.753 / 0.767. With eight subjects: 76 steps 0.749, with the embedding frozen 0.746;
-    # with a rate falling from 4e-4, 6e-4, 1e-3: 0.744, 0.747, 0.721; with mirrored images at 3e-4, 4e-4 0.741, 0.716,
-    # falling from 6e-4, 8e-4 0.743, 0.736. Differences of 0.01 are noise.
+    # Tuned on mini-dev, never on the held-out suites; what was tried is in docs/results.md.
     "mini": {
         "base": TextToImageConfig(start="mini-base"),
         "blip-diffusion": BlipDiffusionConfig(steps=76, learning_rate=3e-4),
-        "dreambooth": DreamBoothConfig(  # from the model that is given: its stage-2 weights serve it better
+        "dreambooth": DreamBoothConfig(  # starts from the given model: the stage-2 weights suit it better
             steps=500, learning_rate=2e-4, batch_size=3, snapshots=(100, 300), class_images=100
         ),
         "dreambooth-lora": DreamBoothLoraConfig(start="mini-base", steps=500, learning_rate=1e-3, batch_size=3),

@@ -1,7 +1,5 @@
 """The un-personalised base: plain text-to-image with the class noun, the floor of every table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +13,7 @@ from bdkit.utils.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class TextToImageConfig(MethodConfig):
-    """The base has no numbers beyond where it starts and how it draws."""
+    """The base has no settings beyond where it starts and how it generates."""
 
 
 class TextToImage(ModelMethod):

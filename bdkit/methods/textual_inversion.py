@@ -1,7 +1,5 @@
 """Textual Inversion (arXiv 2208.01618): one new word, nothing else is trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,8 +13,8 @@ from bdkit.losses import training_scheduler
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.tokenizers import PLACEHOLDER_TOKEN
+from bdkit.training.config import FewStepConfig
 from bdkit.training.finetuning import (
-    FewStepConfig,
     Snapshot,
     cache_latents,
     draw_latents,
@@ -27,7 +25,7 @@ from bdkit.training.finetuning import (
 )
 from bdkit.utils.errors import InputError
 
-# The neutral captions of the original code.
+# The neutral captions of the original code
 TEMPLATES = (
     "a photo of a {}",
     "a rendering of a {}",
@@ -77,7 +75,7 @@ class PlaceholderLoss(nn.Module):
     """Noise prediction through a frozen U-Net and text encoder; the placeholder's embedding alone is trained.
 
     Args:
-        embedding: (D,), where it starts; trained in float32.
+        embedding: (D,), the initial value; trained in float32.
         ids: (T, L) captions, with any id at the placeholder.
         mask: (T, L) bool, True at the placeholder, once a caption.
     """
@@ -98,7 +96,7 @@ class PlaceholderLoss(nn.Module):
 
 
 class TextualInversion(TrainedMethod):
-    """The token embedding of a new word, "a <*> dog", started from the class noun's."""
+    """The token embedding of a new word, "a <*> dog", initialised with the class noun's."""
 
     name: ClassVar[str] = "textual-inversion"
 
@@ -167,8 +165,8 @@ class TextualInversion(TrainedMethod):
         return save_adapter(folder, WORD, {self.config.placeholder_token: vector}, settings, self.model)
 
     def _apply(self, snapshot: Snapshot) -> None:
-        own = self.model.text_encoder.model.embeddings.token_embedding
+        embedding = self.model.text_encoder.model.embeddings.token_embedding
         if self._token_embedding is None:
-            self._token_embedding = with_rows(own, self._token_id + 1)
+            self._token_embedding = with_rows(embedding, self._token_id + 1)
         with torch.no_grad():
-            self._token_embedding.weight[self._token_id] = snapshot["placeholder"].to(own.weight)
+            self._token_embedding.weight[self._token_id] = snapshot["placeholder"].to(embedding.weight)

@@ -1,10 +1,12 @@
-"""Settings of every training. Nothing heavy is imported here, so that the command line's help answers at once."""
+"""Settings of every training, free of torch, so that the command line's help answers at once."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 from bdkit.utils.errors import InputError
 
 PRECISIONS = ("no", "bf16", "fp16")
+SCHEDULES = ("constant", "linear", "cosine")
 
 # The stages of the pre-training in their order, and what each is for
 PRETRAINING_STAGES = {
@@ -21,8 +23,17 @@ PRETRAINING_STAGES = {
 class TrainingConfig:
     """Settings of one training run.
 
-    ``batch_size`` is per process and per micro-batch: the total batch is ``batch_size`` x
-    ``gradient_accumulation_steps`` x number of processes.
+    steps: optimiser steps
+    batch_size: of one process and one micro-batch; the total batch is batch_size x gradient_accumulation_steps x
+        number of processes
+    learning_rate: AdamW's, where no group has its own
+    schedule: of the learning rate: constant, or to zero at the last step: linear, or cosine (after the warm-up)
+    restarts: steps at which the schedule starts again (SGDR)
+    warmup_steps: steps of linear warm-up, after each restart too
+    max_grad_norm: gradients are clipped to this norm; 0: never
+    ema_decay: of the moving average of the weights, which replaces them at the end; 0: none
+    mixed_precision: no, bf16 or fp16
+    checkpoint_seconds: between two checkpoints
     """
 
     steps: int
@@ -30,29 +41,34 @@ class TrainingConfig:
     learning_rate: float
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: str = field(default="constant", metadata={"help": "constant, or linear (to zero at the last step)"})
-    restarts: tuple[int, ...] = field(default=(), metadata={"help": "steps at which the schedule restarts (SGDR)"})
+    schedule: str = "constant"
+    restarts: tuple[int, ...] = ()
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 1
-    ema_decay: float = field(default=0.0, metadata={"help": "0 switches the moving average of the weights off"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
+    ema_decay: float = 0.0
+    mixed_precision: str = "no"
     checkpoint_seconds: float = 60.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "linear"):
-            raise InputError(f"schedule {self.schedule!r} is not known; use 'constant' or 'linear'")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule {self.schedule!r} is not known; use {', '.join(SCHEDULES)}")
         if list(self.restarts) != sorted({r for r in self.restarts if 0 < r < self.steps}):
             raise InputError(f"restarts must rise between 0 and {self.steps}, the number of steps: {self.restarts}")
 
     def factor(self, step: int) -> float:
-        """Learning-rate factor at 0-based ``step``, in the round between two restarts that it belongs to."""
+        """Learning-rate factor, 0 to 1, at 0-based ``step``, counted from the last restart to the next."""
         begin = max((r for r in self.restarts if r <= step), default=0)
-        end = min((r for r in self.restarts if r > step), default=self.steps)
+        length = min((r for r in self.restarts if r > step), default=self.steps) - begin
         done = step - begin
         warm = min(1.0, (done + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return warm * (1.0 - done / (end - begin)) if self.schedule == "linear" else warm
+        if self.schedule == "linear":
+            return warm * (1.0 - done / length)
+        if self.schedule == "cosine":
+            share = max(0, done - self.warmup_steps) / max(1, length - self.warmup_steps)
+            return warm * 0.5 * (1.0 + math.cos(math.pi * share))
+        return warm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +83,7 @@ class FewStepConfig:
     random_flip: mirror half of the images
     mixed_precision: no, bf16 or fp16, over float32 weights
     gradient_accumulation_steps: batches whose gradients make one optimiser step
-    gradient_checkpointing: compute activations again on the way back: slower, with less memory
+    gradient_checkpointing: compute activations a second time for the gradients: slower, with less memory
     snapshots: steps, besides the last, after which the weights are kept
     """
 

@@ -1,7 +1,5 @@
 """A few steps on one subject's images (Sec. 3.3), and what every method that trains on them shares."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion, encode_images
 from bdkit.models.preprocessing import pixels_from_images
 from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
+from bdkit.training.data import FunctionBatches
 from bdkit.training.loop import TrainingLoop
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically
@@ -31,9 +30,9 @@ Snapshot = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Where a fit keeps what is unfinished; the same fit goes on with it and gives the same bits as an undisturbed one.
+    """Where a fit saves its progress; the same fit resumes from it and gives the same bits as an undisturbed one.
 
-    folder: of this fit alone; whoever names it sees to that, and removes it in the end
+    folder: of this fit alone; the caller chooses it and removes it in the end
     seconds: between two checkpoints
     """
 
@@ -41,23 +40,22 @@ class Work:
     seconds: float = 60.0
 
 
-def remembered(work: Work | None, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """What ``make`` gives, or what it gave before the fit was stopped."""
+def load_or_make(work: Work | None, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """The result of ``make``, saved in ``work`` when it is first made."""
     if work is None:
         return make()
     path = work.folder / f"{name}.pt"
-    if path.exists():
-        kept: Tensor = torch.load(path, weights_only=True)
-        return kept
-    made = make()
-    write_atomically(path, lambda temporary: torch.save(made, temporary))
-    return made
+    if not path.exists():
+        made = make()
+        write_atomically(path, lambda temporary: torch.save(made, temporary))
+    saved: Tensor = torch.load(path, weights_only=True)
+    return saved
 
 
 class SubjectFinetuning(nn.Module):
     """Noise prediction on the subject's images, guided by "a <subject embedding> <class noun>" (Sec. 3.3).
 
-    The U-Net and the cached mean embedding are trained; the text encoder is in the graph, but frozen and not ours.
+    The U-Net and the cached mean embedding are trained; the text encoder is in the graph, but frozen and shared.
 
     Args:
         unet: the U-Net to train, usually a copy of ``model.unet``.
@@ -136,10 +134,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 def cache_latents(
     model: LatentDiffusion, images: Sequence[Image.Image], seed: int, *, random_flip: bool = False
 ) -> Tensor:
-    """Scaled latents (N, C, h, w) of N images; (2N, C, h, w) with their mirror images behind them.
-
-    Raises InputError when there is no image.
-    """
+    """Scaled latents (N, C, h, w) of N images; with ``random_flip`` (2N, C, h, w), the mirror images last."""
     if not images:
         raise InputError("no subject image was given; give at least one")
     views = [*images, *(ImageOps.mirror(image) for image in images)] if random_flip else list(images)
@@ -152,12 +147,12 @@ def cache_latents(
 
 
 def draw_latents(latents: Tensor, batch_size: int, generator: torch.Generator, *, random_flip: bool = False) -> Tensor:
-    """A batch of different images, as far as there are so many; ``latents`` as `cache_latents` gives them."""
-    pictures = len(latents) // 2 if random_flip else len(latents)
-    repeats = -(-batch_size // pictures)
-    indices = torch.randperm(pictures, generator=generator).repeat(repeats)[:batch_size]
+    """A batch of the latents that `cache_latents` returns; no image comes twice while others are left."""
+    images = len(latents) // 2 if random_flip else len(latents)
+    repeats = -(-batch_size // images)
+    indices = torch.randperm(images, generator=generator).repeat(repeats)[:batch_size]
     if random_flip:
-        indices = indices + pictures * torch.randint(0, 2, (batch_size,), generator=generator)
+        indices = indices + images * torch.randint(0, 2, (batch_size,), generator=generator)
     return latents[indices.to(latents.device)]
 
 
@@ -172,7 +167,7 @@ def trained_parameters(module: nn.Module) -> Snapshot:
 
 def train_few_steps(
     module: nn.Module,
-    batches: Callable[[int, torch.Generator], object],
+    make_batch: Callable[[int, torch.Generator], object],
     config: FewStepConfig,
     seed: int,
     *,
@@ -183,7 +178,10 @@ def train_few_steps(
 ) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
     """Trains ``module``; returns its snapshots by step and the history of the loss.
 
-    The same seed gives the same bits on a CPU, and a snapshot is what a run of so many steps would have given.
+    The same seed gives the same bits on a CPU, and a snapshot has those of a run of so many steps.
+
+    Args:
+        make_batch: ``(index, generator) -> batch``, see `FunctionBatches`.
     """
     kept: dict[int, Snapshot] = {}
 
@@ -193,7 +191,7 @@ def train_few_steps(
             if work is not None and step < config.steps:
                 write_atomically(_snapshot_path(work, step), lambda path: save_file(kept[step], path))
         if step == config.steps:
-            loop.out = None  # the whole result is what is saved next
+            loop.out = None  # no last checkpoint: the caller saves the result
 
     keep(0)
     if config.steps == 0:
@@ -210,6 +208,7 @@ def train_few_steps(
         checkpoint_seconds=60.0 if work is None else work.seconds,
     )
     out = None if work is None else work.folder
+    batches = FunctionBatches(make_batch, seed)
     loop = TrainingLoop(module, batches, training, out=out, name=name, on_step=keep, progress=progress, device=device)
     history = loop.run()
     if work is not None:
@@ -241,16 +240,15 @@ def finetune_subject(
     """Few-step fine-tuning (Sec. 3.3): the multimodal encoder runs once, then ``unet`` and the embedding are trained.
 
     Args:
-        model: gives embedding, latents and text; left as it was.
+        model: encodes images and text; left as it was.
         unet: trained in place.
-        work: where to go on from, after a stop.
+        work: where progress is saved, to resume after a stop.
 
     Returns:
         Snapshots by step, with keys ``subject_embeddings`` and ``unet.*``, and the history of the loss.
 
     Raises:
-        InputError: no images.
-        TrainingDiverged: the loss was not finite.
+        TrainingDiverged: see `TrainingLoop`.
     """
     embedding = mean_embedding(model, images, class_noun)
     if config.steps == 0:

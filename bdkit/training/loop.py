@@ -1,60 +1,57 @@
-"""The one training loop: every stage of the pre-training and every fine-tuning goes through it."""
-
-from __future__ import annotations
+"""The one training loop: pre-training, fine-tuning and the evaluators' training go through it."""
 
 import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from bdkit.training.config import TrainingConfig
+from bdkit.training.data import Batches
 from bdkit.utils.env import device_name, world_size
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically, write_json
 
+DROPOUT_SEED = 0x5DEECE66D  # combined with a batch's seed, so that dropout, too, depends on ids alone
+
 
 class TrainingDiverged(InputError):
-    """The loss was not finite. The last good checkpoint is kept; the message names the batch."""
-
-
-Batches = Callable[[int, torch.Generator], Any]
-
-
-def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """CPU generator of one micro-batch: a function of ids alone, so a resumed run draws the same numbers."""
-    mixed = (seed * 1_000_003 + step) * 4_099 + rank
-    return torch.Generator().manual_seed(mixed & 0x7FFF_FFFF_FFFF_FFFF)
+    """A loss or a weight is not finite. The last good checkpoint is kept; the message names step and batch."""
 
 
 class TrainingLoop:
-    """Train ``module``, whose ``forward(batch, generator)`` returns ``(loss, logs)``, logs numbers or their tensors.
+    """Trains ``module``, whose ``forward(batch, generator)`` returns ``(loss, logs)``.
+
+    A run that is killed resumes from its last checkpoint when it is started again with the same ``out`` and config, and
+    ends with the same weights as an undisturbed one. So does a finished run whose config has more steps.
 
     Args:
-        module: computes the loss; its parameters with ``requires_grad`` are trained.
-        batches: ``(step, generator) -> batch``; must depend on its arguments only, which makes resuming exact.
+        module: computes the loss; its parameters with ``requires_grad`` are trained. ``logs`` are numbers or detached
+            tensors, which are read only now and then. A checkpoint holds the trained parameters, the buffers and the
+            module's extra state (``get_extra_state``).
+        batches: see `Batches`; `FunctionBatches` makes them from a function.
         config: the settings, saved in ``run.json``.
         out: folder for ``checkpoint.pt``, ``loss.csv`` and ``run.json``; None keeps everything in memory.
-        groups: optional ``(parameters, learning rate)`` pairs; default: all trainable ones at ``config.learning_rate``.
+        groups: optimiser groups as torch takes them ("params", and "lr" or "weight_decay" if not the config's);
+            default: one of all trainable parameters.
         name: label of the progress bar.
-        on_step: called with the number of finished steps after each step (for snapshots).
-
-    A run killed at any moment goes on from its last checkpoint when it is started again with the same ``out`` and
-    config, and ends with the same weights as an undisturbed one. A config that only goes further goes on, too.
+        on_step: called with the number of finished steps after each step.
+        find_unused_parameters: some trained parameters have no part in the loss. Matters to several processes only,
+            which otherwise wait for their gradients.
 
     Raises:
-        TrainingDiverged: the loss was not finite.
+        TrainingDiverged: a loss was not finite, or the weights were not when they were to be saved.
         InputError: ``out`` holds a checkpoint of other settings.
     """
 
@@ -65,39 +62,33 @@ class TrainingLoop:
         config: TrainingConfig,
         *,
         out: Path | None = None,
-        groups: Iterable[tuple[Iterable[nn.Parameter], float]] | None = None,
+        groups: Sequence[dict[str, Any]] | None = None,
         name: str = "training",
         on_step: Callable[[int], None] | None = None,
         progress: bool = True,
         device: torch.device | str | None = None,
+        find_unused_parameters: bool = False,
     ) -> None:
         self.module, self.batches, self.config, self.out, self.name = module, batches, config, out, name
         self.on_step = on_step
         AcceleratorState._reset_state()
-        cpu = device is not None and torch.device(device).type == "cpu"
         self.accelerator = Accelerator(
-            cpu=cpu,
+            cpu=device is not None and torch.device(device).type == "cpu",
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
         )
-        started = world_size()
-        if started != self.accelerator.num_processes:
+        if world_size() != self.accelerator.num_processes:
             raise InputError(
-                f"{started} processes were started, but {self.accelerator.num_processes} share each batch on "
+                f"{world_size()} processes were started, but {self.accelerator.num_processes} share each batch on "
                 f"{self.accelerator.device}: without a GPU for each say --device cpu, or start one process"
             )
         self.progress = progress and self.accelerator.is_local_main_process
         trainable = [p for p in module.parameters() if p.requires_grad]
-        pairs = [(list(p), lr) for p, lr in groups] if groups is not None else [(trainable, config.learning_rate)]
-        self.rates = [lr for _, lr in pairs]
-        self.parameters = [p for params, _ in pairs for p in params]
-        optimizer = torch.optim.AdamW(
-            [{"params": params, "lr": lr} for params, lr in pairs],
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        groups = [{"lr": config.learning_rate, **g} for g in groups or [{"params": trainable}]]
+        self.rates = [group["lr"] for group in groups]
+        self.parameters = [p for group in groups for p in group["params"]]
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.ema = (
             EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=2 / 3, foreach=True)
@@ -118,7 +109,7 @@ class TrainingLoop:
         return {k: v for k, v in asdict(self.config).items() if k != "checkpoint_seconds"}
 
     def _continues(self, saved: dict[str, Any], step: int) -> bool:
-        """Whether ``step`` steps with the settings ``saved`` are what these settings do, too.
+        """Whether the first ``step`` steps with the settings ``saved`` are those of these settings, too.
 
         So a finished run can be made longer: by more steps where the rate is constant, by a restart where it falls.
         """
@@ -128,11 +119,17 @@ class TrainingLoop:
         ]
         if fixed[0] != fixed[1] or step > self.config.steps:
             return False
-        before = replace(self.config, steps=saved["steps"], restarts=tuple(saved.get("restarts", ())))
+        before = replace(self.config, steps=saved["steps"], restarts=tuple(saved["restarts"]))
         return all(before.factor(done) == self.config.factor(done) for done in range(step))
 
+    def _module_state(self) -> dict[str, Any]:
+        """What training changes in the module: all but its frozen parameters."""
+        frozen = {k for k, p in self.module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {key: value for key, value in self.module.state_dict().items() if key not in frozen}
+
     def save_checkpoint(self) -> None:
-        """Write the whole state atomically (nothing to do without ``out``)."""
+        """Writes the whole state, if all weights are finite (nothing to do without ``out``)."""
+        self._check_weights()
         path = self.checkpoint_path
         if path is None or not self.accelerator.is_main_process:
             return
@@ -141,8 +138,8 @@ class TrainingLoop:
             "step": self.step,
             "seconds": self.seconds,
             "history": json.dumps(self.history),
-            "module": [p.detach() for p in self.parameters],
-            "buffers": dict(self.module.named_buffers()),
+            "batches": self.batches.state_dict(),
+            "module": self._module_state(),
             "optimizer": self.optimizer.state_dict(),
             "ema": [p.detach() for p in self.ema.shadow_params] if self.ema else [],
             "ema_step": self.ema.optimization_step if self.ema else 0,
@@ -151,64 +148,77 @@ class TrainingLoop:
         write_atomically(path, lambda p: torch.save(state, p))
 
     def load_checkpoint(self) -> bool:
-        """Go on from the checkpoint in ``out``; False when there is none."""
+        """Resumes from the checkpoint in ``out``; False when there is none."""
         path = self.checkpoint_path
         if path is None or not path.exists():
             return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not self._continues(json.loads(state["settings"]), state["step"]):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch and pickle raise many kinds
+            raise InputError(f"the checkpoint {path} cannot be read; remove it to start again") from error
+        same_module = state["module"].keys() == self._module_state().keys()
+        if not same_module or not self._continues(json.loads(state["settings"]), state["step"]):
             raise InputError(f"{path} belongs to a run with other settings; choose another folder or remove it")
-        with torch.no_grad():
-            for parameter, saved in zip(self.parameters, state["module"], strict=True):
-                parameter.copy_(saved)
-            buffers = dict(self.module.named_buffers())
-            for key, saved in state["buffers"].items():
-                buffers[key].copy_(saved)
+        self.module.load_state_dict(state["module"], strict=False)
+        self.batches.load_state_dict(state["batches"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             for shadow, saved in zip(self.ema.shadow_params, state["ema"], strict=True):
                 shadow.copy_(saved)
             self.ema.optimization_step = state["ema_step"]
-        if self.accelerator.scaler and state.get("scaler"):
+        if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = json.loads(state["history"])
         return True
 
-    def _train_step(self) -> dict[str, Any]:
-        config, logs = self.config, {}
+    def _train_step(self, batches: Iterator[tuple[Any, torch.Generator]]) -> dict[str, Any]:
+        config, accelerator = self.config, self.accelerator
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * config.factor(self.step)
-        total = 0.0
-        for micro in range(config.gradient_accumulation_steps):
-            index = self.step * config.gradient_accumulation_steps + micro
-            generator = step_generator(config.seed, index, self.accelerator.process_index)
-            batch = self.batches(index, generator)
-            with self.accelerator.accumulate(self.wrapped):
+        losses: list[Tensor] = []
+        mean, logs = 0.0, {}
+        for _ in range(config.gradient_accumulation_steps):
+            batch, generator = next(batches)
+            with accelerator.accumulate(self.wrapped):
                 with torch.random.fork_rng(devices=self._cuda):
-                    torch.manual_seed(generator.initial_seed() ^ 0x5DEECE66D)  # dropout, too, depends on ids alone
+                    torch.manual_seed(generator.initial_seed() ^ DROPOUT_SEED)
                     loss, logs = self.wrapped(batch, generator)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    there = self.checkpoint_path is not None and self.checkpoint_path.exists()
-                    kept = f"; the checkpoint of an earlier step is kept in {self.out}" if there else ""
-                    raise TrainingDiverged(
-                        f"{self.name}: the loss is {value} at step {self.step}, batch {index} (seed {config.seed})"
-                        f"{kept}; "
-                        "lower the learning rate or look at that batch"
-                    )
-                total += value / config.gradient_accumulation_steps
-                self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients and config.max_grad_norm > 0:
-                    self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
+                losses.append(loss.detach())
+                if accelerator.sync_gradients:
+                    read = _start_reading(torch.stack(losses))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    mean = self._mean_loss(read())  # a GPU computes the gradients meanwhile; the weights are as before
+                    if config.max_grad_norm > 0:
+                        accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.ema:
             self.ema.step(self.parameters)
-        return {"loss": total, **logs}
+        return {"loss": mean, **logs}
+
+    def _mean_loss(self, losses: list[float]) -> float:
+        """The mean over a step's micro-batches, all of them finite."""
+        for micro, value in enumerate(losses):
+            if not math.isfinite(value):
+                index = self.step * len(losses) + micro
+                self._stop(f"the loss is {value} at step {self.step}, batch {index}")
+        return sum(value / len(losses) for value in losses)
+
+    def _check_weights(self) -> None:
+        if not torch.stack([p.detach().isfinite().all() for p in self.parameters]).all():
+            self._stop(f"weights are not finite after step {self.step - 1}, though its loss is")
+
+    def _stop(self, what: str) -> NoReturn:
+        saved = self.checkpoint_path is not None and self.checkpoint_path.exists()
+        kept = f"; the checkpoint of an earlier step is kept in {self.out}" if saved else ""
+        raise TrainingDiverged(
+            f"{self.name}: {what} (seed {self.config.seed}){kept}; lower the learning rate or look at that batch"
+        )
 
     def run(self) -> list[dict[str, float]]:
-        """Train to ``config.steps``; leaves the (averaged) weights in the module and returns the loss history."""
+        """Trains to ``config.steps``; leaves the (averaged) weights in the module and returns the loss history."""
         self.load_checkpoint()
         # accelerate keeps this number for the whole process: another loop may have been built in between.
         self.accelerator.gradient_accumulation_steps = self.config.gradient_accumulation_steps
@@ -218,9 +228,10 @@ class TrainingLoop:
         last = time.monotonic()
         every = max(1, self.config.steps // 400)
         total, done = self.config.steps, self.step
+        batches = iter(self.batches)
         with tqdm(total=total, initial=done, desc=self.name, disable=not self.progress, dynamic_ncols=True) as bar:
             while self.step < self.config.steps:
-                logs = self._train_step()
+                logs = self._train_step(batches)
                 self.step += 1
                 self.seconds = time.monotonic() - start
                 if self.step % every == 0 or self.step == self.config.steps:
@@ -269,3 +280,18 @@ class TrainingLoop:
                 writer.writerows(self.history)
 
         write_atomically(self.out / "loss.csv", write)
+
+
+def _start_reading(values: Tensor) -> Callable[[], list[float]]:
+    """Starts copying ``values`` to the CPU; the function that is returned waits for them, not for later work."""
+    copied = values.to("cpu", non_blocking=values.is_cuda)
+    if not values.is_cuda:
+        return copied.tolist
+    ready = torch.cuda.Event()
+    ready.record()
+
+    def read() -> list[float]:
+        ready.synchronize()
+        return copied.tolist()
+
+    return read

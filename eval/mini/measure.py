@@ -1,19 +1,34 @@
 """How good a mini evaluator is, on images of subjects that it never saw."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from eval.mini.augment import degrade, to_tensor
-from eval.mini.networks import HEADS
-from eval.mini.tasks import Pool
+from eval.mini.networks import HEADS, WordTokenizer, load_network
+from eval.mini.pool import Material, Pool
+from eval.mini.tasks import degrade, to_tensor
 from eval.score.encoders import Classifier, ClipEncoder, Encoder
+from eval.score.protocols import PROTOCOLS
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
+
+
+def measure(path: Path, material: Material) -> dict[str, float]:
+    """The measures of a weights file on the held-out subjects."""
+    network, config = load_network(path)
+    how, checkpoint, kind = PROTOCOLS["mini"].dino, {"file": path.name}, config["kind"]
+    if kind == "classifier":
+        return measure_classifier(Classifier(network, how, "classifier", checkpoint), material.held_out)
+    if kind != "clip":
+        return measure_embeddings(Encoder(network, how, kind, checkpoint), material.held_out)
+    tokenizer = WordTokenizer(config["words"], config["text"]["context_length"])
+    clip = ClipEncoder(network, PROTOCOLS["mini"].clip, kind, checkpoint, tokenizer=tokenizer)
+    measures = measure_embeddings(clip, material.held_out)
+    return {**measures, **measure_clip(clip, material.held_out, material.prompts)}
 
 
 def retrieval(embeddings: Floats, subjects: Ints, classes: Ints) -> dict[str, float]:
@@ -57,14 +72,13 @@ def measure_embeddings(encoder: Encoder, pool: Pool) -> dict[str, float]:
 
     `cosine_damaged` is the mean cosine between an image and itself, blurred, quantised and noisy.
     """
-    embeddings = encoder.embed_images(_pictures(pool))
+    embeddings = encoder.embed_images(_images(pool))
     classes = pool.labels["class"]
-    found = retrieval(embeddings, pool.subject, classes)
     damaged = degrade(to_tensor(pool.images), torch.Generator().manual_seed(0), share=1.0)
     pixels = damaged.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
     kept = (encoder.embed_images([Image.fromarray(image) for image in pixels]) * embeddings).sum(axis=1)
     return {
-        **found,
+        **retrieval(embeddings, pool.subject, classes),
         "cosine_damaged": float(kept.mean()),
         "knn_class": neighbours_accuracy(embeddings, pool.subject, classes),
     }
@@ -79,7 +93,7 @@ def measure_clip(encoder: ClipEncoder, pool: Pool, prompts: list[list[str]]) -> 
     grid = np.stack([encoder.embed_texts(row) for row in prompts])
     labels = pool.labels
     plain = (labels["context"] < grid.shape[1]) & (labels["outfit"] == 0) & (labels["change"] == 0)
-    images = [picture for picture, keep in zip(_pictures(pool), plain, strict=True) if keep]
+    images = [image for image, keep in zip(_images(pool), plain, strict=True) if keep]
     embeddings = encoder.embed_images(images)
     by_class = (embeddings @ grid.mean(axis=1).T).argmax(axis=1)
     by_context = (embeddings @ grid.mean(axis=0).T).argmax(axis=1)
@@ -94,7 +108,7 @@ def measure_clip(encoder: ClipEncoder, pool: Pool, prompts: list[list[str]]) -> 
 
 def measure_classifier(classifier: Classifier, pool: Pool) -> dict[str, float]:
     """Accuracy of each head, and for outfit and change also over the images that have one."""
-    predicted = {name: values.argmax(axis=1) for name, values in classifier.predict(_pictures(pool)).items()}
+    predicted = {name: values.argmax(axis=1) for name, values in classifier.predict(_images(pool)).items()}
     measures = {f"accuracy_{name}": float((predicted[name] == pool.labels[name]).mean()) for name in HEADS}
     for name in ("outfit", "change"):
         has = pool.labels[name] > 0
@@ -103,5 +117,5 @@ def measure_classifier(classifier: Classifier, pool: Pool) -> dict[str, float]:
     return measures
 
 
-def _pictures(pool: Pool) -> list[Image.Image]:
+def _images(pool: Pool) -> list[Image.Image]:
     return [Image.fromarray(np.asarray(image)) for image in pool.images]

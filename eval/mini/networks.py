@@ -1,10 +1,8 @@
-"""The four small networks of the `mini` protocol, their word tokenizer, and how their weights are kept.
+"""The four small networks of the `mini` protocol, their word tokenizer, and their weights files.
 
 Every file is a safetensors file in fp16 whose metadata holds the network's whole configuration as JSON, so that a file
 alone is enough to rebuild it. They look at 64 x 64 images and share nothing with the model that they score.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -143,7 +141,7 @@ class ClassifierNet(nn.Module):
 
 
 def build_network(config: dict[str, Any]) -> nn.Module:
-    """The network of a configuration, with fresh weights. Raises ValueError for an unknown kind."""
+    """The network of a configuration, with fresh weights."""
     kind = config["kind"]
     if kind == "dino":
         return VisionTransformer(
@@ -171,10 +169,7 @@ def build_network(config: dict[str, Any]) -> nn.Module:
 
 
 def save_network(network: nn.Module, config: dict[str, Any], path: Path) -> str:
-    """Write a network in fp16 with its configuration in the metadata; return the file's SHA-256.
-
-    The file appears whole or not at all.
-    """
+    """Writes a network in fp16 with its configuration in the metadata, atomically; returns the file's SHA-256."""
     tensors = {
         name: tensor.detach().cpu().to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in network.state_dict().items()
@@ -186,29 +181,26 @@ def save_network(network: nn.Module, config: dict[str, Any], path: Path) -> str:
 
 
 def load_network(path: Path, sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Read what `save_network` wrote: the network in fp32 and evaluation mode, and its configuration.
-
-    Raises InputError (one line) where the file is missing, has another hash, or is no whole file of ours.
-    """
+    """Reads what `save_network` wrote: the network in fp32 and evaluation mode, and its configuration."""
     if not path.is_file():
         raise InputError(
             f"the evaluator's weights {path.name} are missing from {path.parent}; "
-            "reinstall the package or train them with `bdkit pretrain evaluators`"
+            "reinstall the package or train them with `bdkit train-evaluators`"
         )
     if sha256 is not None and file_hash(path) != sha256:
         raise InputError(
             f"the evaluator's weights {path} are not the ones of card.json (their SHA-256 differs); "
-            "reinstall the package or train them with `bdkit pretrain evaluators`"
+            "reinstall the package or train them with `bdkit train-evaluators`"
         )
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads(file.metadata()["config"])
         network = build_network(config)
         state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-        absent, unknown = network.load_state_dict(state, strict=False)
+        missing, unknown = network.load_state_dict(state, strict=False)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the evaluator's weights {path} cannot be read: {reason}; reinstall the package") from error
-    if unknown or [name for name in absent if not name.endswith("num_batches_tracked")]:
+    if unknown or [name for name in missing if not name.endswith("num_batches_tracked")]:
         raise InputError(f"the evaluator's weights {path} lack or have extra tensors; reinstall the package")
     return network.eval(), config

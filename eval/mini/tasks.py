@@ -1,9 +1,9 @@
-"""What each of the four mini evaluators learns from: its network, its loss for one step, and its measures."""
+"""What each of the four mini evaluators learns from: its network, its batches and its loss.
 
-from __future__ import annotations
+Evaluators score images that come out of an autoencoder after a few sampling steps: a little blurred, with blocky or
+noisy patches. An evaluator that never saw that would measure sharpness instead of identity or content; hence `degrade`.
+"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,187 +14,137 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from eval.mini.augment import crop, degrade, jiggle, light, to_tensor
-from eval.mini.networks import CLASSIFIER_CONFIG, CLIP_CONFIG, DINO_CONFIG, HEADS, IDENTITY_CONFIG, WordTokenizer
-from eval.mini.networks import build_network as build
+from bdkit.training.config import TrainingConfig
+from eval.mini.networks import (
+    CLASSIFIER_CONFIG,
+    CLIP_CONFIG,
+    DINO_CONFIG,
+    HEADS,
+    IDENTITY_CONFIG,
+    WordTokenizer,
+    build_network,
+)
+from eval.mini.pool import IntArray, Material
 
-IntArray = npt.NDArray[np.int64]
+Result = tuple[Tensor, dict[str, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Rendered images and their ground truth.
+class Task(nn.Module):
+    """One evaluator in training: what `bdkit.training.loop.TrainingLoop` trains, and the batches for it.
 
-    Args:
-        images: (n, 64, 64, 3) uint8.
-        subject: (n,) which instance; every instance has at least two images.
-        labels: for each of class, context, outfit and change the index (n,).
-        captions: n tuples of at least one caption; the first is plain, later ones may name colours and parts.
+    Attributes:
+        network: the part that is shipped; `config` is its configuration.
     """
 
-    images: npt.NDArray[np.uint8]
-    subject: IntArray
-    labels: dict[str, IntArray]
-    captions: list[tuple[str, ...]]
-    _rows: dict[int, IntArray] = field(init=False, repr=False)
-    _by_class: dict[int, IntArray] = field(init=False, repr=False)
+    network: nn.Module
 
-    def __post_init__(self) -> None:
-        """Raises ValueError where lengths differ, or an instance has a single image."""
-        n = len(self.images)
-        lengths = [len(self.subject), len(self.captions), *(len(self.labels[name]) for name in HEADS)]
-        if any(length != n for length in lengths):
-            raise ValueError(f"{n} images, but ground truth of lengths {lengths}")
-        order = np.argsort(self.subject, kind="stable")
-        names, starts = np.unique(self.subject[order], return_index=True)
-        rows = {int(s): r for s, r in zip(names, np.split(order, starts[1:]), strict=True)}
-        if min(len(r) for r in rows.values()) < 2:
-            raise ValueError("every instance needs at least two images")
-        classes = np.array([self.labels["class"][rows[int(s)][0]] for s in names])
-        object.__setattr__(self, "_rows", rows)
-        object.__setattr__(self, "_by_class", {int(c): names[classes == c] for c in np.unique(classes)})
+    def __init__(self, material: Material, training: TrainingConfig, config: dict[str, Any]) -> None:
+        super().__init__()
+        torch.manual_seed(training.seed)
+        self.pool, self.training_config, self.config = material.train, training, config
+        self.network = build_network(config)
 
-    def two_of_each(self, subjects: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Two different images of each instance, as row numbers."""
-        pairs = np.array([rng.choice(self._rows[int(s)], 2, replace=False) for s in subjects])
-        return pairs[:, 0], pairs[:, 1]
-
-    def few_classes(self, n: int, classes: int, rng: np.random.Generator) -> IntArray:
-        """About n different instances of a few classes: hard negatives for one another."""
-        chosen = rng.choice(list(self._by_class), min(classes, len(self._by_class)), replace=False)
-        each = max(n // len(chosen), 1)
-        return np.concatenate(
-            [rng.choice(self._by_class[c], min(each, len(self._by_class[c])), replace=False) for c in chosen]
-        )
-
-    def few_contexts(self, n: int, contexts: int, rng: np.random.Generator) -> IntArray:
-        """n rows whose images show a few contexts."""
-        known = np.unique(self.labels["context"])
-        chosen = rng.choice(known, min(contexts, len(known)), replace=False)
-        return rng.choice(np.flatnonzero(np.isin(self.labels["context"], chosen)), n)
-
-    def partners(self, rows: IntArray, share: float, rng: np.random.Generator) -> IntArray:
-        """For a share of the rows another image of the same instance, for the rest the row itself."""
-        swap = rng.random(len(rows)) < share
-        return np.array(
-            [rng.choice(self._rows[int(self.subject[r])]) if s else r for r, s in zip(rows, swap, strict=True)]
-        )
-
-
-class Task:
-    """One evaluator in training. `nets` holds everything with state, `network` is the part that is kept."""
-
-    config: dict[str, Any]
-    nets: nn.ModuleDict
-
-    def __init__(self, pool: Pool, batch: int, seed: int) -> None:
-        self.pool, self.batch, self.seed = pool, batch, seed
-        torch.manual_seed(seed)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is shipped."""
-        return self.nets["network"]
-
-    def trained(self) -> Iterator[nn.Parameter]:
-        """The parameters that the optimiser moves."""
-        return self.nets.parameters()
-
-    def loss(self, step: int, progress: float) -> Tensor:
-        """The loss of step number `step`, `progress` 0..1 of the way; depends on nothing but the seed and the step."""
+    def batch(self, index: int, generator: torch.Generator) -> Any:
+        """The batch of a step; depends on the seed and the index alone."""
         raise NotImplementedError
 
-    def after_step(self, progress: float) -> None:
-        """Runs after the optimiser's step."""
+    def forward(self, batch: Any, generator: torch.Generator) -> Result:
+        """The loss of a batch."""
+        raise NotImplementedError
 
-    def draws(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
-        """The random numbers of one step."""
-        return np.random.default_rng([self.seed, step]), torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+    def after_step(self, step: int) -> None:
+        """Called after each step of the optimiser with the number of finished steps."""
 
-    def pictures(self, rows: IntArray) -> Tensor:
-        """Rows of the pool as a batch."""
+    def rng(self, index: int) -> np.random.Generator:
+        """Decides which images make a batch."""
+        return np.random.default_rng([self.training_config.seed, index])
+
+    def images(self, rows: IntArray) -> Tensor:
+        """Rows of the pool as a batch (n, 3, 64, 64) in -1..1."""
         return to_tensor(self.pool.images[rows])
 
 
 class IdentityTask(Task):
-    """InfoNCE over instances: two renderings of one subject attract, the batch holds others of the same few classes."""
+    """InfoNCE over instances: two images of one subject attract, the batch holds others of the same few classes."""
 
     temperature = 0.1
     classes = 4
 
-    def __init__(self, pool: Pool, batch: int, seed: int) -> None:
-        super().__init__(pool, batch, seed)
-        self.config = IDENTITY_CONFIG
-        self.nets = nn.ModuleDict({"network": build(self.config)}).to(memory_format=torch.channels_last)
+    def __init__(self, material: Material, training: TrainingConfig) -> None:
+        super().__init__(material, training, IDENTITY_CONFIG)
 
-    def loss(self, step: int, progress: float) -> Tensor:
+    def batch(self, index: int, generator: torch.Generator) -> Tensor:
+        """First images of instances, then their second images."""
+        rng, size = self.rng(index), self.training_config.batch_size
+        rows = np.concatenate(self.pool.two_of_each(self.pool.few_classes(size // 2, self.classes, rng), rng))
+        return degrade(jiggle(self.images(rows), 0.12, 0.12, generator), generator)
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> Result:
         """Cross-entropy of finding the other image of the same instance among the batch."""
-        rng, generator = self.draws(step)
-        rows = np.concatenate(self.pool.two_of_each(self.pool.few_classes(self.batch // 2, self.classes, rng), rng))
-        x = degrade(jiggle(self.pictures(rows), 0.12, 0.12, generator), generator)
-        z = F.normalize(self.network(x).float(), dim=1)
-        n = len(rows)
+        z = F.normalize(self.network(batch).float(), dim=1)
+        n = len(batch)
         logits = (z @ z.T / self.temperature).masked_fill(torch.eye(n, dtype=torch.bool), float("-inf"))
-        return F.cross_entropy(logits, (torch.arange(n) + n // 2) % n)
+        return F.cross_entropy(logits, (torch.arange(n) + n // 2) % n), {}
 
 
 class ClassifierTask(Task):
     """Class, context, outfit and change of damaged images."""
 
-    def __init__(self, pool: Pool, batch: int, seed: int) -> None:
-        super().__init__(pool, batch, seed)
-        self.config = CLASSIFIER_CONFIG
-        self.nets = nn.ModuleDict({"network": build(self.config)}).to(memory_format=torch.channels_last)
+    def __init__(self, material: Material, training: TrainingConfig) -> None:
+        super().__init__(material, training, CLASSIFIER_CONFIG)
 
-    def loss(self, step: int, progress: float) -> Tensor:
+    def batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images and the labels of each head."""
+        rows = self.rng(index).integers(len(self.pool.images), size=self.training_config.batch_size)
+        labels = {name: torch.from_numpy(self.pool.labels[name][rows]) for name in HEADS}
+        return degrade(jiggle(self.images(rows), 0.12, 0.12, generator), generator), labels
+
+    def forward(self, batch: tuple[Tensor, dict[str, Tensor]], generator: torch.Generator) -> Result:
         """The sum of the four cross-entropies; most images have no outfit, so that head counts double."""
-        rng, generator = self.draws(step)
-        rows = rng.integers(len(self.pool.images), size=self.batch)
-        logits = self.network(degrade(jiggle(self.pictures(rows), 0.12, 0.12, generator), generator))
-        losses = {
-            name: F.cross_entropy(logits[name].float(), torch.from_numpy(self.pool.labels[name][rows]))
-            for name in HEADS
-        }
-        return losses["class"] + losses["context"] + 2 * losses["outfit"] + losses["change"]
+        x, labels = batch
+        logits = self.network(x)
+        losses = {name: F.cross_entropy(logits[name].float(), labels[name]) for name in HEADS}
+        return losses["class"] + losses["context"] + 2 * losses["outfit"] + losses["change"], {}
 
 
 class ClipTask(Task):
-    """open_clip's CLIP and its loss on images and captions."""
+    """open_clip's CLIP and its loss on images and captions.
 
-    single_context_shares = (0.65, 0.15)
+    At first most batches hold a single context, later few: among many contexts the context alone tells the pairs apart
+    and classes are never learned; among one alone, contexts are not.
+    """
+
+    single_context_shares = (0.65, 0.15)  # in the first and in the second half of the training
     detail_share = 0.4
     unknown_share = 0.02
 
-    def __init__(self, pool: Pool, batch: int, seed: int, words: list[str]) -> None:
-        super().__init__(pool, batch, seed)
-        self.config = {**CLIP_CONFIG, "words": words}
-        self.nets = nn.ModuleDict({"network": build(self.config)}).to(memory_format=torch.channels_last)
+    def __init__(self, material: Material, training: TrainingConfig) -> None:
+        super().__init__(material, training, {**CLIP_CONFIG, "words": material.words})
         self.contrast = open_clip.ClipLoss()
-        tokenizer = WordTokenizer(words, CLIP_CONFIG["text"]["context_length"])
-        depth = max(len(texts) for texts in pool.captions)
-        self.tokens = [tokenizer([texts[min(k, len(texts) - 1)] for texts in pool.captions]) for k in range(depth)]
+        tokenizer = WordTokenizer(material.words, CLIP_CONFIG["text"]["context_length"])
+        captions = self.pool.captions
+        depth = max(len(texts) for texts in captions)
+        self.tokens = [tokenizer([texts[min(k, len(texts) - 1)] for texts in captions]) for k in range(depth)]
         self.last = tokenizer.end
 
-    def loss(self, step: int, progress: float) -> Tensor:
-        """The symmetric contrastive loss; some captions are the detailed ones, a few words become unknown.
-
-        At first most batches hold a single context, later few: among many contexts the context alone tells the pairs
-        apart and classes are never learned; among one alone, contexts are not. (A constant share of 0.6 gave 98% of
-        classes and 12% of contexts on the held-out evaluator subjects, 0.3 gave 19% and 99%.)
-        """
-        rng, generator = self.draws(step)
-        share = self.single_context_shares[int(progress >= 0.5)]
+    def batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images and token ids; some captions are the detailed ones, a few words become unknown."""
+        rng = self.rng(index)
+        share = self.single_context_shares[int(index >= self.training_config.steps / 2)]
         contexts = 1 if rng.random() < share else 21
-        rows = self.pool.few_contexts(self.batch, contexts, rng)
+        rows = self.pool.few_contexts(self.training_config.batch_size, contexts, rng)
         plain, detailed = self.tokens[0][rows], self.tokens[rng.integers(1, len(self.tokens))][rows]
         tokens = torch.where(torch.rand(len(rows), 1, generator=generator) < self.detail_share, detailed, plain)
         unknown = torch.rand(tokens.shape, generator=generator) < self.unknown_share
         tokens = tokens.masked_fill(unknown & (tokens > 2) & (tokens < self.last), 2)
-        x = degrade(jiggle(self.pictures(rows), 0.1, 0.1, generator), generator, share=0.3)
-        image, text, scale = self.network(x, tokens)
-        return self.contrast(image.float(), text.float(), scale.float())
+        return degrade(jiggle(self.images(rows), 0.1, 0.1, generator), generator, share=0.3), tokens
 
-    def after_step(self, progress: float) -> None:
+    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Result:
+        """The symmetric contrastive loss."""
+        image, text, scale = self.network(*batch)
+        return self.contrast(image.float(), text.float(), scale.float()), {}
+
+    def after_step(self, step: int) -> None:
         """Keeps the temperature where CLIP keeps it."""
         with torch.no_grad():
             self.network.logit_scale.clamp_(0.0, float(np.log(100.0)))  # type: ignore[operator]
@@ -243,47 +193,156 @@ class DinoTask(Task):
     teacher_temperature = 0.02
     momentum = 0.9
 
-    def __init__(self, pool: Pool, batch: int, seed: int) -> None:
-        super().__init__(pool, batch, seed)
-        self.config = DINO_CONFIG
+    def __init__(self, material: Material, training: TrainingConfig) -> None:
+        super().__init__(material, training, DINO_CONFIG)
         width = self.config["stem"][-1]
-        student, head = build(self.config), DinoHead(width, self.prototypes)
-        teacher, teacher_head = build(self.config), DinoHead(width, self.prototypes)
-        teacher.load_state_dict(student.state_dict())
-        teacher_head.load_state_dict(head.state_dict())
-        self.nets = nn.ModuleDict(
-            {"student": student, "head": head, "network": teacher.requires_grad_(False), "teacher_head": teacher_head}
-        )
-        teacher_head.requires_grad_(False)
-        self.nets.to(memory_format=torch.channels_last)
+        self.student, self.head = build_network(self.config), DinoHead(width, self.prototypes)
+        self.teacher_head = DinoHead(width, self.prototypes)
+        self.network.load_state_dict(self.student.state_dict())  # the teacher is what is shipped
+        self.teacher_head.load_state_dict(self.head.state_dict())
+        self.network.requires_grad_(False)
+        self.teacher_head.requires_grad_(False)
 
-    def trained(self) -> Iterator[nn.Parameter]:
-        """The student and its head."""
-        return (p for p in self.nets.parameters() if p.requires_grad)
-
-    def loss(self, step: int, progress: float) -> Tensor:
-        """Cross-entropy of every student view against the teacher's other large view, centred and sharpened."""
-        rng, generator = self.draws(step)
-        rows = rng.integers(len(self.pool.images), size=self.batch)
-        first, second = self.pictures(rows), self.pictures(self.pool.partners(rows, self.pair_share, rng))
+    def batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The two large views of each image, and its small ones, (views x batch, 3, side, side)."""
+        rng = self.rng(index)
+        rows = rng.integers(len(self.pool.images), size=self.training_config.batch_size)
+        first, second = self.images(rows), self.images(self.pool.partners(rows, self.pair_share, rng))
         large = [light(crop(v, self.large, (0.4, 1.0), True, generator), 0.2, generator) for v in (first, second)]
         large[1] = degrade(large[1], generator, share=0.3)
         small = [
             light(crop(v, self.small, (0.15, 0.45), True, generator), 0.2, generator)
             for v in (first, second, first)[: self.local_crops]
         ]
+        return torch.cat(large), torch.cat(small)
+
+    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Result:
+        """Cross-entropy of every student view against the teacher's other large view, centred and sharpened."""
+        large, small = batch
+        size = len(large) // 2
         with torch.no_grad():
-            raw = self.nets["teacher_head"](self.network(torch.cat(large))).float()
+            raw = self.teacher_head(self.network(large)).float()
             targets = sinkhorn(raw / self.teacher_temperature).chunk(2)
-        seen = torch.cat([self.nets["student"](torch.cat(large)), self.nets["student"](torch.cat(small))])
-        views = (self.nets["head"](seen).float() / self.student_temperature).log_softmax(dim=1).split(self.batch)
+        seen = torch.cat([self.student(large), self.student(small)])
+        views = (self.head(seen).float() / self.student_temperature).log_softmax(dim=1).split(size)
         terms = [-(t * v).sum(dim=1).mean() for i, t in enumerate(targets) for j, v in enumerate(views) if i != j]
-        return torch.stack(terms).mean()
+        return torch.stack(terms).mean(), {}
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
+    def after_step(self, step: int) -> None:
         """Moves the teacher towards the student, ever more slowly."""
+        progress = (step - 1) / self.training_config.steps
         momentum = 1 - (1 - self.momentum) * (1 + np.cos(np.pi * progress)) / 2
-        for mine, theirs in (("network", "student"), ("teacher_head", "head")):
-            for slow, fast in zip(self.nets[mine].parameters(), self.nets[theirs].parameters(), strict=True):
+        for teacher, student in ((self.network, self.student), (self.teacher_head, self.head)):
+            for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
                 slow.lerp_(fast, float(1 - momentum))
+
+    def get_extra_state(self) -> list[Tensor]:
+        """The teacher's weights, for a checkpoint: no gradient trains them."""
+        return [p.detach() for p in (*self.network.parameters(), *self.teacher_head.parameters())]
+
+    @torch.no_grad()
+    def set_extra_state(self, state: list[Tensor]) -> None:
+        """Takes a teacher's weights."""
+        for parameter, saved in zip((*self.network.parameters(), *self.teacher_head.parameters()), state, strict=True):
+            parameter.copy_(saved)
+
+
+TASKS: dict[str, Any] = {
+    "identity": IdentityTask,
+    "classifier": ClassifierTask,
+    "clip": ClipTask,
+    "dino": DinoTask,
+}
+
+
+def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
+    """Images (B, H, W, 3) of 0..255 as float32 (B, 3, H, W) of -1..1, channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Numbers (n, 1, 1, 1), one for each image of a batch."""
+    return torch.rand(n, 1, 1, 1, generator=generator) * (high - low) + low
+
+
+def crop(x: Tensor, size: int, area: tuple[float, float], flip: bool, generator: torch.Generator) -> Tensor:
+    """A random square crop of each image, holding `area` of it, resized to `size`; mirrored half the time."""
+    n = len(x)
+    side = uniform(n, *area, generator).sqrt().flatten()
+    room = 1 - side
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, 0, 2] = (torch.rand(n, generator=generator) * 2 - 1) * room
+    theta[:, 1, 2] = (torch.rand(n, generator=generator) * 2 - 1) * room
+    if flip:
+        theta[:, 0, 0] *= 1.0 - 2.0 * (torch.rand(n, generator=generator) < 0.5)
+    return _sample(x, theta, size)
+
+
+def jiggle(x: Tensor, zoom: float, shift: float, generator: torch.Generator) -> Tensor:
+    """Zoom each image by up to 1 +- `zoom` and move it by up to `shift` of its half width; edges are mirrored."""
+    n = len(x)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = uniform(n, 1 - zoom, 1 + zoom, generator).flatten()
+    theta[:, :, 2] = (torch.rand(n, 2, generator=generator) * 2 - 1) * shift
+    return _sample(x, theta, x.shape[-1])
+
+
+def light(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Brightness and contrast, each changed by up to `strength`. Colours stay: they are part of identity."""
+    contrast = uniform(len(x), 1 - strength, 1 + strength, generator)
+    return (x * contrast + uniform(len(x), -strength, strength, generator)).clamp(-1, 1)
+
+
+def degrade(x: Tensor, generator: torch.Generator, share: float = 0.6) -> Tensor:
+    """Blur, JPEG-like quantisation and noise, each of random strength, on about `share` of the images."""
+    n = len(x)
+    chosen = (torch.rand(n, 1, 1, 1, generator=generator) < share).float()
+    soft = _blur(x)
+    damaged = x + uniform(n, 0.0, 1.0, generator) * (soft - x)
+    # every third image is blurred once more: to a gaussian of at most 1.3 pixels
+    softer = (torch.rand(n, 1, 1, 1, generator=generator) < 0.33).float()
+    damaged = damaged + softer * (_blur(_blur(damaged)) - damaged)
+    damaged = _quantise(damaged, uniform(n, 0.005, 0.09, generator))
+    noise = torch.randn(x.shape, generator=generator).contiguous(memory_format=torch.channels_last)
+    damaged = damaged + uniform(n, 0.0, 0.09, generator) * noise
+    return (x + chosen * (damaged - x)).clamp(-1, 1)
+
+
+def _sample(x: Tensor, theta: Tensor, size: int) -> Tensor:
+    grid = F.affine_grid(theta, [len(x), 3, size, size], align_corners=False)
+    # a small image from a large part of a big one would alias: soften before
+    source = _blur(x) if size < x.shape[-1] else x
+    out = F.grid_sample(source, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """A binomial filter of three taps in each direction (a gaussian of about 0.7 pixels)."""
+    wide = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
+    x = 0.5 * x + 0.25 * (wide[..., :-2] + wide[..., 2:])
+    tall = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+    return 0.5 * x + 0.25 * (tall[:, :, :-2] + tall[:, :, 2:])
+
+
+def _cosines(size: int = 8) -> Tensor:
+    k = torch.arange(size, dtype=torch.float32)
+    matrix = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / (2 * size)) * (2 / size) ** 0.5
+    matrix[0] /= 2**0.5
+    return matrix
+
+
+_DCT = _cosines()
+_STEPS = 1.0 + torch.arange(8).view(8, 1) + torch.arange(8).view(1, 8)
+
+
+def _quantise(x: Tensor, strength: Tensor) -> Tensor:
+    """Round the cosine coefficients of 8 x 8 blocks, high frequencies the coarsest, as JPEG does."""
+    n, channels, height, width = x.shape
+    blocks = x.reshape(n, channels, height // 8, 8, width // 8, 8).permute(0, 1, 2, 4, 3, 5)
+    coefficients = _DCT @ blocks @ _DCT.T
+    step = strength.view(n, 1, 1, 1, 1, 1) * _STEPS
+    blocks = _DCT.T @ ((coefficients / step).round_() * step) @ _DCT
+    out = blocks.permute(0, 1, 2, 4, 3, 5).reshape(n, channels, height, width)
+    return out.contiguous(memory_format=torch.channels_last)

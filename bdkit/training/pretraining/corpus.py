@@ -1,14 +1,10 @@
 """The mini corpus: scenes of training subjects, rendered once, kept as arrays on disk."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 
 from bdkit.miniworld.captions import caption, caption_template
 from bdkit.miniworld.render import render
@@ -22,7 +18,7 @@ PART = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """What the corpus holds; each scene has a subject of its own, so none is seen twice in two contexts.
+    """What the corpus holds; each scene has another subject, so none is seen in two contexts.
 
     Paper: 292K OpenImages images without property edits; here: ``change_share`` of the scenes show a property change
     ("a red ...") that the subject itself doesn't have, because the base model must know those words, and stage 2 must
@@ -63,7 +59,7 @@ class Corpus:
 
 
 def _sample(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generator]:
-    """Scene ``index`` of the corpus, and the generator that goes on to its captions."""
+    """Scene ``index`` of the corpus, and the generator that its captions continue."""
     rng = np.random.default_rng([config.seed, index])
     classes = CLASSES
     if config.live_share is not None:
@@ -82,12 +78,12 @@ def _sample(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generato
 
 def _render_part(config: CorpusConfig, first: int, count: int, path: Path) -> None:
     scenes, texts, plain = [], [], {}
-    for place in range(count):
-        scene, rng = _sample(config, first + place)
+    for offset in range(count):
+        scene, rng = _sample(config, first + offset)
         scenes.append(render(scene))
         texts.append([caption_template(scene, rng), caption(scene, rng, detail=True), scene.subject.class_noun])
         if config.plain and (scene.outfit or scene.change):
-            plain[place] = render(replace(scene, outfit=None, change=None))
+            plain[offset] = render(replace(scene, outfit=None, change=None))
     arrays: dict[str, np.ndarray] = {
         "images": np.stack([r.image for r in scenes]),
         "alphas": np.stack([r.alpha for r in scenes]),
@@ -99,19 +95,24 @@ def _render_part(config: CorpusConfig, first: int, count: int, path: Path) -> No
             "plain_images": np.stack([r.image for r in plain.values()]),
             "plain_alphas": np.stack([r.alpha for r in plain.values()]),
         }
-    write_atomically(path, lambda p: _save(p, arrays))
+    write_arrays(path, **arrays)
 
 
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes a .npz file atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
 
 
 def build_corpus(config: CorpusConfig, folder: Path, *, workers: int | None = None, progress: bool = True) -> Corpus:
-    """Render (what is not there yet) and load; ``folder`` keeps one file for each 4,096 scenes.
+    """Renders what ``folder`` lacks and loads all; the folder keeps one file for each 4,096 scenes.
 
     Args:
-        workers: processes that render; None: one a core.
+        workers: processes that render; None: one for each core.
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, config.scenes, PART)
@@ -122,15 +123,15 @@ def build_corpus(config: CorpusConfig, folder: Path, *, workers: int | None = No
 
 
 def load_corpus(paths: list[Path]) -> Corpus:
-    """Read the parts that `build_corpus` wrote."""
+    """Reads the parts that `build_corpus` wrote."""
     images, alphas = [], []
     texts: list[list[str]] = []
     plain: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for path in paths:
         with np.load(path) as part:
             if len(part["plain"]):
-                pictures = zip(part["plain_images"], part["plain_alphas"], strict=True)
-                plain |= {len(texts) + int(k): pair for k, pair in zip(part["plain"], pictures, strict=True)}
+                pairs = zip(part["plain_images"], part["plain_alphas"], strict=True)
+                plain |= {len(texts) + int(k): pair for k, pair in zip(part["plain"], pairs, strict=True)}
             images.append(part["images"])
             alphas.append(part["alphas"])
             texts.extend(json.loads(part["texts"].tobytes()))
@@ -142,25 +143,3 @@ def load_corpus(paths: list[Path]) -> Corpus:
         class_nouns=[r[2] for r in texts],
         plain=plain,
     )
-
-
-def epoch_indices(size: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
-    """``step -> indices``: every image once an epoch, shuffled anew each epoch; a function of the step alone.
-
-    Of several processes each takes its own ``batch`` of the step.
-    """
-    if size < batch:
-        raise ValueError(f"a corpus of {size} images is smaller than the batch of {batch}")
-    cached: dict[int, np.ndarray] = {}
-
-    def indices(step: int) -> np.ndarray:
-        state = PartialState()
-        total = batch * state.num_processes
-        epoch, place = divmod(step, max(1, size // total))
-        if epoch not in cached:
-            cached.clear()
-            cached[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
-        first = place * total + state.process_index * batch
-        return cached[epoch][first : first + batch]
-
-    return indices

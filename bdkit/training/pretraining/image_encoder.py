@@ -1,7 +1,5 @@
 """Image-text contrastive training of the image encoder (CLIP), which stages 1 and 2 then keep frozen."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,10 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 from bdkit.models.preprocessing import pixels_from_arrays
-from bdkit.training.loop import TrainingConfig, TrainingLoop
-from bdkit.training.pretraining.corpus import Corpus, epoch_indices
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop
+from bdkit.training.pretraining.corpus import Corpus
 
 
 class ContrastiveLoss(nn.Module):
@@ -22,13 +22,13 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         self.clip = clip
 
-    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         pixels, input_ids = batch
         outputs = self.clip(input_ids=input_ids, pixel_values=pixels)
         logits = outputs.logits_per_image.float()
         labels = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        return loss, {"top1": float((logits.argmax(1) == labels).float().mean())}
+        return loss, {"top1": (logits.detach().argmax(1) == labels).float().mean()}
 
 
 def train_image_encoder(
@@ -40,7 +40,7 @@ def train_image_encoder(
     out: Path | None,
     **loop: Any,
 ) -> tuple[CLIPVisionModel, list[dict[str, float]]]:
-    """Train a CLIP on images and detailed captions; returns its vision tower without the last layer.
+    """Trains a CLIP on images and detailed captions; returns its vision tower without the last layer.
 
     Paper: CLIP ViT-L/14, 23 of 24 layers; here likewise all but the last, so ``vision`` counts the kept layers.
     """
@@ -52,13 +52,14 @@ def train_image_encoder(
     indices = epoch_indices(len(corpus), config.batch_size, config.seed)
     length = text["max_position_embeddings"]
 
-    def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = indices(step)
+    def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = indices(index)
         plain, captions = torch.rand(len(chosen), generator=generator) < 0.3, corpus.captions_at(chosen)
         texts = [captions[k] if plain[k] else corpus.details[i] for k, i in enumerate(chosen)]
         ids = tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt").input_ids
         return flip_half(pixels_from_arrays(corpus.images[chosen], clip=True), generator), ids
 
+    batches = FunctionBatches(batch, config.seed)
     history = TrainingLoop(ContrastiveLoss(clip), batches, config, out=out, name="image encoder", **loop).run()
     tower = CLIPVisionModel(type(clip.config.vision_config)(**vision))
     state = {
@@ -69,7 +70,7 @@ def train_image_encoder(
 
 
 def flip_half(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror a random half of the images (B, 3, H, W)."""
+    """Mirrors a random half of the images (B, 3, H, W)."""
     flip = torch.rand(len(pixels), generator=generator) < 0.5
     pixels[flip] = pixels[flip].flip(-1)
     return pixels

@@ -1,50 +1,16 @@
 """Prompted context generation (Sec. 3.2): mask -> trimap -> closed-form matting -> alpha blending on a background."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from bdkit.utils.io import write_atomically
+from bdkit.training.pretraining.corpus import write_arrays
 from bdkit.utils.parallel import make_parts
-
-Segmenter = Callable[[Sequence[Image.Image], Sequence[str]], list[np.ndarray]]
-
-
-class CLIPSegSegmenter:
-    """Probability maps of a category word, by CLIPSeg (full size).
-
-    Args:
-        path: hub id or local folder of the CLIPSeg weights.
-    """
-
-    def __init__(self, path: str = "CIDAS/clipseg-rd64-refined", device: str = "cpu") -> None:
-        from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
-
-        self.processor = CLIPSegProcessor.from_pretrained(path)
-        self.model = CLIPSegForImageSegmentation.from_pretrained(path).to(device).eval()
-        self.device = device
-
-    def __call__(self, images: Sequence[Image.Image], words: Sequence[str]) -> list[np.ndarray]:
-        import torch
-        import torch.nn.functional as F
-
-        inputs = self.processor(text=list(words), images=list(images), padding=True, return_tensors="pt")
-        with torch.no_grad():
-            logits = self.model(**inputs.to(self.device)).logits
-        logits = logits.reshape(len(images), 1, *logits.shape[-2:])
-        return [
-            F.interpolate(row[None], size=image.size[::-1], mode="bilinear")[0, 0].sigmoid().cpu().numpy()
-            for row, image in zip(logits, images, strict=True)
-        ]
 
 
 def trimap(probability: np.ndarray, *, foreground: float = 0.9, background: float = 0.1) -> np.ndarray:
-    """1 where the subject is certain, 0 where it certainly is not, 0.5 in the unknown band between; (H, W) float64."""
+    """(H, W) float64: 1 where the subject is certain, 0 where it certainly is not, 0.5 in the unknown band between."""
     result = np.full(probability.shape, 0.5)
     result[probability >= foreground] = 1.0
     result[probability <= background] = 0.0
@@ -88,7 +54,7 @@ def blend(foreground: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> 
 
 
 def matte_of_scene(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground (H, W, 3) and alpha (H, W), uint8, of one image by the real path."""
+    """Foreground (H, W, 3) and alpha (H, W), uint8, of one image, by its trimap."""
     alpha, foreground = closed_form_matte(image, trimap_of_mask(mask))
     return (foreground * 255).round().clip(0, 255).astype(np.uint8), (alpha * 255).round().clip(0, 255).astype(np.uint8)
 
@@ -102,7 +68,7 @@ def build_mattes(
     workers: int | None = None,
     progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mattes of all images, cached in ``folder``, one file for each ``part``: a killed run loses one at most."""
+    """Mattes of all images, cached in ``folder``, one file for each ``part`` images."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = list(range(0, len(images), part))
     paths = [folder / f"mattes-{len(images)}-{start:06d}.npz" for start in starts]
@@ -121,9 +87,4 @@ def build_mattes(
 def _matte_part(images: np.ndarray, masks: np.ndarray, path: Path) -> None:
     pairs = [matte_of_scene(i, m) for i, m in zip(images, masks, strict=True)]
     foreground, alpha = (np.stack(x) for x in zip(*pairs, strict=True))
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, foreground=foreground, alpha=alpha)
-
-    write_atomically(path, write)
+    write_arrays(path, foreground=foreground, alpha=alpha)

@@ -1,23 +1,23 @@
 """Stage 1, multimodal representation learning (Sec. 3.1): ITC, ITM and ITG on a frozen image encoder, as in BLIP-2."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.preprocessing import pixels_from_arrays
-from bdkit.training.loop import TrainingConfig, TrainingLoop
-from bdkit.training.pretraining.corpus import Corpus, epoch_indices
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop
+from bdkit.training.pretraining.corpus import Corpus
 from bdkit.training.pretraining.image_encoder import flip_half
+from bdkit.utils.env import rank, world_size
 
 # The three attention masks over [queries, text], True = may attend; text (B, T) is the padding mask.
 
@@ -73,7 +73,7 @@ class MultimodalRepresentation(nn.Module):
     def itc(self, image_to_text: Tensor, text_to_image: Tensor) -> Tensor:
         """Image-text contrastive loss; negatives from the global batch."""
         size = len(image_to_text)
-        labels = torch.arange(size, device=image_to_text.device) + size * PartialState().process_index
+        labels = torch.arange(size, device=image_to_text.device) + size * rank()
         losses = [F.cross_entropy(x.float(), labels, label_smoothing=0.1) for x in (image_to_text, text_to_image)]
         return (losses[0] + losses[1]) / 2
 
@@ -129,7 +129,7 @@ class MultimodalRepresentation(nn.Module):
 
     def forward(
         self, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         pixels, ids, mask = batch
         with torch.no_grad():
             image_tokens = self.encoder.encode_image(pixels)
@@ -139,7 +139,7 @@ class MultimodalRepresentation(nn.Module):
         itm, accuracy = self.itm(image_tokens, ids, mask, negatives)
         itg = self.itg(image_tokens, ids, mask)
         parts = {"itc": itc, "itm": itm, "itg": itg, "itm_acc": accuracy}
-        return itc + itm + itg, {name: float(value.detach()) for name, value in parts.items()}
+        return itc + itm + itg, {name: value.detach() for name, value in parts.items()}
 
 
 @torch.no_grad()
@@ -148,14 +148,14 @@ def hard_negatives(
 ) -> tuple[Tensor, Tensor]:
     """For each text an image, for each image a text, drawn by ITC similarity; never a pair with the same words.
 
-    Uses this process's own part of the batch. Returns two index vectors (B,).
+    Both come from this process's part of the batch. Returns two index vectors (B,).
     """
-    rank, size = PartialState().process_index, len(ids)
-    own = slice(rank * size, (rank + 1) * size)
+    size = len(ids)
+    local = slice(rank() * size, (rank() + 1) * size)
     same = (ids[:, None] == ids[None]).all(-1)
     chosen = []
     for logits in (text_to_image, image_to_text):
-        weights = logits[:, own].float().softmax(dim=1) + 1e-4
+        weights = logits[:, local].float().softmax(dim=1) + 1e-4
         weights = weights.masked_fill(same, 0.0)
         weights[weights.sum(1) == 0] = 1.0  # a batch of one caption only
         chosen.append(torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(ids.device))
@@ -163,12 +163,11 @@ def hard_negatives(
 
 
 def _gather_with_gradient(tensor: Tensor) -> Tensor:
-    """All processes' rows; the gradient flows through this process's own."""
-    state = PartialState()
-    if state.num_processes == 1:
+    """All processes' rows; the gradient flows through the rows of this process."""
+    if world_size() == 1:
         return tensor
-    rows = list(gather(tensor.detach()).chunk(state.num_processes))
-    rows[state.process_index] = tensor
+    rows = list(gather(tensor.detach()).chunk(world_size()))
+    rows[rank()] = tensor
     return torch.cat(rows)
 
 
@@ -188,7 +187,7 @@ def train_multimodal_representation(
     text_length: int = 32,
     **loop: Any,
 ) -> tuple[MultimodalRepresentation, list[dict[str, float]]]:
-    """Train the Q-Former with all three losses; the image encoder stays frozen.
+    """Trains the Q-Former with all three losses; the image encoder stays frozen.
 
     Paper: 129M web pairs; here: the corpus's detailed captions.
     """
@@ -200,12 +199,13 @@ def train_multimodal_representation(
     encoder.query_tokens.requires_grad_(True)
     indices = epoch_indices(len(corpus), config.batch_size, config.seed)
 
-    def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = indices(step)
+    def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = indices(index)
         ids, mask = caption_ids(tokenizer, [corpus.details[i] for i in chosen], text_length)
         pixels = flip_half(pixels_from_arrays(corpus.images[chosen], clip=True), generator)
         device = encoder.query_tokens.device
         return pixels.to(device), ids.to(device), mask.to(device)
 
+    batches = FunctionBatches(batch, config.seed)
     history = TrainingLoop(module, batches, config, out=out, name="stage 1", **loop).run()
     return module, history

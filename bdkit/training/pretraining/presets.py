@@ -1,13 +1,10 @@
 """Every number of a run, by name. Mini and full size differ here and nowhere else."""
 
-from __future__ import annotations
-
-import importlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bdkit.models.configs import MINI, ModelConfig
-from bdkit.training.loop import TrainingConfig
+from bdkit.training.config import TrainingConfig
 from bdkit.training.pretraining.corpus import CorpusConfig
 from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig
 
@@ -18,14 +15,14 @@ class PretrainConfig:
 
     model: ModelConfig
     corpus: CorpusConfig
-    subject_corpus: CorpusConfig  # stage 2's own, as in the paper
+    subject_corpus: CorpusConfig  # stage 2 has its own, as in the paper
     joint_corpus: CorpusConfig
     autoencoder: TrainingConfig
     image_encoder: TrainingConfig
     text_to_image: TrainingConfig
     multimodal_representation: TrainingConfig
     subject_representation: TrainingConfig
-    joint_training: TrainingConfig  # stage 2 goes on with the image encoder trained, too
+    joint_training: TrainingConfig  # stage 2 continued with the image encoder trained too
     mattes: int = field(default=512, metadata={"help": "images whose matte comes from closed-form matting"})
     subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
     joint_subject: SubjectRepresentationConfig = field(default_factory=SubjectRepresentationConfig)
@@ -66,7 +63,7 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
         "multimodal_representation": TrainingConfig(
             steps=steps(700), batch_size=48, learning_rate=1e-3, weight_decay=0.05, warmup_steps=50, **shared
         ),
-        # Two rounds: the second one, of 6,000 steps, goes on from the weights of the first.
+        # Two rounds: the second one, of 6,000 steps, starts from the weights of the first.
         "subject_representation": TrainingConfig(
             steps=steps(8600),
             restarts=(steps(2600),),
@@ -76,7 +73,6 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
             ema_decay=0.998,
             **shared,
         ),
-        # Five and a half minutes on one H200; about eight hours on two cores, at 60 images a second.
         "joint_training": TrainingConfig(
             steps=steps(3200),
             batch_size=min(512, corpus.scenes // 8),
@@ -102,12 +98,3 @@ PRETRAIN: dict[str, PretrainConfig] = {
     # Everything once, in under two minutes, for tests; the images are noise.
     "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), mattes=8, backgrounds=32),
 }
-
-_IN_METHODS = ("METHOD_PRESETS",)
-
-
-def __getattr__(name: str) -> Any:
-    """The methods' presets, which live above the pre-training, by their usual address."""
-    if name in _IN_METHODS:
-        return getattr(importlib.import_module("bdkit.methods.presets"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

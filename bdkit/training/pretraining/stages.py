@@ -1,6 +1,4 @@
-"""The whole pre-training at mini size, stage after stage; each stage is skipped when its weights are there."""
-
-from __future__ import annotations
+"""The whole pre-training at mini size, stage after stage; finished stages are skipped."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,7 +21,7 @@ from bdkit.miniworld.subjects import CLASSES
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import ModelConfig
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
-from bdkit.training.loop import TrainingConfig
+from bdkit.training.config import TrainingConfig
 from bdkit.training.pretraining.autoencoder import encode_corpus, train_autoencoder
 from bdkit.training.pretraining.card import write_card
 from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus
@@ -35,7 +33,7 @@ from bdkit.training.pretraining.subject_representation import SubjectRepresentat
 from bdkit.training.pretraining.text_to_image import train_text_to_image
 from bdkit.utils.env import is_main_process, world_size
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import write_atomically, write_json
+from bdkit.utils.io import read_json, write_atomically, write_json
 
 
 def new_model(config: ModelConfig, seed: int = 0) -> BlipDiffusion:
@@ -68,9 +66,9 @@ class MiniPretraining:
         return replace(training, batch_size=training.batch_size // processes)
 
     def _check_settings(self) -> None:
-        """Refuse a folder that holds a run with other settings."""
+        """Refuses a folder that holds a run with other settings."""
         path = self.out / "settings.json"
-        if path.exists() and json.loads(path.read_text()) != self._settings():
+        if path.exists() and read_json(path) != self._settings():
             raise InputError(f"{self.out} holds a pre-training with other settings; choose another folder or remove it")
 
     def _settings(self) -> dict[str, Any]:
@@ -108,7 +106,7 @@ class MiniPretraining:
         return self.out / stage / "weights.safetensors"
 
     def load(self, stage: str) -> bool:
-        """Put the weights of a finished stage into the model; False when it is not finished."""
+        """Puts the weights of a finished stage into the model; False when it is not finished."""
         path = self._weights(stage)
         if not path.exists():
             return False
@@ -118,8 +116,7 @@ class MiniPretraining:
                 {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
             )
         if stage == "autoencoder":
-            record = json.loads((self.out / stage / "scaling.json").read_text())
-            self.model.vae.register_to_config(**record)
+            self.model.vae.register_to_config(**read_json(self.out / stage / "scaling.json"))
         return True
 
     def _save(self, stage: str) -> None:
@@ -135,7 +132,7 @@ class MiniPretraining:
         write_atomically(self._weights(stage), lambda p: save_file(state, p))
 
     def run(self, stages: Sequence[str]) -> Path:
-        """Run those of ``stages`` that are not finished, and export when the last one is."""
+        """Runs those of ``stages`` that are not finished, and export when the last one is."""
         self._check_settings()
         for stage in STAGES:
             if stage not in stages or self._weights(stage).exists():
@@ -224,15 +221,11 @@ class MiniPretraining:
         )
 
     def export(self, dtype: torch.dtype = torch.float16) -> Path:
-        """Write ``weights/mini`` (stage 2) and ``weights/mini-base`` (U-Net and text encoder before it), with cards."""
+        """Writes ``weights/mini`` and ``weights/mini-base`` (U-Net and text encoder before stage 2), with a card."""
         weights = self.out / "weights"
-        records = {
-            stage: json.loads((self.out / stage / "run.json").read_text())
-            for stage in STAGES
-            if (self.out / stage / "run.json").exists()
-        }
+        runs = {stage: self.out / stage / "run.json" for stage in STAGES}
         self.model.record |= {
-            "stages": records,
+            "stages": {stage: read_json(path) for stage, path in runs.items() if path.exists()},
             "corpus": asdict(self.config.corpus),
             "subject_corpus": asdict(self.config.subject_corpus),
             "joint_corpus": asdict(self.config.joint_corpus),
@@ -258,16 +251,9 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "autoencoder": Stage(parts=("vae",), train=MiniPretraining._autoencoder),
-    "image-encoder": Stage(
-        parts=("vision",),
-        train=MiniPretraining._image_encoder,
-    ),
+    "image-encoder": Stage(parts=("vision",), train=MiniPretraining._image_encoder),
     "base": Stage(requires=("autoencoder",), parts=("unet", "text"), train=MiniPretraining._base),
-    "stage1": Stage(
-        requires=("image-encoder",),
-        parts=("multimodal",),
-        train=MiniPretraining._stage1,
-    ),
+    "stage1": Stage(requires=("image-encoder",), parts=("multimodal",), train=MiniPretraining._stage1),
     "stage2": Stage(
         requires=("autoencoder", "image-encoder", "base", "stage1"),
         parts=("unet", "text", "multimodal"),
@@ -283,9 +269,9 @@ STAGES: dict[str, Stage] = {
 
 def random_backgrounds(count: int, seed: int) -> np.ndarray:
     """Images without a subject, uint8 (count, 64, 64, 3), for the inputs of stage 2."""
-    places = [*CONTEXTS, STUDIO]
+    contexts = [*CONTEXTS, STUDIO]
     rng = np.random.default_rng([seed, 77])
-    return np.stack([render_background(places[rng.integers(len(places))], rng) for _ in range(count)])
+    return np.stack([render_background(contexts[rng.integers(len(contexts))], rng) for _ in range(count)])
 
 
 def pretrain_mini(
@@ -296,7 +282,7 @@ def pretrain_mini(
     progress: bool = True,
     device: str | None = None,
 ) -> Path:
-    """Pre-train the mini model in ``out``; returns the folder with the exported weights (or ``out`` before that).
+    """Pre-trains the mini model in ``out``; returns the folder with the exported weights (or ``out`` before that).
 
     Args:
         smoke: all of it with a handful of steps, for tests.

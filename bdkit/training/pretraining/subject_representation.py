@@ -1,7 +1,5 @@
 """Stage 2, subject representation learning by prompted context generation (Sec. 3.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from bdkit.losses import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.preprocessing import pixels_from_arrays
-from bdkit.training.loop import TrainingConfig, TrainingLoop
-from bdkit.training.pretraining.corpus import Corpus, epoch_indices
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop
+from bdkit.training.pretraining.corpus import Corpus
+from bdkit.utils.env import rank
 from bdkit.utils.errors import InputError
 
 
@@ -24,22 +24,22 @@ from bdkit.utils.errors import InputError
 class SubjectRepresentationConfig:
     """Settings of stage 2 beside the training's own.
 
-    Paper: one learning rate of 2e-6 for all; here: one a part, because the U-Net has seen far less before.
-    Paper: the cut-out keeps its place; here: it is mirrored, scaled and shifted at random (``jitter``), because
+    Paper: one learning rate of 2e-6; here: one for each part, because the U-Net has seen far less before.
+    Paper: the cut-out keeps its position; here: it is mirrored, scaled and shifted at random (``jitter``), because
     otherwise the model copies the reference's pose.
     Paper: all timesteps weigh the same; here: ``noise_weights``, because colours are decided where the noise is strong,
-    and there the noise's error hardly shows them: without, 1,500 steps of 32 taught nothing of the subject.
-    Paper: the image encoder is frozen; here: trained too where ``image_encoder_rate`` is above 0, because ours has seen
-    65 thousand images, not 400 million, and its tokens lack what tells individuals apart.
-    Paper: all places of an image weigh the same; here: the subject's ``subject_weight`` times the background's.
+    and there the error of the noise hardly shows them.
+    Paper: the image encoder is frozen; here: trained too where ``image_encoder_rate`` is above 0, because the mini one
+    has seen 65 thousand images, not 400 million, and its tokens lack what tells individuals apart.
+    Paper: all pixels weigh the same; here: the subject's ``subject_weight`` times the background's.
     """
 
     subject_drop: float = 0.15
     empty_share: float = 0.1
     unet_rate: float = 5e-4
     text_rate: float = 5e-4
-    multimodal_rate: float = 3e-4  # at 1e-3 all subjects get one prompt within 150 steps
-    image_encoder_rate: float = 0.0  # 0: frozen, as in the paper
+    multimodal_rate: float = 3e-4
+    image_encoder_rate: float = 0.0
     noise_weights: tuple[float, float] | None = (0.2, 10.0)
     importance_sampling: bool = False  # of the timesteps, by their weights
     subject_weight: float = 1.0
@@ -54,7 +54,7 @@ class SubjectRepresentationConfig:
 class SubjectBatch:
     """latents (B, C, h, w) of the target; pixels (B, 3, S, S) of the input; words and prompt ids with masks.
 
-    pixel_weights: (B, 1, h, w), how much each place of the target counts; None: all the same.
+    pixel_weights: (B, 1, h, w), how much each latent pixel of the target counts; None: all the same.
     """
 
     latents: Tensor
@@ -98,16 +98,16 @@ class SubjectRepresentationLoss(nn.Module):
 
 
 def jitter_cutouts(cutouts: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirror, scale (0.8 to 1.15) and shift (up to 10%) cut-outs, each in its own way.
+    """Mirrors, scales (0.8 to 1.15) and shifts (up to 10%) cut-outs, each at random.
 
     Args:
-        cutouts: (B, 4, S, S), colours multiplied by alpha, and alpha; outside it is 0.
+        cutouts: (B, 4, S, S), colours multiplied by alpha, and alpha; 0 outside the subject.
     """
     count = len(cutouts)
     scale = rng.uniform(0.8, 1.15, count)
     shift = rng.uniform(-0.1, 0.1, (count, 2)) * 2  # of a side, which measures 2 here
     mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
-    moves = np.zeros((count, 2, 3), dtype=np.float32)  # from places of the output to places of the input
+    moves = np.zeros((count, 2, 3), dtype=np.float32)  # from output to input coordinates
     moves[:, 0, 0], moves[:, 1, 1] = mirror / scale, 1 / scale
     moves[:, :, 2] = -shift / scale[:, None]
     grid = F.affine_grid(torch.from_numpy(moves).to(cutouts.device), list(cutouts.shape), align_corners=False)
@@ -115,9 +115,9 @@ def jitter_cutouts(cutouts: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 class SubjectBatches:
-    """Batches of stage 2 as a function of the step: input = cut-out on a random background, target = the image.
+    """Batches of stage 2 as a function of their index: input = cut-out on a random background, target = the image.
 
-    All that they are made of is put on the model's device beforehand; a step only gathers and blends.
+    The whole corpus is put on the model's device beforehand; a batch only gathers and blends.
 
     Attributes:
         cutouts: uint8 (N, 4, H, W), each scene's subject without outfit or change, and its alpha.
@@ -152,14 +152,14 @@ class SubjectBatches:
         cutouts = torch.cat([cutouts[:, :3] * alpha, alpha], dim=1)
         if self.config.jitter:
             cutouts = jitter_cutouts(cutouts, rng)
-        places = torch.from_numpy(rng.integers(len(self.backgrounds), size=len(chosen))).to(self.backgrounds.device)
-        mixed = cutouts[:, :3] + self.backgrounds[places].float() * (1 - cutouts[:, 3:])
+        behind = torch.from_numpy(rng.integers(len(self.backgrounds), size=len(chosen))).to(self.backgrounds.device)
+        mixed = cutouts[:, :3] + self.backgrounds[behind].float() * (1 - cutouts[:, 3:])
         return mixed.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
-    def __call__(self, step: int, generator: torch.Generator) -> SubjectBatch:
+    def __call__(self, index: int, generator: torch.Generator) -> SubjectBatch:
         config, device = self.config, self.latents.device
-        chosen = self.indices(step)
-        rng = np.random.default_rng([self.training.seed, step, PartialState().process_index])
+        chosen = self.indices(index)
+        rng = np.random.default_rng([self.training.seed, index, rank()])
         pixels = pixels_from_arrays(self.inputs(chosen, rng), clip=True)
         draw = rng.random(len(chosen))
         kind = np.where(
@@ -205,7 +205,7 @@ class _CaptionTable:
         self._words = words.input_ids.to(device), words.attention_mask.to(device)
 
     def prompts(self, scenes: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and the mask of the subject's places, (B, L), of scenes (B,), each in its kind (B,)."""
+        """Token ids and the mask of the subject's positions, (B, L), of scenes (B,), each in its kind (B,)."""
         rows = self._row[scenes]
         return self._ids[kinds, rows], self._mask[kinds, rows]
 
@@ -216,7 +216,7 @@ class _CaptionTable:
 
 
 def _cutouts(corpus: Corpus, mattes: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
-    """uint8 (N, 4, H, W): by closed-form matting where there is a matte, else by the exact alpha."""
+    """uint8 (N, 4, H, W): from the closed-form mattes where given, else from the exact alpha."""
     result = torch.empty((len(corpus), 4, *corpus.alphas.shape[1:]), dtype=torch.uint8)
     result[:, :3], result[:, 3] = torch.from_numpy(corpus.images).permute(0, 3, 1, 2), torch.from_numpy(corpus.alphas)
     replaced = dict(enumerate(zip(*mattes, strict=True))) if mattes is not None else {}
@@ -243,7 +243,7 @@ def train_subject_representation(
     name: str = "stage 2",
     **loop: Any,
 ) -> list[dict[str, float]]:
-    """Train Q-Former, projection, text encoder and U-Net; the VAE is frozen, and the image encoder without a rate.
+    """Trains Q-Former, projection, text encoder and U-Net; the VAE is frozen, and the image encoder without a rate.
 
     Args:
         latents: cached target latents (N, C, h, w).
@@ -258,12 +258,13 @@ def train_subject_representation(
     encoder = model.multimodal_encoder
     multimodal = [encoder.query_tokens, *encoder.qformer.parameters(), *encoder.projection.parameters()]
     groups = [
-        (list(model.unet.parameters()), config.unet_rate),
-        (list(model.text_encoder.parameters()), config.text_rate),
-        (multimodal, config.multimodal_rate),
+        {"params": list(model.unet.parameters()), "lr": config.unet_rate},
+        {"params": list(model.text_encoder.parameters()), "lr": config.text_rate},
+        {"params": multimodal, "lr": config.multimodal_rate},
     ]
     if config.image_encoder_rate > 0:
-        groups.append((list(vision.parameters()), config.image_encoder_rate))
-    batches = SubjectBatches(model, corpus, latents, backgrounds, mattes, training, config)
+        groups.append({"params": list(vision.parameters()), "lr": config.image_encoder_rate})
+    batch = SubjectBatches(model, corpus, latents, backgrounds, mattes, training, config)
+    batches = FunctionBatches(batch, training.seed)
     with training_attention(model.unet):
         return TrainingLoop(module, batches, training, out=out, groups=groups, name=name, **loop).run()

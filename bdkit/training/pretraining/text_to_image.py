@@ -1,7 +1,5 @@
 """Base text-to-image model at mini size: U-Net and text encoder from scratch; full size takes Stable Diffusion v1-5."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,10 @@ from torch import Tensor, nn
 from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.training.loop import TrainingConfig, TrainingLoop
-from bdkit.training.pretraining.corpus import Corpus, epoch_indices
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop
+from bdkit.training.pretraining.corpus import Corpus
 
 
 class TextToImageLoss(nn.Module):
@@ -41,7 +41,7 @@ def train_text_to_image(
     detail_share: float = 0.3,
     **loop: Any,
 ) -> list[dict[str, float]]:
-    """Train the U-Net and the text encoder of ``model`` on captions and cached latents (N, C, h, w).
+    """Trains the U-Net and the text encoder of ``model`` on captions and cached latents (N, C, h, w).
 
     Args:
         empty_share: share of empty captions, for classifier-free guidance.
@@ -53,17 +53,18 @@ def train_text_to_image(
     module = TextToImageLoss(model.unet, model.text_encoder)
     indices = epoch_indices(len(corpus), config.batch_size, config.seed)
 
-    def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = indices(step)
+    def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = indices(index)
         draw = torch.rand(len(chosen), generator=generator)
         captions = corpus.captions_at(chosen)
-        for k, index in enumerate(chosen):
+        for k, scene in enumerate(chosen):
             if draw[k] < empty_share:
                 captions[k] = ""
             elif draw[k] < empty_share + detail_share:
-                captions[k] = corpus.details[index]
+                captions[k] = corpus.details[scene]
         ids, _ = model.tokenize(captions, None, with_subject=False)
         return latents[chosen].float().to(model.device, memory_format=torch.channels_last), ids.to(model.device)
 
+    batches = FunctionBatches(batch, config.seed)
     with training_attention(model.unet):
         return TrainingLoop(module, batches, config, out=out, name="base text-to-image", **loop).run()

@@ -22,12 +22,6 @@ def test_every_preset_has_every_method_and_every_row_its_snapshot() -> None:
     assert len({row.name for row in TABLE1}) == len(TABLE1) == 7
 
 
-def test_the_methods_come_with_the_other_presets() -> None:
-    from bdkit.training.pretraining import presets
-
-    assert presets.METHOD_PRESETS is METHOD_PRESETS
-
-
 def test_published_numbers() -> None:
     paper, public = (METHOD_PRESETS[name]["blip-diffusion"] for name in ("paper", "public"))
     assert (paper.learning_rate, public.learning_rate) == (5e-5, 5e-6)  # type: ignore[attr-defined]

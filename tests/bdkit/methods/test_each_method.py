@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bdkit.methods import build_method, save_finetuned
-from bdkit.methods.base import one_place
+from bdkit.methods import build_method
+from bdkit.methods.base import one_placeholder
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
@@ -43,14 +43,14 @@ def model() -> BlipDiffusion:
         ("a {} on a street", "a {} on a street"),
     ],
 )
-def test_a_template_keeps_one_place(template: str, result: str) -> None:
-    assert one_place(template) == result
+def test_a_template_keeps_one_placeholder(template: str, result: str) -> None:
+    assert one_placeholder(template) == result
 
 
 @pytest.mark.parametrize("template", ["a dog", "a {} and {}", "a {} {} {}"])
 def test_other_templates_are_refused(template: str) -> None:
     with pytest.raises(InputError, match=r"needs '\{\} \{\}'"):
-        one_place(template)
+        one_placeholder(template)
 
 
 def test_the_base_draws_the_class_and_looks_at_no_image(model: BlipDiffusion) -> None:
@@ -90,10 +90,10 @@ def test_a_saved_subject_is_drawn_by_the_loaded_model(tmp_path: Path) -> None:
     model.record["class_nouns"] = ["dog", "cat"]
     method = build("blip-diffusion", model, steps=2, learning_rate=1e-2)
     with pytest.raises(InputError, match="call fit first"):
-        save_finetuned(method, tmp_path / "nothing")
+        method.save(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
     method.fit(pictures(), "dog", 0)
-    folder = save_finetuned(method, tmp_path / "my-dog")
+    folder = method.save(tmp_path / "my-dog")
     loaded = BlipDiffusion.from_pretrained(folder)
     assert loaded.subject_class == "dog"
     assert loaded.record["class_nouns"] == ["dog", "cat"]

@@ -21,7 +21,8 @@ from bdkit.models.tokenizers import clip_tokenizer
 from bdkit.testing.seeded_weights import TINY_WORDS, seeded_state
 from bdkit.testing.tiny_checkpoints import write_tiny_checkpoint
 from bdkit.testing.tiny_model import tiny_model
-from bdkit.training.finetuning import FewStepConfig, training_settings
+from bdkit.training.config import FewStepConfig
+from bdkit.training.finetuning import training_settings
 from bdkit.utils.errors import InputError
 
 TEMPLATE = "a {} {} in the jungle"

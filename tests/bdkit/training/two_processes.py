@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdkit.training.loop import TrainingConfig, TrainingLoop
-from bdkit.training.pretraining.corpus import epoch_indices
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop
 
 NUMBERS = torch.linspace(-1, 1, 24)
 
@@ -34,11 +35,12 @@ def train(folder: Path, batch: int, device: str | None) -> None:
     module = Loss()
     loop = TrainingLoop(
         module,
-        lambda step, _: NUMBERS[torch.from_numpy(indices(step))],
+        FunctionBatches(lambda index, _: NUMBERS[torch.from_numpy(indices(index))], config.seed),
         config,
         out=folder,
         progress=False,
         device=device,
+        find_unused_parameters=True,
     )
     loop.run()
     if loop.accelerator.is_main_process:

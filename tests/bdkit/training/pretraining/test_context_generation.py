@@ -9,7 +9,7 @@ import torch
 
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.testing.tiny_model import tiny_model
-from bdkit.training.loop import TrainingConfig
+from bdkit.training.config import TrainingConfig
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.training.pretraining.matting import (
     blend,

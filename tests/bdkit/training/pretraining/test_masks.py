@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.testing.tiny_model import tiny_model
-from bdkit.training.loop import TrainingConfig
+from bdkit.training.config import TrainingConfig
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.training.pretraining.multimodal_representation import (
     MultimodalRepresentation,

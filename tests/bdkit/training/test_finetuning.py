@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw, ImageOps
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.sampling import initial_noise
 from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.config import FewStepConfig, FinetuneConfig
 from bdkit.training.finetuning import (
-    FewStepConfig,
-    FinetuneConfig,
     SubjectFinetuning,
     cache_latents,
     draw_latents,

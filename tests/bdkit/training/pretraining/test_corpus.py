@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ import pytest
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, OUTFITS, STUDIO, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, Subject, split_of
+from bdkit.training.data import epoch_indices
 from bdkit.training.pretraining import corpus as module
-from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus, epoch_indices
+from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus
 
 CONFIG = CorpusConfig(scenes=14, seed=3)
 
@@ -53,7 +53,7 @@ def test_shapes_and_texts(tmp_path: Path) -> None:
     assert corpus.captions_at(chosen) == [corpus.templates[i].replace("{}", corpus.class_nouns[i]) for i in chosen]
 
 
-def test_a_killed_rendering_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_rendering_is_resumed_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build(tmp_path / "whole")
     monkeypatch.setattr(module, "PART", 5)
     parts = build(tmp_path / "parts")
@@ -129,8 +129,8 @@ def test_processes_share_the_images_of_a_step(monkeypatch: pytest.MonkeyPatch) -
     alone = [epoch_indices(40, 8, 7)(step) for step in range(12)]
     halves = []
     for rank in (0, 1):
-        state = SimpleNamespace(num_processes=2, process_index=rank)
-        monkeypatch.setattr(module, "PartialState", lambda state=state: state)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", str(rank))
         indices = epoch_indices(40, 4, 7)
         halves.append([indices(step) for step in range(12)])
     assert all(np.array_equal(np.concatenate(pair), whole) for *pair, whole in zip(*halves, alone, strict=True))

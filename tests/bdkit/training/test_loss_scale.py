@@ -1,4 +1,4 @@
-"""float16 training that is stopped and goes on: the loss scale, too, is where it was."""
+"""float16 training that is stopped and resumed: the loss scale is saved too."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from bdkit.training.loop import TrainingConfig, TrainingLoop
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches
+from bdkit.training.loop import TrainingLoop
 
 CONFIG = TrainingConfig(steps=24, batch_size=4, learning_rate=1e-2, max_grad_norm=0, checkpoint_seconds=0)
 
@@ -36,7 +38,7 @@ def scaled(out: Path | None, stop_at: int = 0) -> TrainingLoop:
 
     loop = TrainingLoop(
         Line(),
-        lambda step, generator: torch.randn(4, 6, generator=generator),
+        FunctionBatches(lambda index, generator: torch.randn(4, 6, generator=generator), 0),
         CONFIG,
         out=out,
         on_step=stop,

@@ -19,12 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdkit.training.loop import (
-    TrainingConfig,
-    TrainingDiverged,
-    TrainingLoop,
-    step_generator,
-)
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, step_generator
+from bdkit.training.loop import TrainingDiverged, TrainingLoop
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_json
 
@@ -60,8 +57,8 @@ def batches(step: int, generator: torch.Generator) -> Tensor:
 
 def loop(out: Path | None, config: TrainingConfig = PLAIN, **extra: Any) -> TrainingLoop:
     extra.setdefault("module", Regression())
-    extra.setdefault("batches", batches)
-    return TrainingLoop(config=config, out=out, progress=False, device="cpu", **extra)
+    made = FunctionBatches(extra.pop("batches", batches), config.seed)
+    return TrainingLoop(config=config, batches=made, out=out, progress=False, device="cpu", **extra)
 
 
 def assert_same_run(resumed: TrainingLoop, undisturbed: TrainingLoop) -> None:
@@ -85,7 +82,7 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(name: str, tmp_path: Path) -
 
     undisturbed = loop(None, CONFIGS[name])
     undisturbed.run()
-    for _ in range(2):  # the second start gets past step 4 only if it went on from a checkpoint
+    for _ in range(2):  # the second start gets past step 4 only if it resumed
         torch.manual_seed(random.randrange(1000))  # dropout must not depend on what the process drew before
         with pytest.raises(Stopped):
             loop(tmp_path, CONFIGS[name], on_step=stop if _ == 0 else lambda step: stop(max(step, 5))).run()
@@ -105,7 +102,7 @@ def child(out: Path) -> None:
     loop(out, CONFIGS["both"], on_step=wait).run()
 
 
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     undisturbed = loop(None, CONFIGS["both"])
     undisturbed.run()
     last = random.randrange(3, 20)
@@ -172,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     config = replace(PLAIN, gradient_accumulation_steps=2)
     kept: list[Tensor] = []
     module = Regression()
-    ill = loop(
+    diverging = loop(
         tmp_path,
         config,
         module=module,
@@ -183,15 +180,84 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     with pytest.raises(
         TrainingDiverged, match=r"^stage 9: the loss is nan at step 5, batch 11 \(seed 0\).*kept"
     ) as caught:
-        ill.run()
+        diverging.run()
     assert "\n" not in str(caught.value)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 5
-    assert torch.equal(state["module"][0], kept[-1])
+    assert (state["step"], state["batches"]) == (5, {"index": 10})
+    assert torch.equal(state["module"]["net.0.weight"], kept[-1])
+    assert torch.equal(module.net[0].weight, kept[-1])  # the batch has not touched the weights
     healthy, undisturbed = loop(tmp_path, config), loop(None, config)
     healthy.run()
     undisturbed.run()
     assert_same_run(healthy, undisturbed)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    module = Quadratic()
+
+    def break_weights(step: int) -> None:
+        if step == 6:
+            with torch.no_grad():
+                module.weight[2] = float("inf")
+
+    numbers = {"batches": lambda index, generator: torch.randn(4, 6, dtype=torch.float64, generator=generator)}
+    with pytest.raises(TrainingDiverged, match=r"weights are not finite after step 5, .*earlier step is kept"):
+        loop(tmp_path, PLAIN, module=module, on_step=break_weights, **numbers).run()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 5
+    assert state["module"]["weight"].isfinite().all()
+    module = Quadratic()
+    with pytest.raises(TrainingDiverged, match="weights are not finite after step 23"):
+        loop(None, replace(PLAIN, checkpoint_seconds=60), module=module, on_step=break_at_end(module), **numbers).run()
+
+
+def break_at_end(module: nn.Module) -> Any:
+    return lambda step: step == PLAIN.steps and module.weight.data.fill_(float("nan"))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read; remove it"):
+        loop(tmp_path).run()
+
+
+def test_any_iterable_with_a_state_is_resumed_exactly(tmp_path: Path) -> None:
+    class Walk:
+        """Batches that depend on all before them: only a saved state resumes them."""
+
+        def __init__(self) -> None:
+            self.state = {"last": torch.zeros(4, 6), "count": 0}
+
+        def __iter__(self) -> Iterator[tuple[Tensor, torch.Generator]]:
+            while True:
+                generator = step_generator(5, self.state["count"])
+                last = self.state["last"] + 0.1 * torch.randn(4, 6, generator=generator)
+                self.state = {"last": last, "count": self.state["count"] + 1}
+                yield last, generator
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.state
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.state = state
+
+    def walk(out: Path | None, stop_at: int = 0) -> TrainingLoop:
+        def stop(step: int) -> None:
+            if step == stop_at:
+                raise Stopped
+
+        return TrainingLoop(
+            Regression(), Walk(), CONFIGS["accumulation"], out=out, progress=False, device="cpu", on_step=stop
+        )
+
+    undisturbed = walk(None)
+    undisturbed.run()
+    with pytest.raises(Stopped):
+        walk(tmp_path, 9).run()
+    resumed = walk(tmp_path)
+    resumed.run()
+    assert resumed.batches.state_dict()["count"] == 24 * 3
+    assert_same_run(resumed, undisturbed)
 
 
 def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -230,11 +296,14 @@ def test_learning_rate_factor() -> None:
     linear = replace(PLAIN, schedule="linear", warmup_steps=0, steps=10)
     assert [linear.factor(k) for k in range(10)] == pytest.approx([1 - k / 10 for k in range(10)])
     assert replace(linear, warmup_steps=2).factor(0) == 0.5
-    with pytest.raises(InputError, match="'cosine' is not known; use 'constant' or 'linear'"):
-        replace(PLAIN, schedule="cosine").factor(0)
+    cosine = replace(PLAIN, schedule="cosine", warmup_steps=2, steps=10)
+    assert [cosine.factor(k) for k in (0, 1, 2, 6)] == pytest.approx([0.5, 1, 1, 0.5])
+    assert 0 < cosine.factor(9) < 0.05
+    with pytest.raises(InputError, match="'stairs' is not known; use constant, linear, cosine"):
+        replace(PLAIN, schedule="stairs")
 
 
-def test_the_schedule_begins_anew_at_a_restart() -> None:
+def test_the_schedule_starts_again_at_a_restart() -> None:
     config = replace(PLAIN, steps=10, restarts=(4,), warmup_steps=0)
     assert [config.factor(k) for k in range(10)] == pytest.approx(
         [1, 3 / 4, 2 / 4, 1 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
@@ -277,7 +346,7 @@ def test_each_group_moves_at_its_own_rate_times_the_factor() -> None:
             return -(self.values["a"] + self.values["b"]).sum(), {}
 
     config = replace(PLAIN, steps=2, warmup_steps=2, schedule="constant", weight_decay=0.0)
-    groups = [([module["a"]], 0.1), ([module["b"]], 0.02)]
+    groups = [{"params": [module["a"]], "lr": 0.1}, {"params": [module["b"]], "lr": 0.02}]
     loop(None, config, module=Sum(), batches=lambda index, generator: None, groups=groups).run()
     # Adam moves by the rate itself when the gradient never changes: half of it, then all of it.
     assert torch.allclose(module["a"], torch.full((3,), 0.15), atol=1e-5)
