@@ -63,6 +63,13 @@ class ImageTree:
         """The methods and seed sets that have images, sorted."""
         return sorted({(image.id.method, image.id.seed_set) for image in self.images})
 
+    def of_rows(self, rows: Sequence[tuple[str, int]]) -> "ImageTree":
+        """A results folder's tree without what lies in the folders of other methods and seed sets."""
+        folders = [self.root / IMAGES / f"seed{seed_set}" / method for method, seed_set in rows]
+        unknown = [one for one in self.unknown if any(one[0].is_relative_to(folder) for folder in folders)]
+        images = [image for image in self.images if (image.id.method, image.id.seed_set) in rows]
+        return ImageTree(self.root, tuple(images), tuple(unknown))
+
 
 Reader = Callable[[Path, Suite, str], ImageTree]
 # (folders below the method's, file, subject) -> prompt and sample, or why it has none

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,18 @@ from numpy.typing import NDArray
 
 from bdkit.utils.env import device_name, library_versions
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import write_bytes, write_json, write_text
+from bdkit.utils.io import write_bytes, write_text
 from dreambench.registry import class_nouns
 from dreambench.suites import Prompt, Suite, SuiteSubject
 from eval.results_dir import (
-    IMAGES,
     REAL,
     REAL_WITH_SELF,
-    RUN_FILE,
     SCORES_FILE,
     ImageId,
     load_saved_suite,
-    read_run,
     reference_paths,
     subject_ids,
+    update_run,
 )
 from eval.score.check import Checker
 from eval.score.edit_metrics import FloatArray
@@ -73,6 +71,10 @@ class ScoreOptions:
     masks: str | None = None
     sources: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.shard[1] > 1 and self.cache is None:
+            raise InputError("a shard only fills the cache of embeddings; name a folder for it with --cache")
+
 
 def score_folder(
     results_dir: Path,
@@ -92,11 +94,7 @@ def score_folder(
     if rows is None:
         tree = read_images(results_dir, suite, tree="tree")
     else:
-        # images of other rows are left alone
-        tree = read_tree(results_dir, suite, results_dir.name)
-        folders = [results_dir / IMAGES / f"seed{seed_set}" / method for method, seed_set in rows]
-        unknown = tuple(one for one in tree.unknown if any(one[0].is_relative_to(folder) for folder in folders))
-        tree = replace(tree, unknown=unknown)
+        tree = read_tree(results_dir, suite, results_dir.name).of_rows(rows)
     return score_images(
         tree, suite, evaluators, results_dir, photos=photos, rows=rows, options=options, show_progress=show_progress
     )
@@ -133,8 +131,6 @@ def score_images(
     if taken := sorted({method for method, _ in rows} & set(ORACLE_ROWS)):
         raise InputError(f"{taken[0]!r} is the name of the oracle's row; rename that folder of images")
     number, count = options.shard
-    if count > 1 and options.cache is None:
-        raise InputError("a shard only fills the cache of embeddings; name a folder for it with --cache")
     checker = Checker(tree.root, options.allow_missing, options.ignore_surplus)
     images, problems = checker.assign(tree, suite, rows)
     try:
@@ -161,8 +157,7 @@ def score_images(
             show_progress=show_progress,
         )
         problems += checker.check_contents(images, photo_files, read)
-        warning = checker.report(problems, out)
-        if warning is not None:
+        if warning := checker.report(problems, out):
             warnings.warn(warning, stacklevel=2)
         if count > 1:
             return pd.DataFrame(columns=[*COLUMNS, PROTOCOL_COLUMN])
@@ -187,7 +182,7 @@ def score_images(
         "versions": library_versions(),
     }
     write_scores(frame, out)
-    write_json({**read_run(out), "scoring": record}, out / RUN_FILE)
+    update_run(out, scoring=record)
     return frame
 
 
@@ -242,12 +237,10 @@ class Scorer:
         self.encoders = [name for name in self.features.networks if name != "classifier"]
         self.text_encoders = [name for name in ("clip", *TEXT_ENCODERS) if name in self.encoders]
         self._embedded = [self._rows(paths) for paths in self.references]
-        self._views: list[dict[str, FloatArray]] = [{} for _ in self.references]
-        if self.masked is not None:
-            self._views = [
-                self.masked.of_references(subject, paths, self.contents)
-                for subject, paths in zip(self.suite.subjects, self.references, strict=True)
-            ]
+        self._views: list[dict[str, FloatArray]] = [
+            {} if self.masked is None else self.masked.of_references(subject, paths, self.contents)
+            for subject, paths in zip(self.suite.subjects, self.references, strict=True)
+        ]
         self._nearest = {
             name: np.concatenate([nearest_of_references(embedded[name]) for embedded in self._embedded])
             for name in self.encoders
@@ -304,10 +297,9 @@ class Scorer:
 
     def frame(self) -> pd.DataFrame:
         """All values, sorted by method, seed set, subject (suite order), prompt, sample and metric; 6 decimals."""
-        names = list(self.metrics)
         frame = pd.DataFrame(sorted(self.values), columns=list(COLUMNS))
         frame["subject"] = frame["subject"].map(lambda number: self.suite.subjects[number].name)
-        frame["metric"] = frame["metric"].map(lambda number: names[number])
+        frame["metric"] = frame["metric"].map(dict(enumerate(self.metrics)))
         frame["value"] = frame["value"].astype(float).round(6) + 0.0
         frame[PROTOCOL_COLUMN] = self.protocol.name
         return frame
