@@ -12,7 +12,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bdkit.losses import training_scheduler
 from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
@@ -32,6 +31,7 @@ from bdkit.training.finetuning import (
     training_settings,
 )
 from bdkit.utils.errors import InputError
+from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 
 CLASS_IMAGE_BATCH = 8
@@ -180,7 +180,7 @@ class DreamBooth(TrainedMethod):
             seeds = [derive_seed("class image", class_noun, index) for index in range(self.config.class_images)]
             parts = []
             starts = range(0, len(seeds), CLASS_IMAGE_BATCH)
-            for start in tqdm(starts, desc=f"images of any {class_noun}", disable=not self.progress):
+            for start in progress_bar(starts, desc=f"images of any {class_noun}", show=self.progress):
                 generate = partial(
                     self.model,
                     CAPTION,

@@ -15,13 +15,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bdkit.training.config import TrainingConfig
 from bdkit.training.data import Batches
 from bdkit.utils.env import device_name, world_size
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically, write_json
+from bdkit.utils.progress import progress_bar
 
 DROPOUT_SEED = 0x5DEECE66D  # combined with a batch's seed, so that dropout, too, depends on ids alone
 
@@ -229,7 +229,7 @@ class TrainingLoop:
         every = max(1, self.config.steps // 400)
         total, done = self.config.steps, self.step
         batches = iter(self.batches)
-        with tqdm(total=total, initial=done, desc=self.name, disable=not self.progress, dynamic_ncols=True) as bar:
+        with progress_bar(total=total, initial=done, desc=self.name, show=self.progress) as bar:
             while self.step < self.config.steps:
                 logs = self._train_step(batches)
                 self.step += 1

@@ -21,7 +21,7 @@ def build(name: str, model: BlipDiffusion, **settings: Any) -> Any:
     return build_method(name, model, preset="mini", **{"start": None, **settings})
 
 
-def pictures(seed: int = 0, count: int = 3) -> list[Image.Image]:
+def subject_images(seed: int = 0, count: int = 3) -> list[Image.Image]:
     rng = np.random.default_rng(seed)
     return [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(count)]
 
@@ -55,7 +55,7 @@ def test_other_templates_are_refused(template: str) -> None:
 
 def test_the_base_draws_the_class_and_looks_at_no_image(model: BlipDiffusion) -> None:
     base = build("base", model)
-    base.fit(pictures(), "dog", 0)
+    base.fit(subject_images(), "dog", 0)
     expected = model("a dog in the jungle", seeds=[1, 2])
     assert equal(base.generate(TEMPLATE, "dog", [1, 2]), expected)
     assert not equal(base.generate(TEMPLATE, "cat", [1, 2]), expected)
@@ -67,19 +67,19 @@ def test_the_base_draws_the_class_and_looks_at_no_image(model: BlipDiffusion) ->
 def test_zero_shot_is_a_call_of_the_model_with_the_images(model: BlipDiffusion) -> None:
     method = build("blip-diffusion", model, steps=0)
     assert method.snapshots == ()
-    method.fit(pictures(), "dog", 0)
-    expected = model("a {} in the jungle", pictures(), "dog", seeds=[1, 2])
+    method.fit(subject_images(), "dog", 0)
+    expected = model("a {} in the jungle", subject_images(), "dog", seeds=[1, 2])
     assert equal(method.generate(TEMPLATE, "dog", [1, 2]), expected)
     # another word in the prompt than the subject's own, as in style transfer
-    other = model("a {} in the jungle", pictures(), "dog", "cat", seeds=[1, 2])
+    other = model("a {} in the jungle", subject_images(), "dog", "cat", seeds=[1, 2])
     assert equal(method.generate(TEMPLATE, "cat", [1, 2]), other)
 
 
 def test_the_snapshot_at_step_0_is_zero_shot(model: BlipDiffusion) -> None:
     method = build("blip-diffusion", model, steps=2, learning_rate=1e-2, snapshots=(0,))
-    method.fit(pictures(), "dog", 0)
+    method.fit(subject_images(), "dog", 0)
     method.select(0)
-    zero_shot = model("a {} in the jungle", pictures(), "dog", seeds=[1])
+    zero_shot = model("a {} in the jungle", subject_images(), "dog", seeds=[1])
     assert equal(method.generate(TEMPLATE, "dog", [1]), zero_shot)
     method.select(None)
     assert not equal(method.generate(TEMPLATE, "dog", [1]), zero_shot)
@@ -92,7 +92,7 @@ def test_a_saved_subject_is_drawn_by_the_loaded_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="call fit first"):
         method.save(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
-    method.fit(pictures(), "dog", 0)
+    method.fit(subject_images(), "dog", 0)
     folder = method.save(tmp_path / "my-dog")
     loaded = BlipDiffusion.from_pretrained(folder)
     assert loaded.subject_class == "dog"
@@ -105,15 +105,15 @@ def test_a_saved_subject_is_drawn_by_the_loaded_model(tmp_path: Path) -> None:
 
 def test_dreambooth_draws_its_token_and_trains_the_text_encoder_on_demand(model: BlipDiffusion) -> None:
     frozen_text = build("dreambooth", model, steps=2, learning_rate=1e-2, snapshots=())
-    frozen_text.fit(pictures(), "dog", 0)
+    frozen_text.fit(subject_images(), "dog", 0)
     assert not any("text_encoder" in name for name in frozen_text.state())
     assert not equal(frozen_text.generate(TEMPLATE, "dog", [1]), model("a dog in the jungle", seeds=[1]))
     trained = build("dreambooth", model, steps=2, learning_rate=1e-2, snapshots=(), train_text_encoder=True)
-    trained.fit(pictures(), "dog", 0)
+    trained.fit(subject_images(), "dog", 0)
     moved = [name for name, value in trained.state().items() if "text_encoder" in name and _moved(model, name, value)]
     assert any("self_attn" in name for name in moved)
     other_token = build("dreambooth", model, steps=2, learning_rate=1e-2, snapshots=(), token="vase")
-    other_token.fit(pictures(), "dog", 0)
+    other_token.fit(subject_images(), "dog", 0)
     other_token.load_state(frozen_text.state())
     assert not equal(frozen_text.generate(TEMPLATE, "dog", [1]), other_token.generate(TEMPLATE, "dog", [1]))
 
@@ -135,7 +135,7 @@ def test_prior_preservation_keeps_the_class_nearer_to_what_it_was(model: BlipDif
     # drawn by the model before its training, once a class: the same for the next subject
     drawn = fits[1.0]._class_latents["dog"]
     assert drawn.shape == (4, 4, 8, 8)
-    fits[1.0].fit(pictures(1), "dog", 1)
+    fits[1.0].fit(subject_images(1), "dog", 1)
     assert fits[1.0]._class_latents["dog"] is drawn
 
 
@@ -153,7 +153,7 @@ def _prior_loss(model: BlipDiffusion, method: Any) -> float:
 
 def test_textual_inversion_trains_one_vector_from_the_class_noun(model: BlipDiffusion) -> None:
     still = build("textual-inversion", model, steps=1, learning_rate=0.0)
-    still.fit(pictures(), "toy dog", 0)
+    still.fit(subject_images(), "toy dog", 0)
     weight = model.text_encoder.model.embeddings.token_embedding.weight
     ids = model.tokenizer("toy dog", add_special_tokens=False).input_ids
     assert len(ids) == 2
@@ -173,11 +173,11 @@ def test_textual_inversion_draws_the_vector_at_its_place(model: BlipDiffusion) -
     """With the class noun's own embedding, "a <*>" is "a dog", and "a <*> dog" is "a dog dog"."""
     for with_class_noun, words in ((False, "dog"), (True, "dog dog")):
         method = build("textual-inversion", model, steps=1, learning_rate=0.0, with_class_noun=with_class_noun)
-        method.fit(pictures(), "dog", 0)
+        method.fit(subject_images(), "dog", 0)
         assert equal(method.generate(TEMPLATE, "dog", [1]), model(f"a {words} in the jungle", seeds=[1]))
 
 
 def test_captions_that_push_the_placeholder_out_are_refused(model: BlipDiffusion) -> None:
     method = build("textual-inversion", model, steps=1, templates=(" ".join(["red"] * 40) + " {}",))
     with pytest.warns(UserWarning, match="cut off"), pytest.raises(InputError, match="shorter templates"):
-        method.fit(pictures(), "dog", 0)
+        method.fit(subject_images(), "dog", 0)

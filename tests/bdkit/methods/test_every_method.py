@@ -36,7 +36,7 @@ def build(case: str, model: BlipDiffusion) -> Method:
     return build_method(name, model, preset="mini", **{"start": None, **settings})
 
 
-def pictures(seed: int) -> list[Image.Image]:
+def subject_images(seed: int) -> list[Image.Image]:
     rng = np.random.default_rng(seed)
     return [Image.fromarray(rng.integers(0, 256, (36, 32, 3), dtype=np.uint8)) for _ in range(3)]
 
@@ -47,7 +47,9 @@ def digest(images: list[Image.Image]) -> str:
 
 def plain(model: BlipDiffusion) -> str:
     """A generation that uses every part: U-Net, text encoder, tokenizers, multimodal encoder."""
-    return digest(model("a {} in the snow", pictures(9), "cat", seeds=[4])) + digest(model("a dog <*>", seeds=[5]))
+    return digest(model("a {} in the snow", subject_images(9), "cat", seeds=[4])) + digest(
+        model("a dog <*>", seeds=[5])
+    )
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -66,7 +68,7 @@ def fitted() -> dict[str, Method]:
     methods = {}
     for case in CASES:
         methods[case] = build(case, model)
-        methods[case].fit(pictures(0), "dog", 7)
+        methods[case].fit(subject_images(0), "dog", 7)
     return methods
 
 
@@ -80,9 +82,9 @@ def test_fit_is_exact_in_its_seed_and_independent_of_the_subject_before(fitted: 
     assert isinstance(method, Method)
     first = method.state()
     other = build(case, tiny_model())
-    other.fit(pictures(1), "cat", 8)
+    other.fit(subject_images(1), "cat", 8)
     assert case == "base" or not same(first, other.state())
-    other.fit(pictures(0), "dog", 7)
+    other.fit(subject_images(0), "dog", 7)
     assert same(first, other.state())
     assert digest(other.generate(TEMPLATE, "dog", [1, 2])) == digest(method.generate(TEMPLATE, "dog", [1, 2]))
 
@@ -90,7 +92,7 @@ def test_fit_is_exact_in_its_seed_and_independent_of_the_subject_before(fitted: 
 @pytest.mark.parametrize("case", TRAINED)
 def test_another_seed_gives_another_fit(fitted: dict[str, Method], case: str) -> None:
     other = build(case, tiny_model())
-    other.fit(pictures(0), "dog", 8)
+    other.fit(subject_images(0), "dog", 8)
     assert not same(fitted[case].state(), other.state())
 
 
@@ -139,7 +141,7 @@ def test_snapshots_are_weights_of_their_own(fitted: dict[str, Method], case: str
         method.select(step)
         drawn.setdefault(step, set()).add(digest(method.generate(TEMPLATE, "dog", [3])))
     method.select(None)
-    assert all(len(pictures) == 1 for pictures in drawn.values())
+    assert all(len(drawn_images) == 1 for drawn_images in drawn.values())
     assert drawn[3] == drawn[None] != drawn[1]
     with pytest.raises(InputError, match="1, 3"):
         method.select(2)
@@ -183,7 +185,7 @@ def test_what_cannot_be_drawn_is_refused(case: str) -> None:
     model.record["class_nouns"] = ["dog", "cat"]
     method = build(case, model)
     with pytest.raises(InputError, match="'wombat'; it knows dog, cat"):
-        method.fit(pictures(0), "wombat", 0)
+        method.fit(subject_images(0), "wombat", 0)
     if case != "base":
         with pytest.raises(InputError, match="no subject image"):
             method.fit([], "dog", 0)

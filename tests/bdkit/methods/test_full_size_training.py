@@ -35,7 +35,7 @@ def quick(name: str, **more: Any) -> dict[str, Any]:
     return {**QUICK, **({"prior_loss_weight": 0.0} if name == "dreambooth" else {}), **more}
 
 
-def pictures(count: int = 3, side: int = 32) -> list[Image.Image]:
+def subject_images(count: int = 3, side: int = 32) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
 
@@ -126,7 +126,7 @@ def test_folders_that_are_no_stable_diffusion(tmp_path: Path, folder: Path) -> N
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_saved_subject_is_drawn_by_diffusers(folder: Path, tmp_path: Path, name: str) -> None:
     method = build_method(name, str(folder), num_inference_steps=3, device="cpu", **quick(name))
-    method.fit(pictures(), "dog", 0)
+    method.fit(subject_images(), "dog", 0)
     before = build_method("base", str(folder), num_inference_steps=3, device="cpu")
     assert np.abs(ours(method, 1) - ours(before, 1)).max() > 0.02
     out = method.save(tmp_path / "mine")
@@ -164,7 +164,7 @@ def test_checkpointing_changes_memory_and_not_the_result(name: str) -> None:
     for on in (False, True):
         model = tiny_model()
         method = build_method(name, model, **quick(name, gradient_checkpointing=on))
-        method.fit(pictures(), "dog", 0)
+        method.fit(subject_images(), "dog", 0)
         fits[on] = method.state()
         assert not model.unet.is_gradient_checkpointing
     assert fits[True].keys() == fits[False].keys()
@@ -196,7 +196,7 @@ def test_a_bfloat16_model_is_trained_in_float32(name: str) -> None:
     model = tiny_model().to(torch.bfloat16)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     method = build_method(name, model, **quick(name, learning_rate=1e-6, mixed_precision="bf16"))
-    method.fit(pictures(), "dog", 0)
+    method.fit(subject_images(), "dog", 0)
     state = method.state()
     assert all(value.dtype == torch.float32 for value in state.values())
     # a step of 1e-6 is lost in bfloat16
@@ -210,7 +210,7 @@ def test_accumulation_runs_as_many_batches_a_step() -> None:
     model, calls = tiny_model(), []
     model.unet.register_forward_hook(lambda *_: calls.append(1))
     settings = quick("textual-inversion", gradient_accumulation_steps=3, batch_size=1)
-    build_method("textual-inversion", model, **settings).fit(pictures(), "dog", 0)
+    build_method("textual-inversion", model, **settings).fit(subject_images(), "dog", 0)
     assert len(calls) == 2 * 3
 
 
@@ -221,7 +221,7 @@ def test_lora_shares_the_models_weights_and_starts_as_the_model() -> None:
     shared = [value for name, value in method._unet.state_dict().items() if "lora" not in name]
     assert len(shared) == len(own)
     assert {value.data_ptr() for value in shared} == own
-    method.fit(pictures(), "dog", 0)
+    method.fit(subject_images(), "dog", 0)
     expected = model("a sks dog in the jungle", seeds=[1])[0]
     assert method.generate(TEMPLATE, "dog", [1])[0].tobytes() == expected.tobytes()
     # q, k, v and out of two attentions a block, each A and B; nothing else is trained
@@ -257,8 +257,8 @@ def test_public_weights_are_fine_tuned_by_their_own_preset_from_the_command_line
     """The learning rate is the public recipe's, as the model's record says; what comes out is drawn and handed over."""
     public, photos, out = write_tiny_checkpoint(tmp_path / "public"), tmp_path / "photos", tmp_path / "my-dog"
     photos.mkdir()
-    for number, picture in enumerate(pictures()):
-        picture.save(photos / f"{number}.png")
+    for number, image in enumerate(subject_images()):
+        image.save(photos / f"{number}.png")
     flags = ["--model", str(public), "--images", str(photos), "--subject", "dog", "--out", str(out), "--steps", "2"]
     assert cli.main(["finetune", *flags]) == 0
     record = json.loads((out / "bdkit.json").read_text())
@@ -267,7 +267,7 @@ def test_public_weights_are_fine_tuned_by_their_own_preset_from_the_command_line
     mine, before = BlipDiffusion.from_pretrained(out), BlipDiffusion.from_pretrained(public)
     assert mine.subject_class == "dog"
     assert mine.subject_embeddings is not None
-    moved = (mine.subject_embeddings - before.encode_subject(pictures(), "dog").mean(dim=0)).abs()
+    moved = (mine.subject_embeddings - before.encode_subject(subject_images(), "dog").mean(dim=0)).abs()
     assert 0 < moved.max() < 1e-3
     unet = UNet2DConditionModel.from_pretrained(out / "unet").state_dict()
     assert all(torch.equal(value, unet[name]) for name, value in mine.unet.state_dict().items())

@@ -23,7 +23,7 @@ from bdkit.training.loop import TrainingDiverged
 from bdkit.utils.errors import InputError
 
 
-def pictures(count: int = 4, seed: int = 0) -> list[Image.Image]:
+def subject_images(count: int = 4, seed: int = 0) -> list[Image.Image]:
     """A disc of one colour at different places: what a subject's images have in common."""
     rng = np.random.default_rng(seed)
     colour = tuple(int(value) for value in rng.integers(0, 256, 3))
@@ -42,7 +42,7 @@ def model() -> BlipDiffusion:
 
 
 def test_latents_of_images_and_their_mirror_images(model: BlipDiffusion) -> None:
-    images = pictures(5)
+    images = subject_images(5)
     plain, both = cache_latents(model, images, 0), cache_latents(model, images, 0, random_flip=True)
     assert plain.shape == (5, 4, 8, 8)
     assert torch.allclose(both[:5], plain, atol=1e-5)
@@ -92,7 +92,7 @@ def test_frozen_restores_each_flag() -> None:
 
 
 def test_fine_tuning_lowers_the_loss_on_its_images_and_leaves_the_model_alone(model: BlipDiffusion) -> None:
-    images = pictures()
+    images = subject_images()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     calls = []
@@ -121,7 +121,7 @@ def test_fine_tuning_lowers_the_loss_on_its_images_and_leaves_the_model_alone(mo
 
 
 def test_a_snapshot_is_what_a_shorter_run_gives(model: BlipDiffusion) -> None:
-    images = pictures()
+    images = subject_images()
 
     def run(config: FinetuneConfig) -> dict:
         return finetune_subject(model, copy.deepcopy(model.unet), images, "dog", config, seed=3)[0]
@@ -135,7 +135,7 @@ def test_a_snapshot_is_what_a_shorter_run_gives(model: BlipDiffusion) -> None:
 
 
 def test_the_embedding_is_the_mean_over_the_images_and_is_trained_on_demand(model: BlipDiffusion) -> None:
-    images = pictures()
+    images = subject_images()
     mean = torch.stack([model.encode_subject(image, "dog")[0] for image in images]).mean(dim=0, keepdim=True)
 
     def embedding(**settings: object) -> torch.Tensor:
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_model_is_as_before(mode
         unet.conv_in.bias.fill_(float("nan"))
     flags = [p.requires_grad for p in model.text_encoder.parameters()]
     with pytest.raises(TrainingDiverged, match="step 0"):
-        finetune_subject(model, unet, pictures(), "dog", FinetuneConfig(steps=2), seed=0)
+        finetune_subject(model, unet, subject_images(), "dog", FinetuneConfig(steps=2), seed=0)
     assert [p.requires_grad for p in model.text_encoder.parameters()] == flags
 
 
@@ -169,5 +169,5 @@ def test_the_tiny_model_is_the_same_each_time_and_leaves_the_random_state() -> N
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     noise, _ = initial_noise([0], (4, 8, 8))
-    picture = first("a {} in the jungle", source_subject="dog", seeds=[0], latents=noise)[0]
-    assert picture.size == (32, 32)
+    image = first("a {} in the jungle", source_subject="dog", seeds=[0], latents=noise)[0]
+    assert image.size == (32, 32)

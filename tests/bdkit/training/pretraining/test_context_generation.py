@@ -62,10 +62,10 @@ def test_the_unknown_band_has_its_width_on_both_sides(band: int) -> None:
 
 
 def test_masks_without_an_edge_need_no_solver() -> None:
-    (picture,) = random_images(1, 0, 12)
+    (image,) = random_images(1, 0, 12)
     for value in (0, 255):
-        foreground, alpha = matte_of_scene(picture, np.full((12, 12), value, dtype=np.uint8))
-        assert np.array_equal(foreground, picture)
+        foreground, alpha = matte_of_scene(image, np.full((12, 12), value, dtype=np.uint8))
+        assert np.array_equal(foreground, image)
         assert (alpha[4:8, 4:8] == value).all()
 
 
@@ -75,9 +75,9 @@ def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
     y, x = np.mgrid[:48, :48] / 47
     front = np.stack([0.9 - 0.1 * x, 0.2 + 0.1 * y, 0.1 + 0 * x], -1)
     back = np.stack([0.1 + 0.1 * y, 0.4 + 0.1 * x, 0.8 - 0.1 * y], -1)
-    picture = ((alpha[..., None] * front + (1 - alpha[..., None]) * back) * 255).round().astype(np.uint8)
+    image = ((alpha[..., None] * front + (1 - alpha[..., None]) * back) * 255).round().astype(np.uint8)
     known = trimap_of_mask((alpha * 255).astype(np.uint8), band=4)
-    matte, colours = closed_form_matte(picture, known)
+    matte, colours = closed_form_matte(image, known)
     unknown = known == 0.5
     assert np.abs(matte - alpha).mean() < 0.03
     assert np.abs(matte - alpha)[unknown].mean() < 0.06
@@ -85,7 +85,7 @@ def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
     assert np.abs(colours - front)[alpha > 0.5].mean() < 0.05
     # On another background the disc looks as if it had been drawn there.
     other = random_images(1, 0, 48)[0]
-    foreground, cut = matte_of_scene(picture, (alpha * 255).astype(np.uint8))
+    foreground, cut = matte_of_scene(image, (alpha * 255).astype(np.uint8))
     assert foreground.dtype == cut.dtype == np.uint8
     truth = alpha[..., None] * front * 255 + (1 - alpha[..., None]) * other
     assert np.abs(blend(foreground, cut, other) - truth).mean() < 6
@@ -107,19 +107,19 @@ def test_blend_against_a_float_loop() -> None:
 
 @pytest.mark.slow
 def test_mattes_are_kept_and_only_missing_parts_are_made(tmp_path: Path) -> None:
-    pictures = random_images(7, 4, 16)
+    images = random_images(7, 4, 16)
     masks = np.stack([(soft_disc(16, 4 + k / 2, 2) * 255).astype(np.uint8) for k in range(7)])
     settings = {"part": 3, "workers": 1, "progress": False}
-    foregrounds, alphas = build_mattes(pictures, masks, tmp_path, **settings)
+    foregrounds, alphas = build_mattes(images, masks, tmp_path, **settings)
     for k in range(7):  # in the order of the images
-        expected = matte_of_scene(pictures[k], masks[k])
+        expected = matte_of_scene(images[k], masks[k])
         assert np.array_equal(foregrounds[k], expected[0])
         assert np.array_equal(alphas[k], expected[1])
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
     files[1].unlink()
     times = [files[0].stat().st_mtime_ns, files[2].stat().st_mtime_ns]
-    again = build_mattes(pictures, masks, tmp_path, **settings)
+    again = build_mattes(images, masks, tmp_path, **settings)
     assert np.array_equal(again[0], foregrounds)
     assert np.array_equal(again[1], alphas)
     assert [files[0].stat().st_mtime_ns, files[2].stat().st_mtime_ns] == times
@@ -244,19 +244,19 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
 
 def test_mattes_serve_the_images_that_have_one() -> None:
     made, corpus = batches(jitter=False, mattes=True), small_corpus()
-    pictures = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
+    images = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
     matted = [blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
     exact = [blend(corpus.images[5], corpus.alphas[5], b) for b in BACKGROUNDS]
-    for picture, options in zip(pictures, (matted, exact), strict=True):
-        assert any(np.array_equal(picture, option) for option in options)
+    for image, options in zip(images, (matted, exact), strict=True):
+        assert any(np.array_equal(image, option) for option in options)
 
 
 def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
     corpus = small_corpus()
     plain = 255 - corpus.images[7], corpus.alphas[8]
     made = batches(jitter=False, mattes=True, plain={4: plain})  # an image that has a matte of its own
-    (picture,) = made.inputs(np.array([4]), np.random.default_rng(0)).numpy()
-    assert any(np.array_equal(picture, blend(*plain, b)) for b in BACKGROUNDS)
+    (image,) = made.inputs(np.array([4]), np.random.default_rng(0)).numpy()
+    assert any(np.array_equal(image, blend(*plain, b)) for b in BACKGROUNDS)
 
 
 def test_the_subject_counts_more_than_the_background() -> None:

@@ -49,12 +49,12 @@ def test_stages_come_after_what_they_need() -> None:
 
 
 def test_backgrounds_are_random_images_of_all_places() -> None:
-    pictures = random_backgrounds(40, 0)
-    assert pictures.shape == (40, 64, 64, 3)
-    assert pictures.dtype == np.uint8
-    assert np.array_equal(pictures, random_backgrounds(40, 0))
-    assert not np.array_equal(pictures, random_backgrounds(40, 1))
-    assert len({p.tobytes() for p in pictures}) == 40
+    images = random_backgrounds(40, 0)
+    assert images.shape == (40, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, random_backgrounds(40, 0))
+    assert not np.array_equal(images, random_backgrounds(40, 1))
+    assert len({p.tobytes() for p in images}) == 40
 
 
 @pytest.mark.slow
@@ -77,8 +77,8 @@ def test_everything_once(tmp_path: Path) -> None:
     moved = {k.split(".")[0] for k in ours if not torch.equal(ours[k], theirs[k])}
     assert moved == {"unet", "text_encoder"}
     assert model.vae.config.scaling_factor != 1.0
-    (picture,) = model("a {} in the jungle", target_subject="dog", num_inference_steps=2, seeds=[0])
-    assert picture.size == (64, 64)
+    (image,) = model("a {} in the jungle", target_subject="dog", num_inference_steps=2, seeds=[0])
+    assert image.size == (64, 64)
 
     # A second call trains nothing.
     before = {stage: contents(tmp_path / stage) for stage in (*STAGES, "corpus", "mattes")}
