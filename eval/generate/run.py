@@ -167,8 +167,8 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
         changed = _changed(before.get(row.name, rows[row.name]), rows[row.name])
         if changed and not config.remake:
             raise InputError(
-                f"{out} has {row.name!r} with other settings ({', '.join(changed)}); choose another folder, or generate "
-                "its images again with --remake"
+                f"{out} has {row.name!r} with other settings ({', '.join(changed)}); choose another folder, or make its "
+                "images again with --remake"
             )
         folders = sorted((out / IMAGES).glob(f"seed*/{row.name}")) if changed else []
         for folder in folders:

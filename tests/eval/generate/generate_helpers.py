@@ -2,16 +2,12 @@
 
 import atexit
 import multiprocessing
-import os
-import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from eval_helpers import METHODS, ROWS, TinyMethod, exact_evaluators
-from PIL import Image
 
-from bdkit.utils.errors import InputError
 from eval.experiments import BenchConfig
 from eval.generate.executors import one_thread
 from eval.generate.run import generate
@@ -35,27 +31,6 @@ class VerySlow(TinyMethod):
 class OtherWeights(TinyMethod):
     def __init__(self, model: str) -> None:
         super().__init__(model, weights="b")
-
-
-class Refusing(TinyMethod):
-    """Reports a user error."""
-
-    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
-        raise InputError(f"no {class_noun} can be fitted here; try another")
-
-
-class Broken(TinyMethod):
-    """Has a bug."""
-
-    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
-        raise ZeroDivisionError("a bug in a method")
-
-
-class Dying(TinyMethod):
-    """Is killed, as by the system when memory runs out."""
-
-    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def config(out: Path, **named: Any) -> BenchConfig:

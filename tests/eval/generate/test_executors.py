@@ -2,16 +2,18 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from generate_helpers import Broken, Dying, Refusing, VerySlow, files, run, start
+from generate_helpers import files, run
 
 from bdkit.cli import one_line
 from bdkit.utils.errors import InputError
-from eval.generate.executors import default_workers, usable_cores
+from eval.generate.executors import default_workers, local_processes, run_all, usable_cores
+from eval.generate.tasks import parse_shard
 from eval.results_dir import read_run
 
 
@@ -24,57 +26,45 @@ def test_as_many_workers_as_there_are_cores_and_memory() -> None:
 def test_workers_give_the_same_bytes(tmp_path: Path, whole: Path) -> None:
     assert run(tmp_path, workers=2)
     assert files(tmp_path) == files(whole)
-    record = read_run(tmp_path)
-    assert {name: len(seconds) for name, seconds in record["fit_seconds"].items()} == {
+    assert {name: len(seconds) for name, seconds in read_run(tmp_path)["fit_seconds"].items()} == {
         "tiny": 4, "plain": 4, "ground-truth": 0
     }  # fmt: skip
     assert not (tmp_path / "fits").exists()
 
 
 @pytest.mark.slow
-def test_what_a_worker_raises_reaches_the_user(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no (dog|vase) can be fitted here; try another"):
-        run(tmp_path / "refusing", Refusing, workers=2)
-    with pytest.raises(ZeroDivisionError, match="a bug in a method") as caught:
-        run(tmp_path / "broken", Broken, workers=2)
-    assert "in fit" in str(caught.value.__cause__)
+def test_what_a_worker_raises_reaches_the_user() -> None:
+    with pytest.raises(InputError, match="'4/3' is no shard"), local_processes(1) as executor:
+        list(run_all(executor, parse_shard, ["2/3", "4/3"]))
+    with pytest.raises(ValueError, match="invalid literal") as caught, local_processes(1) as executor:
+        list(run_all(executor, int, ["x"]))
     assert one_line(caught.value) is None  # a bug keeps its traceback
-    with pytest.raises(InputError, match="a worker process died, possibly out of memory") as died:
-        run(tmp_path / "dying", Dying, workers=2)
+    with pytest.raises(InputError, match="possibly out of memory") as died, local_processes(1) as executor:
+        list(run_all(executor, os._exit, [1]))
     assert "fewer --workers" in (one_line(died.value) or "")
-    assert not list(tmp_path.rglob(".writing-*"))
 
 
-def children_of(parent: int) -> list[int]:
-    """The processes that a process spawned, but for multiprocessing's resource tracker, which waits for them."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-            command = (status.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and b"spawn_main" in command and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return found
+PARENT = """
+import os, time
+from eval.generate.executors import local_processes, run_all
+with local_processes(2) as executor:
+    futures = [executor.submit(os.getpid) for _ in range(2)]
+    futures[0].result()
+    print(*executor._processes, flush=True)
+    list(run_all(executor, time.sleep, [3600, 3600]))
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
-def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
-    parent = start(out=tmp_path, tiny=VerySlow, workers=2)
-    assert parent.pid is not None
-    deadline = time.monotonic() + 240
-    while len(list((tmp_path / "fits").rglob("*.lock"))) < 2:  # both workers sit in a fit
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    workers = children_of(parent.pid)
-    assert len(workers) == 2
-    os.kill(parent.pid, how)
-    parent.join()
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert run(tmp_path)
+def test_workers_end_with_their_parent(how: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        workers = [int(worker) for worker in parent.stdout.readline().split()]
+        parent.send_signal(how)
+        assert len(workers) == 2
+        deadline = time.monotonic() + 240
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
