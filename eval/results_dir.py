@@ -1,6 +1,5 @@
-"""Where everything lies in a results folder: the one place where generation and scoring meet."""
+"""Where everything is in a results folder, which is where generation and scoring meet."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from bdkit.utils.images import list_images
 from bdkit.utils.io import read_json, write_json
 from bdkit.utils.seeds import derive_seed
 from dreambench.photos import photo_paths, photos_folder
-from dreambench.suites import Prompt, Suite, SuiteSubject, suite_from_json, suite_to_json
+from dreambench.suites import Suite, SuiteSubject, suite_from_json, suite_to_json
 
 SUITE_FILE = "suite.json"
 RUN_FILE = "run.json"
@@ -53,82 +52,38 @@ def subject_ids(suite: Suite, method: str, seed_set: int, subject: SuiteSubject)
     ]
 
 
-@dataclass(frozen=True)
-class Job:
-    """The images of one method with one seed set."""
-
-    method: str
-    seed_set: int
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of one image in a job."""
-
-    subject: SuiteSubject
-    prompt: Prompt
-    sample: int
-
-
-def slots(suite: Suite, subject: SuiteSubject) -> list[Slot]:
-    """One subject's images in the order of prompts, then samples."""
-    samples = range(suite.samples_per_prompt)
-    return [Slot(subject, prompt, sample) for prompt in suite.prompts(subject) for sample in samples]
-
-
-def image_path(out: Path, job: Job, slot: Slot) -> Path:
-    """OUT/pictures/seed<k>/<method>/<subject>/<prompt>-<sample>.png"""
-    name = f"{slot.prompt.index:02d}-{slot.sample}.png"
-    return out / IMAGES / f"seed{job.seed_set}" / job.method / slot.subject.name / name
-
-
 def reference_path(out: Path, subject: SuiteSubject, number: int) -> Path:
     """OUT/references/<subject>/<number>.png of a procedural subject."""
     return out / REFERENCES / subject.name / f"{number:02d}.png"
 
 
 def reference_paths(out: Path, suite: Suite, subject: SuiteSubject, photos: Path | None) -> list[Path]:
-    """The files of a subject's references: OUT's own, else the photos of `photos` (for a suite of photos).
-
-    Raises InputError when they are not there in the suite's number.
-    """
-    own = out / REFERENCES / subject.name
-    if suite.source == "photos" and not own.is_dir():
+    """The files of a subject's references: those in OUT, else the photos of `photos` (for a suite of photos)."""
+    folder = out / REFERENCES / subject.name
+    if suite.source == "photos" and not folder.is_dir():
         return photo_paths(photos_folder(photos), subject)
-    paths = list_images(own)
+    paths = list_images(folder)
     if len(paths) != subject.n_references:
-        raise InputError(f"{own} holds {len(paths)} images, the suite has {subject.n_references}; run the bench again")
+        raise InputError(f"{folder} has {len(paths)} images, the suite {subject.n_references}; run the bench again")
     return paths
 
 
 def save_suite(suite: Suite, out: Path) -> None:
-    """Writes OUT/suite.json. Raises InputError when OUT holds the images of another suite."""
+    """Writes OUT/suite.json, unless OUT holds another suite: then InputError."""
     path = out / SUITE_FILE
     if path.exists():
-        there = load_saved_suite(out)
-        if there != suite:
+        saved = load_saved_suite(out)
+        if saved != suite:
             raise InputError(
-                f"{out} holds suite {there.name} ({there.hash}), not {suite.name} ({suite.hash}); choose another folder"
+                f"{out} holds suite {saved.name} ({saved.hash}), not {suite.name} ({suite.hash}); choose another folder"
             )
         return
     write_json(suite_to_json(suite), path)
 
 
 def load_saved_suite(out: Path) -> Suite:
-    """The suite of OUT/suite.json. Raises InputError when it is missing or damaged."""
+    """The suite of OUT/suite.json."""
     return suite_from_json(read_json(out / SUITE_FILE))
-
-
-def find_jobs(out: Path) -> list[Job]:
-    """Every method and seed set with a folder under OUT/pictures, sorted. Raises InputError when there is none."""
-    jobs = []
-    for folder in sorted((out / IMAGES).glob("seed*/*")):
-        match = re.fullmatch(r"seed(\d+)", folder.parent.name)
-        if match and folder.is_dir() and not folder.name.startswith("."):
-            jobs.append(Job(folder.name, int(match[1])))
-    if not jobs:
-        raise InputError(f"no images under {out / IMAGES}; they belong in seed0/METHOD/SUBJECT/00-0.png")
-    return sorted(jobs, key=lambda job: (job.method, job.seed_set))
 
 
 def read_run(out: Path) -> dict[str, Any]:

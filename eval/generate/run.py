@@ -7,7 +7,7 @@ are drawn in fixed batches with seeds from their ids. So they are the same bytes
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
@@ -167,8 +167,8 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
         changed = _changed(before.get(row.name, rows[row.name]), rows[row.name])
         if changed and not config.remake:
             raise InputError(
-                f"{out} has {row.name!r} with other settings ({', '.join(changed)}); choose another folder, or make its "
-                "images again with --remake"
+                f"{out} has {row.name!r} with other settings ({', '.join(changed)}); choose another folder, or make "
+                "its images again with --remake"
             )
         folders = sorted((out / IMAGES).glob(f"seed*/{row.name}")) if changed else []
         for folder in folders:
@@ -220,22 +220,19 @@ def _run_tasks(
         # tasks that another process works on come last, when it has finished them or died
         for wait in (False, True):
             run = partial(run_task, config, methods=methods, wait=wait)
-            results = run_all(executor, run, todo) if executor else _run_here(partial(run, on_images=bar.update), todo)
-            todo = []
-            for task, fit_seconds in results:
+            here = ((task, run(task, on_images=bar.update)) for task in todo)
+            busy = []
+            for task, fit_seconds in run_all(executor, run, todo) if executor else here:
                 if fit_seconds is None:
-                    todo.append(task)
+                    busy.append(task)
                     continue
                 done += missing[task]
                 bar.update(done - bar.n)
-                seconds.setdefault(task.rows[0].method, []).extend(round(value, 2) for value in fit_seconds)
+                for value in fit_seconds:
+                    seconds.setdefault(task.rows[0].method, []).append(round(value, 2))
+            todo = busy
     _forget_method()
     return seconds
-
-
-def _run_here(run: Callable[[Task], list[float] | None], tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-    for task in tasks:
-        yield task, run(task)
 
 
 def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods | None) -> int:
