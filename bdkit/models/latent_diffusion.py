@@ -26,13 +26,17 @@ Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def encode_images(vae: Vae, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def encode_images(vae: Vae, pixels: Tensor, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
     """Pixels in -1..1, (B, 3, H, W), to scaled latents (B, C, H/f, W/f).
 
-    The one place that knows a deterministic autoencoder (``latents``) from a variational one (``latent_dist``).
+    The one place that knows a deterministic autoencoder (``latents``) from a variational one (``latent_dist``), which
+    is sampled unless ``mean``.
     """
     encoded = vae.encode(pixels)
-    raw = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.sample(generator)
+    if hasattr(encoded, "latents"):
+        raw = encoded.latents
+    else:
+        raw = encoded.latent_dist.mode() if mean else encoded.latent_dist.sample(generator)
     return (raw - _shift(vae)) * vae.config.scaling_factor
 
 
