@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
+from bdkit.editing.attention_control import contiguous_weights
 from bdkit.editing.prompt_tokens import encode_prompts
 from bdkit.models.latent_diffusion import decode_latents, encode_images, latent_factor
 from bdkit.models.preprocessing import as_image, pixels_from_arrays, to_images
@@ -246,25 +247,26 @@ def invert(
 
     begin = time.perf_counter()
     result: dict[str, Any] = {}
-    if method == "fixed-point":
-        path = fixed_point_inversion(predict, ddim, latents, hidden, iterations=iterations, tolerance=tolerance)
-        source_guidance_scale = 1.0 if source_guidance_scale is None else source_guidance_scale
-    else:
-        path = ddim_inversion(predict, ddim, latents, hidden)
-    end = latents
-    if method == "negative-prompt":
-        result["unconditional"] = hidden.expand(num_inference_steps, *hidden.shape)
-    elif method == "null-text":
-        result["unconditional"], end, result["losses"] = null_text_optimization(
-            predict,
-            ddim,
-            path,
-            hidden,
-            negative,
-            guidance_scale=guidance_scale,
-            inner_steps=inner_steps,
-            early_stop_epsilon=early_stop_epsilon,
-        )
+    with contiguous_weights(model.unet):
+        if method == "fixed-point":
+            path = fixed_point_inversion(predict, ddim, latents, hidden, iterations=iterations, tolerance=tolerance)
+            source_guidance_scale = 1.0 if source_guidance_scale is None else source_guidance_scale
+        else:
+            path = ddim_inversion(predict, ddim, latents, hidden)
+        end = latents
+        if method == "negative-prompt":
+            result["unconditional"] = hidden.expand(num_inference_steps, *hidden.shape)
+        elif method == "null-text":
+            result["unconditional"], end, result["losses"] = null_text_optimization(
+                predict,
+                ddim,
+                path,
+                hidden,
+                negative,
+                guidance_scale=guidance_scale,
+                inner_steps=inner_steps,
+                early_stop_epsilon=early_stop_epsilon,
+            )
     seconds = time.perf_counter() - begin
     inversion = Inversion(
         latents=path,
@@ -280,15 +282,16 @@ def invert(
     if method in ("ddim", "negative-prompt", "fixed-point"):
         scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
         scale = 1.0 if method == "negative-prompt" else scale  # both halves of the guidance are the same
-        end = sample(
-            model.unet,
-            ddim,
-            path[-1],
-            hidden,
-            negative,
-            guidance_scale=scale,
-            num_inference_steps=num_inference_steps,
-        )
+        with contiguous_weights(model.unet):
+            end = sample(
+                model.unet,
+                ddim,
+                path[-1],
+                hidden,
+                negative,
+                guidance_scale=scale,
+                num_inference_steps=num_inference_steps,
+            )
     with torch.no_grad():
         return replace(inversion, reconstruction=to_images(decode_latents(model.vae, end))[0])
 
@@ -320,5 +323,5 @@ def _image_latents(model: Any, image: Any) -> Tensor:
     if picture.width % factor or picture.height % factor:
         raise InputError(f"the image is {picture.width} x {picture.height}; its sides must be multiples of {factor}")
     pixels = pixels_from_arrays(np.array(picture)[None]).to(model.device, model.vae.dtype)
-    # contiguous: on a CPU torch's channels-last normalisation is off by up to 5e-3 in the latents of a large image
+    # contiguous: see `contiguous_weights`; here the latents would be off by 5e-3
     return encode_images(model.vae, pixels.contiguous(), mean=True).float()

@@ -18,6 +18,7 @@ from bdkit.editing.attention_control import (
     AttentionReweight,
     AttentionStore,
     attention_control,
+    contiguous_weights,
 )
 from bdkit.editing.inversion import Inversion, ddim_scheduler
 from bdkit.editing.local_blend import BlendMask, LocalBlend
@@ -224,7 +225,7 @@ def denoise_edits(
     masks: list[list[Tensor]] = [[] for _ in edits]
     latents = latents * scheduler.init_noise_sigma
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    with attention_control(unet, control):
+    with contiguous_weights(unet), attention_control(unet, control):
         for index, timestep in enumerate(scheduler.timesteps):
             control.call = index
             context = torch.cat([_negatives(edits, guided, negative, inversions, index).to(hidden), hidden])

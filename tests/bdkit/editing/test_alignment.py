@@ -61,7 +61,8 @@ def test_the_originals_alignment(model: Any, golden: dict[str, np.ndarray], name
     for original in (False, True):
         schedule = replacement_schedule(targets, 8, case["cross_replace_steps"], original)
         assert np.array_equal(schedule, golden[f"{name}/cross_replace_alpha"])
-        factors = dict(zip(case["equalizer"]["words"], case["equalizer"]["values"])) if "equalizer" in case else {}
+        named = case.get("equalizer", {"words": [], "values": []})
+        factors = dict(zip(named["words"], named["values"], strict=True))
         factors |= {case["word"]: case["value"]} if "word" in case else {}
         if factors:
             assert np.array_equal(equalizer_factors(targets, factors, original=original), golden[f"{name}/equalizer"])

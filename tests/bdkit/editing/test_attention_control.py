@@ -170,9 +170,11 @@ def test_maps_are_computed_only_where_they_are_used(
 
 def test_the_processors_come_off_again(model: BlipDiffusion) -> None:
     before = model.unet.attn_processors
-    with pytest.raises(ZeroDivisionError), attention_control(model.unet, AttentionStore([0])):
+    with attention_control(model.unet, AttentionStore([0])):
         assert all(isinstance(p, module.ControlledAttention) for p in model.unet.attn_processors.values())
-        raise ZeroDivisionError
+    wrong = torch.zeros(1, 4, 8, 8), 500, torch.zeros(1, 20, 7)
+    with pytest.raises(RuntimeError), attention_control(model.unet, AttentionStore([0])):
+        model.unet(*wrong)
     after = model.unet.attn_processors
     assert all(after[name] is processor for name, processor in before.items())
 

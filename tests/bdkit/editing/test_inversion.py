@@ -81,7 +81,7 @@ def test_direct_keeps_the_source_exactly(image: Image.Image, prediction: str) ->
     model.scheduler = type(model.scheduler).from_config(model.scheduler.config, prediction_type=prediction)
     inversion = run(model, image, "direct")
     assert inversion.scheduler.config.prediction_type == prediction
-    source, target = edit(model, inversion)
+    source = edit(model, inversion)[0]
     assert torch.equal(source, inversion.latents[0, 0])
     blend = LocalBlend(mask=Image.new("L", (32, 32), 0))
     assert torch.equal(edit(model, inversion, local_blend=blend)[1], source)

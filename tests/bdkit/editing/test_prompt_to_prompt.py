@@ -60,6 +60,9 @@ def test_a_prompt_edited_into_itself_stays(model: BlipDiffusion, mode: str) -> N
 
 def test_an_edit_leaves_nothing_behind() -> None:
     fresh, used = tiny_model(), tiny_model()
+    for model in (fresh, used):
+        model.unet.to(memory_format=torch.channels_last)
+    strides = [parameter.stride() for parameter in used.unet.parameters()]
     edit(used, local_blend=LocalBlend(words=[("cat",), ("dog",)]), equalizer={"dog": 2.0})
     assert torch.equal(generate(used, PROMPTS[0]), generate(fresh, PROMPTS[0]))
 
@@ -71,6 +74,7 @@ def test_an_edit_leaves_nothing_behind() -> None:
         edit(used, scheduler=Halts.from_config(used.scheduler.config))
     assert torch.equal(generate(used, PROMPTS[0]), generate(fresh, PROMPTS[0]))
     assert torch.equal(edit(used), edit(fresh))
+    assert strides == [parameter.stride() for parameter in used.unet.parameters()]
 
 
 def test_a_batch_of_edits_is_each_of_them(model: BlipDiffusion) -> None:
