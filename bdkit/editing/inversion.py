@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bdkit.editing.attention_control import contiguous_weights
 from bdkit.editing.prompt_tokens import encode_prompts
-from bdkit.models.latent_diffusion import decode_latents, encode_images, latent_factor
+from bdkit.models.latent_diffusion import LatentDiffusion, decode_latents, encode_images, latent_factor
 from bdkit.models.preprocessing import as_image, pixels_from_arrays, to_images
 from bdkit.sampling import sample
 from bdkit.utils.errors import InputError
@@ -192,7 +192,7 @@ def null_text_optimization(
 
 
 def invert(
-    model: Any,
+    model: LatentDiffusion,
     image: Any,
     prompt: str,
     method: str = "direct",
@@ -215,7 +215,6 @@ def invert(
     unconditional ones), ``null-text`` (arXiv 2211.09794), ``fixed-point`` (arXiv 2309.04907; source without guidance).
 
     Args:
-        model: a `LatentDiffusion`.
         image: PIL image, array or tensor (3, H, W), sides multiples of the autoencoder's factor; or latents
             (1, C, h, w), scaled.
         prompt: describes the image.
@@ -299,7 +298,7 @@ def invert(
 METHODS = ("direct", "ddim", "negative-prompt", "null-text", "fixed-point")
 
 
-def _fresh_ddim(scheduler: Any, num_inference_steps: int, model: Any) -> DDIMScheduler:
+def _fresh_ddim(scheduler: Any, num_inference_steps: int, model: LatentDiffusion) -> DDIMScheduler:
     if not isinstance(scheduler, DDIMScheduler):
         raise InputError(f"an inversion needs a DDIMScheduler, not a {type(scheduler).__name__}")
     most = scheduler.config.num_train_timesteps
@@ -310,7 +309,7 @@ def _fresh_ddim(scheduler: Any, num_inference_steps: int, model: Any) -> DDIMSch
     return fresh
 
 
-def _image_latents(model: Any, image: Any) -> Tensor:
+def _image_latents(model: LatentDiffusion, image: Any) -> Tensor:
     """(1, C, h, w) float32: the mean of the autoencoder's distribution, or latents as given."""
     if isinstance(image, Tensor) and image.dim() == 4:
         expected = (1, model.unet.config.in_channels)

@@ -23,13 +23,12 @@ from bdkit.editing.attention_control import (
 from bdkit.editing.inversion import Inversion, ddim_scheduler
 from bdkit.editing.local_blend import BlendMask, LocalBlend
 from bdkit.editing.prompt_tokens import PromptTokens, encode_prompts
-from bdkit.models.latent_diffusion import decode_latents, latent_factor
+from bdkit.models.latent_diffusion import OUTPUT_TYPES, LatentDiffusion, decode_latents, latent_factor
 from bdkit.models.preprocessing import to_images, to_unit
 from bdkit.sampling import initial_noise
 from bdkit.utils.errors import InputError
 
 MODES = ("refine", "replace", None)
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class EditAttention:
 
 @torch.no_grad()
 def prompt_to_prompt(
-    model: Any,
+    model: LatentDiffusion,
     prompts: Sequence[str] | Sequence[Sequence[str]],
     latents: Tensor | None = None,
     seed: int | Sequence[int] = 0,
@@ -74,7 +73,6 @@ def prompt_to_prompt(
     """Generates or takes a source image and edits it by the targets' prompts.
 
     Args:
-        model: any `LatentDiffusion`.
         prompts: [source, target, ...]; or a batch of edits, one such list each, which are denoised together. The
             results then come as one list an edit.
         latents: initial latents (1, C, h, w), shared by all prompts; of a batch (edits, C, h, w). None: of ``seed``.
@@ -260,7 +258,7 @@ def _negatives(
 
 
 def _steps_and_scheduler(
-    model: Any, inversions: Sequence[Inversion | None], steps: int, scheduler: Any
+    model: LatentDiffusion, inversions: Sequence[Inversion | None], steps: int, scheduler: Any
 ) -> tuple[int, Any]:
     given = [inversion for inversion in inversions if inversion is not None]
     if given:
@@ -280,7 +278,7 @@ def _steps_and_scheduler(
 
 
 def _initial_latents(
-    model: Any,
+    model: LatentDiffusion,
     latents: Tensor | None,
     inversions: Sequence[Inversion | None],
     seed: int | Sequence[int],
@@ -311,7 +309,7 @@ def _one_each(what: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-def _output(model: Any, latents: Tensor, output_type: str) -> Any:
+def _output(model: LatentDiffusion, latents: Tensor, output_type: str) -> Any:
     if output_type == "latent":
         return latents
     pixels = decode_latents(model.vae, latents)

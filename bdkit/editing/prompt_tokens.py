@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdkit.models.prompts import PromptLayout, find_template, prompt_ids, warn_of_lost
+from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.models.prompts import tokenize, warn_of_lost
 from bdkit.utils.errors import InputError
 
 NO_TOKEN = -1  # a subject vector's position in `PromptTokens.sequence`: it matches nothing
@@ -58,28 +59,26 @@ class PromptTokens:
         )
 
 
-def tokenize_prompt(model: Any, prompt: str, queries: int = 0) -> PromptTokens:
+def tokenize_prompt(model: LatentDiffusion, prompt: str, queries: int = 0) -> PromptTokens:
     """The tokens of a prompt, not repeated; text that does not fit is cut with a warning.
 
     Args:
-        model: a `LatentDiffusion`.
         prompt: with ``{}`` right before the subject's word where there are vectors: ``a {} dog on a sofa``.
         queries: number of subject vectors; they stand where the model's prompt template wants them.
     """
-    conventions = getattr(model, "conventions", None)
-    noun, template = None, find_template("place")
+    conventions = getattr(model, "conventions", None)  # a plain model has none
+    noun, options = None, dict[str, Any]()
     if queries:
         parts = re.fullmatch(r"([^{}]*)\{\}\s*([\w'-]+)([^{}]*)", prompt, flags=re.DOTALL)
         if not parts:
             raise InputError(f"the prompt {prompt!r} needs one {{}}, right before the subject's word")
         prompt, noun = f"{parts[1]}{{}}{parts[3]}", parts[2]
-        template = find_template(conventions.template) if conventions else template
-    layout = PromptLayout(
-        length=model.text_encoder.max_length, queries=queries, position=conventions.ctx_begin_pos if conventions else 2
-    )
-    tokenizer = model.tokenizer
-    ids, mask, lost = prompt_ids(tokenizer, prompt, noun, template, layout)
-    warn_of_lost({f"the prompt is longer than {layout.room} tokens": [lost]})
+        if conventions is not None:
+            options = {"template": conventions.template, "position": conventions.ctx_begin_pos}
+    tokenizer, nouns = model.tokenizer, None if noun is None else [noun]
+    rows, masks, lost = tokenize(tokenizer, [prompt], nouns, model.text_encoder.max_length, queries=queries, **options)
+    warn_of_lost(lost)
+    ids, mask = rows[0].tolist(), masks[0].tolist()
     padding = (tokenizer.eos_token_id, tokenizer.pad_token_id)
     end = 1 + max(place for place in range(len(ids)) if mask[place] or place == 0 or ids[place] not in padding)
     free = [place for place in range(1, end) if not mask[place]]
@@ -98,7 +97,7 @@ def tokenize_prompt(model: Any, prompt: str, queries: int = 0) -> PromptTokens:
 
 
 def encode_prompts(
-    model: Any, prompts: Sequence[str], subject_embeddings: Tensor | None = None
+    model: LatentDiffusion, prompts: Sequence[str], subject_embeddings: Tensor | None = None
 ) -> tuple[list[PromptTokens], Tensor]:
     """Tokens and hidden states (B, L, D) of prompts; those with ``{}`` hold a subject.
 

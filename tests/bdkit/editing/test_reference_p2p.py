@@ -16,13 +16,13 @@ from diffusers import PNDMScheduler
 from PIL import Image
 from torch import Tensor
 
+from bdkit.checkpoints.files import LoadOptions
+from bdkit.checkpoints.load import load_base
 from bdkit.editing import Inversion, LocalBlend, invert, prompt_to_prompt
 from bdkit.editing.prompt_tokens import encode_prompts
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import decode_latents
-from bdkit.models.options import LoadOptions
 from bdkit.models.preprocessing import to_images
-from bdkit.models.stable_diffusion import load_base
 from bdkit.sampling import guided_noise
 
 FOLDER = Path(os.environ.get("BDKIT_REFERENCE_DIR", "-")) / "p2p"
