@@ -40,8 +40,12 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see '{self.prog} --help'")
 
 
-def build_parser(command: str | None = None) -> Parser:
-    """The parser with every command's name and help, and the arguments and examples of `command` alone."""
+def build_parser(command: str | None = None, arguments: Sequence[str] = ()) -> Parser:
+    """The parser with every command's name and help, and the arguments and examples of `command` alone.
+
+    arguments: the command line, for a command whose flags depend on others' values: its module has
+        `add_dependent_arguments(parser, arguments)` besides.
+    """
     parser = Parser(
         prog="bdkit",
         description="BLIP-Diffusion: pre-training, few-step fine-tuning and the DreamBench benchmark.",
@@ -61,6 +65,8 @@ def build_parser(command: str | None = None) -> Parser:
             module = _module(name)
             subparser.epilog = (module.__doc__ or "").partition("\n\n")[2].strip()
             module.add_arguments(subparser)
+            if hasattr(module, "add_dependent_arguments"):
+                module.add_dependent_arguments(subparser, arguments)
     return parser
 
 
@@ -70,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
 
     def work() -> int:
-        args = build_parser(command).parse_args(arguments)
+        args = build_parser(command, arguments).parse_args(arguments)
         return int(_module(args.command).run(args))
 
     return guarded(work)

@@ -2,20 +2,21 @@
 
 examples:
   bdkit finetune --images photos/ --subject dog --out my-dog
-  bdkit finetune --images photos/ --subject dog --method dreambooth-lora --steps 300
+  bdkit finetune --images photos/ --subject dog --method dreambooth-lora --steps 300 --rank 8
+  bdkit finetune --method dreambooth --help
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bdkit.checkpoints.config import CheckpointConfig
-from bdkit.training.config import FinetuneConfig
+from bdkit.training.config import METHOD_CONFIGS, FewStepConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_images
@@ -23,6 +24,9 @@ from bdkit.utils.io import check_free, file_hash, read_json, write_json
 
 WORK = ".fit"  # in the folder that is written: the checkpoints of an unfinished fit
 FIT_FILE = "fit.json"
+TRAINED = [name for name, config in METHOD_CONFIGS.items() if issubclass(config, FewStepConfig)]
+# What DreamBooth draws its images of the class with
+CLASS_IMAGE_SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler", "negative_prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,63 @@ class FinetuneCommandConfig(CheckpointConfig):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `FinetuneCommandConfig`, and those of `FinetuneConfig`, which replace the preset's numbers."""
+    """Adds the flags of `FinetuneCommandConfig`."""
     add_dataclass_arguments(parser, FinetuneCommandConfig)
-    title = "Training (default: the preset's numbers)"
-    add_dataclass_arguments(parser, FinetuneConfig, skip=["snapshots"], show_defaults=False, title=title)
+
+
+def add_dependent_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Adds the flags of the method that `arguments` name, which replace its preset's numbers; other methods' are
+    refused by name.
+    """
+    name = _method_of(arguments)
+    numbers = _numbers(name)
+    titles = {
+        f"{name} (default: the preset's numbers; --method NAME --help shows another method's)": [
+            key for key in numbers if key not in CLASS_IMAGE_SETTINGS
+        ],
+        f"{name}: how the images of the class are generated": [key for key in numbers if key in CLASS_IMAGE_SETTINGS],
+    }
+    for title, keys in titles.items():
+        skip = {field.name for field in fields(METHOD_CONFIGS[name])} - {*keys}
+        add_dataclass_arguments(parser, METHOD_CONFIGS[name], skip=skip, show_defaults=False, title=title)
+    others = {key for other in TRAINED for key in _numbers(other)} - {*numbers}
+    for key in sorted(others):
+        flags = [flag_of(key), flag_of(f"no_{key}")]
+        parser.add_argument(
+            *flags, action=_Refused, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS, metavar=name
+        )
+
+
+class _Refused(argparse.Action):
+    """A flag of another method than the chosen one, which is this action's metavar."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
+        flag = flag_of(self.dest)
+        owners = " or ".join(other for other in TRAINED if self.dest in _numbers(other))
+        raise InputError(f"{self.metavar} has no {flag}; leave it out, or use it with --method {owners}")
+
+
+def _method_of(arguments: Sequence[str]) -> str:
+    """The last `--method` of a command line, else the default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--method", default=FinetuneCommandConfig.method)
+    try:
+        name: str = parser.parse_known_args(list(arguments))[0].method
+    except argparse.ArgumentError:
+        return FinetuneCommandConfig.method  # a --method without a value: the whole parser says so
+    if name not in TRAINED:
+        raise InputError(f"--method {name!r} cannot be fine-tuned; known are {', '.join(TRAINED)}")
+    return name
+
+
+def _numbers(name: str) -> list[str]:
+    """The settings of a method that its fit depends on and that the command has no other flag for."""
+    skip = {"snapshots", "start", "prompt_reps"}
+    if name == "dreambooth-lora":
+        skip |= {"train_text_encoder"}
+    if not name.startswith("dreambooth"):
+        skip |= {*CLASS_IMAGE_SETTINGS}  # they would change generation alone, and `bdkit generate` has them
+    return [field.name for field in fields(METHOD_CONFIGS[name]) if field.name not in skip]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,14 +122,14 @@ def run(args: argparse.Namespace) -> int:
 
     config = config_from_args(FinetuneCommandConfig, args)
     out = config.out or Path(f"my-{config.subject.replace(' ', '-')}")
-    overrides = given_fields(FinetuneConfig, args)
-    _check_method(config.method, overrides)
+    overrides = given_fields(METHOD_CONFIGS[config.method], args)
     check_free(out, overwrite=config.overwrite, ignore=WORK)
     images = read_images(config.images)
     method = build_method(
         config.method, config.model, preset=config.preset, options=config.options, **overrides, snapshots=()
     )
     assert isinstance(method, TrainedMethod)
+    _check_class_images(overrides, method.settings)
     method.progress = True
     fit = {
         "method": method.settings,
@@ -89,18 +146,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_method(name: str, overrides: dict[str, object]) -> None:
-    """Raises InputError for a method that does not train, and for a flag that the method has no use for."""
-    from bdkit.methods import METHODS, method_config
-    from bdkit.methods.base import TrainedMethod
-
-    trained = [key for key, method in METHODS.items() if issubclass(method, TrainedMethod)]
-    if name not in trained:
-        raise InputError(f"--method {name!r} cannot be fine-tuned; known are {', '.join(trained)}")
-    known = {field.name for field in fields(method_config(name))}
-    unknown = sorted(flag_of(key) for key in overrides if key not in known)
-    if unknown:
-        raise InputError(f"{name} has no {', '.join(unknown)}; leave it out")
+def _check_class_images(overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuses flags for DreamBooth's images of the class where there are to be none."""
+    useless = [flag_of(key) for key in (*CLASS_IMAGE_SETTINGS, "class_images") if overrides.get(key)]
+    if useless and not settings.get("prior_loss_weight"):
+        raise InputError(
+            f"{', '.join(useless)}: there are no images of the class, because prior_loss_weight is 0; give "
+            "--prior-loss-weight 1 too, or leave it out"
+        )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 from bdkit.checkpoints.files import LoadOptions
 from bdkit.checkpoints.load import load_base
-from bdkit.methods.base import Method, MethodConfig, start_folder
+from bdkit.methods.base import Method, start_folder
 from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
 from bdkit.methods.dreambooth_lora import DreamBoothLora
@@ -13,7 +13,8 @@ from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.config import FewStepConfig
+from bdkit.training.config import FewStepConfig, MethodConfig
+from bdkit.utils.config import checked_value
 from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 
@@ -31,7 +32,7 @@ __all__ = ["METHODS", "Method", "build_method", "method_config"]
 def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> Any:
     """The settings of a method in a preset, with some of them replaced (lists may stand for tuples, as in JSON).
 
-    Fewer steps than the preset's leave out its later snapshots.
+    Fewer steps than the preset's leave out its later snapshots; no images of the class, the loss on them.
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
@@ -42,7 +43,9 @@ def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> 
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise InputError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    values = {key: checked_value(config, key, value, f"{name}'s {key}") for key, value in overrides.items()}
+    if values.get("class_images") == 0:
+        values.setdefault("prior_loss_weight", 0.0)
     if isinstance(config, FewStepConfig) and "steps" in values:
         values.setdefault("snapshots", tuple(step for step in config.snapshots if step <= values["steps"]))
     return replace(config, **values)

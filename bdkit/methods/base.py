@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.config import FewStepConfig
+from bdkit.training.config import FewStepConfig, MethodConfig
 from bdkit.training.finetuning import Snapshot, Work, cast
 from bdkit.utils.errors import InputError
 
@@ -54,26 +54,6 @@ class Method(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
         """JSON: every number of the method, and the hash of the weights it starts from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """Where a method starts, and how it generates.
-
-    start: folder or name of the model it starts from; none: the given model
-    guidance_scale: how strictly to follow the prompt; none: the model's default
-    num_inference_steps: denoising steps; none: the model's default
-    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's default
-    negative_prompt: what not to show; none: the model's default
-    prompt_reps: how often the text is repeated; none: the model's default
-    """
-
-    start: str | None = None
-    guidance_scale: float | None = None
-    num_inference_steps: int | None = None
-    scheduler: str | None = None
-    negative_prompt: str | None = None
-    prompt_reps: int | None = None
 
 
 class ModelMethod:

@@ -1,7 +1,6 @@
 """BLIP-Diffusion: zero-shot, or after a few steps on the subject (Sec. 3.3)."""
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,16 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
+from bdkit.methods.base import TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.config import FinetuneConfig
+from bdkit.training.config import BlipDiffusionConfig
 from bdkit.training.finetuning import Snapshot, cast, finetune_subject
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlipDiffusionConfig(FinetuneConfig, MethodConfig):
-    """Few-step fine-tuning and generation; ``steps=0`` is zero-shot."""
 
 
 class BlipDiffusionMethod(TrainedMethod):

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bdkit.losses import training_scheduler
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged, load_weights
+from bdkit.methods.base import TrainedMethod, exchanged, load_weights
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.models.tokenizers import RARE_TOKEN
-from bdkit.training.config import FewStepConfig
+from bdkit.training.config import DreamBoothConfig
 from bdkit.training.finetuning import (
     CAPTION,
     Snapshot,
@@ -35,30 +33,6 @@ from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 
 CLASS_IMAGE_BATCH = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class DreamBoothConfig(FewStepConfig, MethodConfig):
-    """DreamBooth.
-
-    token: the rare word that comes to mean the subject
-    train_text_encoder: train the text encoder too
-    prior_loss_weight: weight of the loss on images of the class, which keeps "a dog" any dog; 0: no such images
-    class_images: how many of them the model itself generates from "a dog" before it is trained
-    """
-
-    token: str = RARE_TOKEN
-    train_text_encoder: bool = False
-    prior_loss_weight: float = 0.0
-    class_images: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prior_loss_weight < 0 or (self.prior_loss_weight > 0 and self.class_images < 1):
-            raise InputError(
-                f"prior_loss_weight is {self.prior_loss_weight} with {self.class_images} class_images; "
-                "use a weight of at least 0, and with a weight at least 1 image"
-            )
 
 
 class DreamBoothLoss(nn.Module):

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,33 +13,13 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from bdkit.checkpoints.adapters import ADAPTER, LORA, LORA_B, lora_tensors, save_adapter
-from bdkit.methods.dreambooth import DreamBooth, DreamBoothConfig
+from bdkit.methods.dreambooth import DreamBooth
 from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.training.config import DreamBoothLoraConfig
 from bdkit.training.finetuning import Snapshot, frozen
 from bdkit.utils.errors import InputError
 
 INITIAL = "gaussian"  # that of the public recipe: A from a normal distribution, B zero
-
-
-@dataclass(frozen=True, kw_only=True)
-class DreamBoothLoraConfig(DreamBoothConfig):
-    """DreamBooth-LoRA.
-
-    rank: of the added matrices
-    alpha: the addition is scaled by alpha / rank; none: the rank
-    target_modules: ends of the names of the linear layers that get an addition
-    """
-
-    rank: int = 4
-    alpha: float | None = None
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank < 1:
-            raise InputError(f"rank is {self.rank}; use at least 1")
-        if self.train_text_encoder:
-            raise InputError("dreambooth-lora trains the U-Net alone; leave train_text_encoder out, or use dreambooth")
 
 
 class DreamBoothLora(DreamBooth):
@@ -55,6 +34,13 @@ class DreamBoothLora(DreamBooth):
     def _trained_unet(self) -> UNet2DConditionModel:
         """A U-Net that shares the model's weights, with the additions."""
         lora, shared = self.lora, self.model.unet
+        for target in lora.target_modules:
+            chosen = [part for name, part in shared.named_modules() if f".{name}".endswith(f".{target}")]
+            if not chosen or not all(isinstance(part, nn.Linear) for part in chosen):
+                raise InputError(
+                    f"target_modules has {target!r}, which names no linear layers of this U-Net; use ends of their "
+                    "names, such as to_q or to_out.0"
+                )
         weights = [*shared.parameters(), *shared.buffers()]
         flags = [weight.requires_grad for weight in weights]
         unet = copy.deepcopy(shared, {id(weight): weight for weight in weights})

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from bdkit.methods.base import MethodConfig
-from bdkit.methods.blip_diffusion import BlipDiffusionConfig
-from bdkit.methods.dreambooth import DreamBoothConfig
-from bdkit.methods.dreambooth_lora import DreamBoothLoraConfig
-from bdkit.methods.text_to_image import TextToImageConfig
-from bdkit.methods.textual_inversion import TextualInversionConfig
+from bdkit.training.config import (
+    BlipDiffusionConfig,
+    DreamBoothConfig,
+    DreamBoothLoraConfig,
+    MethodConfig,
+    TextToImageConfig,
+    TextualInversionConfig,
+)
 
 # Paper and public recipes: float16, or not said; here: bfloat16 over float32 weights, which needs no loss scaling.
 FULL_SIZE: dict[str, Any] = {"mixed_precision": "bf16"}

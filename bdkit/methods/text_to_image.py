@@ -1,19 +1,14 @@
 """The un-personalised base: plain text-to-image with the class noun, the floor of every table."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from PIL import Image
 from torch import Tensor
 
-from bdkit.methods.base import MethodConfig, ModelMethod
+from bdkit.methods.base import ModelMethod
 from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.training.config import TextToImageConfig
 from bdkit.utils.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextToImageConfig(MethodConfig):
-    """The base has no settings beyond where it starts and how it generates."""
 
 
 class TextToImage(ModelMethod):

@@ -1,6 +1,5 @@
 """Textual Inversion (arXiv 2208.01618): one new word, nothing else is trained."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 
 from bdkit.checkpoints.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
 from bdkit.losses import training_scheduler
-from bdkit.methods.base import MethodConfig, TrainedMethod, exchanged
+from bdkit.methods.base import TrainedMethod, exchanged
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.models.tokenizers import PLACEHOLDER_TOKEN
-from bdkit.training.config import FewStepConfig
+from bdkit.training.config import TextualInversionConfig
 from bdkit.training.finetuning import (
     Snapshot,
     cache_latents,
@@ -24,51 +22,6 @@ from bdkit.training.finetuning import (
     training_settings,
 )
 from bdkit.utils.errors import InputError
-
-# The neutral captions of the original code
-TEMPLATES = (
-    "a photo of a {}",
-    "a rendering of a {}",
-    "a cropped photo of the {}",
-    "the photo of a {}",
-    "a photo of a clean {}",
-    "a photo of a dirty {}",
-    "a dark photo of the {}",
-    "a photo of my {}",
-    "a photo of the cool {}",
-    "a close-up photo of a {}",
-    "a bright photo of the {}",
-    "a cropped photo of a {}",
-    "a photo of the {}",
-    "a good photo of the {}",
-    "a photo of one {}",
-    "a close-up photo of the {}",
-    "a rendition of the {}",
-    "a photo of the clean {}",
-    "a rendition of a {}",
-    "a photo of a nice {}",
-    "a good photo of a {}",
-    "a photo of the nice {}",
-    "a photo of the small {}",
-    "a photo of the weird {}",
-    "a photo of the large {}",
-    "a photo of a cool {}",
-    "a photo of a small {}",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextualInversionConfig(FewStepConfig, MethodConfig):
-    """Textual Inversion.
-
-    placeholder_token: the new word
-    templates: captions of the subject's images, one drawn for each
-    with_class_noun: write "<*> dog" rather than "<*>", in training as in the prompts
-    """
-
-    placeholder_token: str = PLACEHOLDER_TOKEN
-    templates: tuple[str, ...] = TEMPLATES
-    with_class_noun: bool = True
 
 
 class PlaceholderLoss(nn.Module):

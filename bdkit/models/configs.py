@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+RARE_TOKEN = "sks"  # DreamBooth's identifier: one token that no caption uses
+PLACEHOLDER_TOKEN = "<*>"  # Textual Inversion's
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:

@@ -10,12 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.images import CLIP_MEAN, CLIP_STD
 
 AnyImage: TypeAlias = Image.Image | np.ndarray | Tensor
 """A PIL image, an array (H, W, 3) or a tensor (3, H, W); whole numbers are in 0..255, floats in 0..1."""
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

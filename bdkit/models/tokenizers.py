@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from transformers import BertTokenizer, CLIPTokenizer
 
-RARE_TOKEN = "sks"  # DreamBooth's identifier: one token that no caption uses
-PLACEHOLDER_TOKEN = "<*>"  # Textual Inversion's
+from bdkit.models.configs import RARE_TOKEN
+
 PRINTABLE = [chr(code) for code in range(33, 127)]
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import inspect
+import numbers
 import re
 import types
 import typing
@@ -77,6 +78,49 @@ def given_fields(config_class: type, args: argparse.Namespace) -> dict[str, Any]
     names = [field.name for field in dataclasses.fields(config_class)]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def checked_value(config_class: Any, name: str, value: Any, label: str) -> Any:
+    """A value of JSON or of a caller as a field of a config takes it: a list becomes a tuple, a whole number a float.
+
+    Raises InputError, which begins with `label`, for a value of another type.
+    """
+    hint = typing.get_type_hints(config_class if isinstance(config_class, type) else type(config_class))[name]
+    for option in typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,):
+        if (fitting := _as_type(option, value)) is not None or (value is None and option is NoneType):
+            return fitting
+    raise InputError(f"{label} is {value!r}; it must be {_type_text(hint)}")
+
+
+def _as_type(hint: Any, value: Any) -> Any:
+    """`value` as type `hint` has it; None where it does not fit."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        items = [_as_type(arguments[0], item) for item in value] if isinstance(value, (list, tuple)) else [None]
+        return None if None in items else tuple(items)
+    if origin is typing.Literal:
+        return value if value in arguments else None
+    if hint is str and isinstance(value, Path):
+        return str(value)
+    if hint is bool or isinstance(value, bool):
+        return value if hint is bool and isinstance(value, bool) else None
+    if hint is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if hint is float and isinstance(value, numbers.Real):
+        return float(value)
+    return value if hint in (str, Path) and isinstance(value, hint) else None
+
+
+def _type_text(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_text(argument) for argument in arguments)
+    if origin is tuple:
+        return f"a list, each {_type_text(arguments[0])}"
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    names = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
+    return names.get(hint, "text")
 
 
 def flag_of(name: str) -> str:

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_bytes
 
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # by channel, of 0..1
+
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 8
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

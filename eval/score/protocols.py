@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.images import CLIP_MEAN, CLIP_STD
 from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Prompt, Suite
 from eval.results_dir import ImageId
 
 DEFAULT_TOKEN = "sks"
 DEFAULT = "dreambench"
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROPERTY_PROMPT = re.compile(r"a (.+) \{\} \{\}")
 Triple = tuple[float, float, float]

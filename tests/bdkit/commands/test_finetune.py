@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bdkit import cli
+from bdkit.commands.finetune import TRAINED
 from bdkit.methods import build_method
+from bdkit.methods.dreambooth import DreamBooth
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.finetuning import Work
@@ -22,6 +25,13 @@ from bdkit.utils.images import read_images
 Arguments = Callable[..., list[str]]
 Call = Callable[..., str]
 STEPS = 40
+# Flags that not every method has
+NUMBERS = {
+    "dreambooth": ["token", "prior-loss-weight", "class-images", "guidance-scale", "scheduler", "negative-prompt"],
+    "dreambooth-lora": ["rank", "alpha", "target-modules"],
+    "textual-inversion": ["placeholder-token", "templates", "with-class-noun"],
+    "blip-diffusion": ["train-embedding"],
+}
 CHILDREN = multiprocessing.get_context("forkserver")  # imports once for all children
 CHILDREN.set_forkserver_preload(["bdkit.commands.finetune", "bdkit.methods"])
 
@@ -154,3 +164,40 @@ def test_an_unfinished_fit_is_no_other_fits(tmp_path: Path, finetune: Arguments,
     assert (work / "checkpoint.pt").read_bytes() == b"of another fit"
     run(*finetune("--overwrite"))
     assert not work.exists()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_help_shows_the_numbers_of_its_method_and_only_those(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["finetune", "--help", f"--method={name}"])
+    shown = set(re.findall(r"--([a-z][a-z-]+)", capsys.readouterr().out.partition("examples:")[0]))
+    for other, flags in NUMBERS.items():
+        assert all((flag in shown) == (other in name or flag in NUMBERS.get(name, ())) for flag in flags)
+    assert {"steps", "learning-rate", "batch-size", "mixed-precision"} <= shown
+    assert not {"snapshots", "start", "prompt-reps"} & shown
+    assert ("train-text-encoder" in shown) == (name == "dreambooth")
+
+
+def test_every_number_of_a_method_reaches_its_record(tmp_path: Path, finetune: Arguments, run: Call) -> None:
+    flags = {"--rank": 2, "--alpha": 3, "--token": "cat", "--target-modules": "to_q,to_v", "--batch-size": 1}
+    class_flags = {"--prior-loss-weight": 0.5, "--class-images": 2, "--guidance-scale": 2, "--num-inference-steps": 1}
+    given = [item for flag in {**flags, **class_flags}.items() for item in flag]
+    assert "a cat dog in the snow" in run(*finetune("--method", "dreambooth-lora", *given))
+    settings = json.loads((tmp_path / "mine" / "finetuned.json").read_text())
+    assert (settings["rank"], settings["alpha"], settings["target_modules"]) == (2, 3.0, ["to_q", "to_v"])
+    assert (settings["token"], settings["prior_loss_weight"], settings["class_images"]) == ("cat", 0.5, 2)
+    assert (settings["guidance_scale"], settings["num_inference_steps"]) == (2.0, 1)
+    weights = load_file(tmp_path / "mine" / "pytorch_lora_weights.safetensors")
+    assert {tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name or "lora.down" in name} == {2}
+    assert all("to_q" in name or "to_v" in name for name in weights)
+
+
+@pytest.mark.parametrize("flags", [["--class-images", 0], ["--prior-loss-weight", 0]])
+def test_the_images_of_the_class_can_be_turned_off(
+    flags: list[object], finetune: Arguments, run: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(DreamBooth, "_prior", lambda *_: pytest.fail("images of the class were made"))
+    small = ["--preset", "public", "--method", "dreambooth", "--mixed-precision", "no"]
+    run(*finetune(*small, *flags))
+    settings = json.loads((tmp_path / "mine" / "bdkit.json").read_text())["finetuned"]
+    assert settings["prior_loss_weight"] == 0.0

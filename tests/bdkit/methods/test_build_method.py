@@ -9,6 +9,7 @@ from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import METHODS, build_method, method_config
 from bdkit.methods.presets import METHOD_PRESETS
 from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.config import METHOD_CONFIGS
 from bdkit.utils.errors import InputError
 from eval.experiments import TABLE1
 
@@ -36,6 +37,8 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
     assert method_config("dreambooth", "mini", steps=9, snapshots=[3, 5]).kept_steps == (3, 5, 9)
     with pytest.raises(InputError):
         method_config("dreambooth", "mini", steps=9, snapshots=[30])
+    assert method_config("dreambooth", "public", class_images=0).prior_loss_weight == 0
+    assert {name: type(config) for name, config in METHOD_PRESETS["mini"].items()} == METHOD_CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,12 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("base", {"start": "no-such-model"}, "no model at 'no-such-model'"),
         ("dreambooth", {"steps": 0}, "learns nothing"),
         ("dreambooth", {"prior_loss_weight": 1.0, "class_images": 0}, "at least 1 image"),
+        ("dreambooth", {"steps": "many"}, "dreambooth's steps is 'many'; it must be a whole number"),
+        ("dreambooth", {"steps": True}, "steps is True; it must be a whole number"),
+        ("dreambooth", {"snapshots": [1.5]}, "snapshots is [1.5]; it must be a list, each a whole number"),
+        ("dreambooth", {"token": None}, "token is None; it must be text"),
+        ("dreambooth", {"guidance_scale": "7"}, "guidance_scale is '7'; it must be a number or null"),
+        ("dreambooth", {"random_flip": 1}, "random_flip is 1; it must be true or false"),
         ("textual-inversion", {"steps": 0}, "learns nothing"),
         ("textual-inversion", {"templates": []}, "at least one template"),
         ("textual-inversion", {"placeholder_token": "dog"}, "choose another"),

@@ -15,10 +15,11 @@ from PIL import Image
 from small_calls import SMALL, latents, picture
 from torch import Tensor
 
-from bdkit.methods.blip_diffusion import BlipDiffusionConfig, BlipDiffusionMethod
+from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.sampling import initial_noise
 from bdkit.testing.tiny_checkpoints import public_tiny_model
+from bdkit.training.config import BlipDiffusionConfig
 from bdkit.utils.errors import InputError
 
 # numpy's remark on what diffusers does with tensors
