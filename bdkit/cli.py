@@ -17,6 +17,7 @@ from bdkit.utils.errors import InputError
 COMMANDS = {
     "generate": ("bdkit.commands.generate", "generate images of a subject in new contexts"),
     "finetune": ("bdkit.commands.finetune", "teach the model your own subject in a few steps"),
+    "prepare": ("bdkit.commands.prepare", "turn images with captions into shards to train on"),
     "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),
     "score": ("eval.commands.score", "score a folder of images"),
     "protocols": ("eval.commands.protocols", "list the scoring protocols and how they differ"),

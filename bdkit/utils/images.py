@@ -31,23 +31,37 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     Raises InputError when the file is missing, unreadable or truncated, has more than 64 million pixels, or is a strip
     with sides more than 8 to 1.
     """
-    path = Path(path)
+    return _decode(Path(path) if data is None else io.BytesIO(data), str(path))[0]
+
+
+def decode_image(data: bytes, name: str) -> tuple[Image.Image, Image.Image | None]:
+    """The bytes of an image file as `read_image` gives it, and its alpha channel (mode L) where it has transparency.
+
+    Args:
+        name: what messages call it.
+    """
+    return _decode(io.BytesIO(data), name)
+
+
+def _decode(file: Path | io.BytesIO, name: str) -> tuple[Image.Image, Image.Image | None]:
     try:
         with warnings.catch_warnings():
             # Pillow's own size limits; ours is lower and comes next
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="(Truncated File Read|Corrupt EXIF|Possibly corrupt)")
-            with Image.open(path if data is None else io.BytesIO(data)) as image:
-                _check_size(image.size, path)
-                return _to_rgb(ImageOps.exif_transpose(image))
+            with Image.open(file) as image:
+                _check_size(image.size, name)
+                upright = ImageOps.exif_transpose(image)
+                alpha = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+                return _to_rgb(upright), alpha
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; check the path") from error
+        raise InputError(f"{name} is missing; check the path") from error
     except Image.DecompressionBombError as error:
-        raise InputError(_too_large(path)) from error
+        raise InputError(_too_large(name)) from error
     except DECODE_ERRORS as error:
-        raise InputError(f"{path} is not a readable image ({type(error).__name__}); replace it or remove it") from error
+        raise InputError(f"{name} is not a readable image ({type(error).__name__}); replace it or remove it") from error
 
 
 def read_images(folder: str | Path) -> list[Image.Image]:
@@ -81,7 +95,7 @@ def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _check_size(size: tuple[int, int], path: Path) -> None:
+def _check_size(size: tuple[int, int], path: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise InputError(_too_large(path))
@@ -89,7 +103,7 @@ def _check_size(size: tuple[int, int], path: Path) -> None:
         raise InputError(f"{path} is a strip of {width} x {height} pixels; crop it to at most {MAX_ASPECT} to 1")
 
 
-def _too_large(path: Path) -> str:
+def _too_large(path: str) -> str:
     return f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller first"
 
 

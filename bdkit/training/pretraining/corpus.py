@@ -58,7 +58,7 @@ class Corpus:
         return [self.templates[i].replace("{}", self.class_nouns[i]) for i in indices]
 
 
-def _sample(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generator]:
+def corpus_scene(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generator]:
     """Scene ``index`` of the corpus, and the generator that its captions continue."""
     rng = np.random.default_rng([config.seed, index])
     classes = CLASSES
@@ -79,7 +79,7 @@ def _sample(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generato
 def _render_part(config: CorpusConfig, first: int, count: int, path: Path) -> None:
     scenes, texts, plain = [], [], {}
     for offset in range(count):
-        scene, rng = _sample(config, first + offset)
+        scene, rng = corpus_scene(config, first + offset)
         scenes.append(render(scene))
         texts.append([caption_template(scene, rng), caption(scene, rng, detail=True), scene.subject.class_noun])
         if config.plain and (scene.outfit or scene.change):
