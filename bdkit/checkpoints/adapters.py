@@ -12,14 +12,26 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from bdkit.checkpoints.files import FINETUNED, LoadOptions, first_line, new_folder, read_tensors, save_tensors
-from bdkit.checkpoints.load import checkpoint_hash, load_base
+from bdkit.checkpoints.files import (
+    FINETUNED,
+    LORA,
+    WORD,
+    LoadOptions,
+    adapter_file,
+    first_line,
+    new_folder,
+    save_tensors,
+)
+from bdkit.checkpoints.foreign_adapters import learned_word, merge_lora
+from bdkit.checkpoints.hub import fetch_stable_diffusion_configs
+from bdkit.checkpoints.lavis_format import is_lavis
+from bdkit.checkpoints.load import from_source, load_base, model_hash, resolve, resolve_base
+from bdkit.checkpoints.single_file import kind_of, read_single_file, unwrapped
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
+from bdkit.utils.tensors import read_content, read_tensors
 
-LORA = "pytorch_lora_weights.safetensors"
-WORD = "learned_embeds.safetensors"
 ADAPTER = "default"
 LORA_B = (".lora_B.weight", ".lora.up.weight")
 """Ends of the names of the second matrices, of old and new."""
@@ -42,14 +54,14 @@ def is_adapter(folder: Path) -> bool:
 
 
 def load_drawable(path: str | Path, options: LoadOptions | None = None) -> LatentDiffusion:
-    """Whatever `bdkit generate` draws with: a whole model (`load_base`), or one with a LoRA or a learned word.
+    """Whatever `bdkit generate` draws with: `load_start`, or a model with a LoRA or word that `save_adapter` wrote.
 
     Args:
         options: of a LoRA or word, ``base`` is the model that it was trained on, where that has moved.
     """
     options, folder = options or LoadOptions(), Path(path)
     if not is_adapter(folder):
-        return load_base(path, options)
+        return load_start(path, options)
     settings = read_json(folder / FINETUNED)
     model = _start(folder, settings, options)
     name, apply = (LORA, apply_lora) if (folder / LORA).is_file() else (WORD, apply_word)
@@ -58,21 +70,62 @@ def load_drawable(path: str | Path, options: LoadOptions | None = None) -> Laten
         apply(model, state)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder} does not fit {model.source}: {first_line(error)}") from None
-    model.record = {**model.record, "finetuned": {**settings, "checkpoint": checkpoint_hash(model.source)}}
-    if settings.get("checkpoint") != model.record["finetuned"]["checkpoint"]:
+    below = model_hash(model)
+    model.record = {**model.record, "finetuned": {**settings, "checkpoint": below}, "base_checkpoint": below}
+    if settings.get("checkpoint") != below:
         warnings.warn(f"{folder} was trained on other weights than those of {model.source}", stacklevel=2)
     model.source = str(path)
     return model
 
 
+def load_start(path: str | Path, options: LoadOptions | None = None, *, below: str | None = None) -> LatentDiffusion:
+    """What a method can start from: `load_base`, or a file (or its folder) that another program wrote.
+
+    A file is all of a Stable Diffusion v1, or a LoRA or a learned word, which become part of the model that goes below.
+
+    Args:
+        options: ``base`` is that model; of a whole Stable Diffusion, the folder of its configs.
+        below: that model, read with ``options``, in place of their ``base``.
+    """
+    options = options or LoadOptions()
+    folder = resolve(path, local_files_only=options.local_files_only)
+    file = adapter_file(folder) if folder.is_dir() else folder
+    if file is None or is_adapter(folder) or is_lavis(folder):
+        return load_base(path, options)
+    content = unwrapped(read_content(file))
+    kind = kind_of(content, file)
+    if kind == "model":
+        local = options.local_files_only
+        base = resolve_base(options.base, local_files_only=local)
+        base = base or fetch_stable_diffusion_configs(file, local_files_only=local)
+        return from_source(read_single_file(content, file, base, options.dtype), path, options)
+    if options.base is None and below is None:
+        what = "a LoRA" if kind == "lora" else "a learned word"
+        raise InputError(f"{path} is {what}, which goes on top of a model; name that model with base= or --base")
+    model = load_start(below, options) if below else load_start(str(options.base), replace(options, base=None))
+    base_checkpoint = model_hash(model)
+    if kind == "lora":
+        merge_lora(model, content, file)
+    else:
+        token, vectors = learned_word(content, file)
+        apply_word(model, {token: vectors})
+        model.record = {**model.record, "learned_token": token}
+    model.record = {**model.record, "base_checkpoint": base_checkpoint}
+    return from_source(model, path, replace(options, base=below or options.base))
+
+
 def learned_words(model: LatentDiffusion) -> str | None:
-    """The words that mean the subject a model was trained on, such as "sks dog"; None where vectors do, or none is."""
+    """The words that mean the subject a model was trained on, such as "sks dog"; None where vectors do, or none is.
+
+    Of a word that another program learned, the word alone.
+    """
     made = model.record.get("finetuned") or {}
     if made.get("method") in ("dreambooth", "dreambooth-lora"):
         return f"{made['token']} {made['class_noun']}"
     if made.get("method") == "textual-inversion":
         return placeholder_words(made["placeholder_token"], made["class_noun"], made["with_class_noun"])
-    return None
+    token: str | None = model.record.get("learned_token")
+    return token
 
 
 def placeholder_words(token: str, class_noun: str, with_class_noun: bool) -> str:
@@ -105,21 +158,33 @@ def apply_lora(model: LatentDiffusion, state: dict[str, Tensor]) -> None:
 
 
 def apply_word(model: LatentDiffusion, state: dict[str, Tensor]) -> None:
-    """Teaches a model's tokenizer and text encoder a new word: its name and its vector (1, D)."""
-    ((token, vector),) = state.items()
-    model.tokenizer = with_token(model.tokenizer, token)
+    """Teaches a model's tokenizer and text encoder a new word: its name and its vectors (N, D).
+
+    The further vectors are words of their own, "<*>_1" and so on, as in diffusers; `tokenize` writes them out.
+    """
+    ((token, vectors),) = state.items()
+    names = [token, *(f"{token}_{number}" for number in range(1, len(vectors)))]
+    tokenizer = with_token(model.tokenizer, *names)
     embeddings = model.text_encoder.model.embeddings
-    index: int = model.tokenizer.convert_tokens_to_ids(token)
-    embeddings.token_embedding = with_rows(embeddings.token_embedding, index + 1)
-    embeddings.token_embedding.weight[index] = vector[0].to(embeddings.token_embedding.weight)
+    indices = torch.tensor([tokenizer.convert_tokens_to_ids(name) for name in names])
+    embedding = with_rows(embeddings.token_embedding, int(indices.max()) + 1)
+    if vectors.shape[1] != embedding.weight.shape[1]:
+        raise InputError(
+            f"the word {token!r} has vectors of {vectors.shape[1]} numbers, the text encoder of "
+            f"{embedding.weight.shape[1]}; was it learned with another kind of model?"
+        )
+    embedding.weight[indices] = vectors.to(embedding.weight)
+    model.tokenizer, embeddings.token_embedding = tokenizer, embedding
+    model.text_encoder.model.config.vocab_size = embedding.num_embeddings
 
 
-def with_token(tokenizer: Any, token: str) -> Any:
-    """A copy of a tokenizer that knows one more word."""
-    if {token, f"{token}</w>"} & set(tokenizer.get_vocab()):
-        raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
+def with_token(tokenizer: Any, *tokens: str) -> Any:
+    """A copy of a tokenizer that knows more words."""
+    for token in tokens:
+        if {token, f"{token}</w>"} & set(tokenizer.get_vocab()):
+            raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.add_tokens([token])
+    tokenizer.add_tokens(list(tokens))
     return tokenizer
 
 
@@ -154,7 +219,7 @@ def _start(folder: Path, settings: dict[str, Any], options: LoadOptions) -> Late
         raise InputError(f"{folder} does not say which model it was trained on; name it with base= or --base")
     words = options.qformer_tokenizer or named.get("qformer_tokenizer")
     try:
-        return load_base(start, replace(options, base=named.get("base"), qformer_tokenizer=words))
+        return load_start(start, replace(options, base=named.get("base"), qformer_tokenizer=words))
     except InputError as error:
         if options.base is not None:
             raise

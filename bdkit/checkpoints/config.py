@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 class CheckpointConfig:
     """Model.
 
-    model: folder or hub id of a model, or the name of a shipped one
-    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint lacks; of a LoRA or a learned word: the model it was
-        trained on, if that has moved
+    model: folder or hub id of a model, or the name of a shipped one; or a file: a whole Stable Diffusion 1.5, or a LoRA
+        or a learned word, which go on top of --base
+    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint or a single file lacks; of a LoRA or a learned word:
+        the model it goes on top of
     qformer_tokenizer: folder of bert-base-uncased's tokenizer, which the public checkpoints lack
     dtype: of the weights in memory
     """

@@ -6,7 +6,7 @@ classes.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,20 @@ def is_public_diffusers(folder: Path) -> bool:
 
 
 def is_stable_diffusion(folder: Path) -> bool:
-    """Whether a model folder holds the parts of text-to-image and no Q-Former."""
-    if not (folder / INDEX).is_file():
+    """Whether a folder's index names a Stable Diffusion, whole or not, and no Q-Former lies beside it."""
+    if not (folder / INDEX).is_file() or (folder / "qformer").exists():
         return False
-    return all((folder / part).is_dir() for part in PARTS) and not (folder / "qformer").exists()
+    name = str(read_json(folder / INDEX).get("_class_name"))
+    return name.startswith("StableDiffusion") or all((folder / part).is_dir() for part in PARTS)
+
+
+def check_parts(folder: Path, parts: Iterable[str] = PARTS) -> None:
+    """Raises InputError for a folder that lacks one of its parts."""
+    lacking = [f"{part}/" for part in parts if not (folder / part).is_dir()]
+    if lacking:
+        several = "s" if len(lacking) > 1 else ""
+        are = "are" if several else "is"
+        raise InputError(f"{folder}: the part{several} {', '.join(lacking)} {are} missing; fetch the checkpoint again")
 
 
 def load_parts(folders: Mapping[str, Path], dtype: torch.dtype) -> dict[str, Any]:
@@ -111,9 +121,7 @@ def load_parts(folders: Mapping[str, Path], dtype: torch.dtype) -> dict[str, Any
 def load_public_diffusers(folder: Path, options: LoadOptions) -> BlipDiffusion:
     """Reads a folder of the public format; ``controlnet/`` and ``vision_encoder/`` beside the parts are not used."""
     index = read_json(folder / INDEX)
-    for part in (*PARTS, "qformer"):
-        if not (folder / part).is_dir():
-            raise InputError(f"{folder}: the part {part}/ is missing; fetch the checkpoint again")
+    check_parts(folder, (*PARTS, "qformer"))
     config = read_json(folder / "qformer" / "config.json")
     state = read_weights(folder / "qformer", "qformer")
     encoder = load_multimodal_encoder(config, state, folder / "qformer", options.dtype)
@@ -142,6 +150,7 @@ def read_stable_diffusion(folder: Path, dtype: torch.dtype) -> LatentDiffusion:
     index = read_json(folder / INDEX)
     if "text_encoder_2" in index or "XL" in str(index.get("_class_name")):
         raise InputError(f"{folder} is a {index.get('_class_name')}; give a Stable Diffusion v1 model")
+    check_parts(folder)
     parts = load_parts({part: folder / part for part in PARTS}, dtype)
     return LatentDiffusion(
         **parts,

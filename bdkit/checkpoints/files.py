@@ -2,7 +2,6 @@
 
 import glob
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,16 +13,26 @@ from typing import Any, TypeVar
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderTiny
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
+from bdkit.utils.tensors import read_content, read_tensors
 
 Module = TypeVar("Module", bound=nn.Module)
 DIFFUSERS_STEM = "diffusion_pytorch_model"
-STEMS = {"vae": DIFFUSERS_STEM, "unet": DIFFUSERS_STEM, "text_encoder": "model", "qformer": "model"}
+STEMS = {
+    **dict.fromkeys(("vae", "unet", "controlnet"), DIFFUSERS_STEM),
+    **dict.fromkeys(("text_encoder", "qformer"), "model"),
+}
 PICKLE_STEMS = {"text_encoder": "pytorch_model", "qformer": "pytorch_model"}
+VARIANTS = (".fp16", ".bf16", ".ema", ".non_ema")
+"""Further weights of the same part, as files' names have them; read, in this order, where no plain ones are."""
+OTHER_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".gguf")
+LORA, WORD = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
+ADAPTER_FILES = (LORA, "pytorch_lora_weights.bin", "adapter_model.safetensors", WORD, "learned_embeds.bin")
+"""What goes on top of a model, by the names under which diffusers and peft save it in a folder."""
 FINETUNED = "finetuned.json"
 """What was learned from what, beside weights in a format that has no place for it."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,17 +49,23 @@ class LoadOptions:
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:
-    """The weight files of a part: safetensors first, then ``.bin``, whole or in shards, then fp16 variants."""
+    """The weight files of a part: safetensors first, then ``.bin``, whole or in shards, then the variants."""
     stems = ((STEMS[part], "safetensors"), (PICKLE_STEMS.get(part, STEMS[part]), "bin"))
-    for variant in ("", ".fp16"):
+    for variant in ("", *VARIANTS):
         for stem, suffix in stems:
-            whole = folder / f"{stem}{variant}.{suffix}"
-            if whole.is_file():
-                return [whole]
-            index = folder / f"{stem}.{suffix}.index{variant}.json"
-            if index.is_file():
-                return _shards(index)
-    raise InputError(f"{folder} holds no weights ({stems[0][0]}.safetensors or {stems[1][0]}.bin)")
+            for whole in (folder / f"{stem}{variant}.{suffix}", folder / f"{stem}.{suffix}.index{variant}.json"):
+                if whole.is_file():
+                    return [whole] if whole.suffix != ".json" else _shards(whole)
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in OTHER_SUFFIXES)
+    beside = f"; it holds {', '.join(others[:3])}, which is not read" if others else ""
+    raise InputError(f"{folder} holds no weights ({stems[0][0]}.safetensors or {stems[1][0]}.bin){beside}")
+
+
+def adapter_file(folder: Path) -> Path | None:
+    """The LoRA or learned word that a folder holds in place of a model; None where it holds none."""
+    if not folder.is_dir() or (folder / "model_index.json").exists():
+        return None
+    return next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
 
 
 def has_weights(folder: Path, part: str) -> bool:
@@ -76,50 +91,20 @@ def _shards(index: Path) -> list[Path]:
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
     """All tensors of a part by name; see `weight_files` and `read_tensors`."""
-    return {key: value for path in weight_files(folder, part) for key, value in read_tensors(path).items()}
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one ``.safetensors`` file, or of a pickle that is read without running any code of it."""
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} cannot be read ({first_line(error)}); fetch the checkpoint again") from None
-    for wrapper in ("model", "state_dict"):  # training checkpoints
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} holds no tensors by name; is it the right file?")
-    return {str(name): value for name, value in content.items()}
+    files = weight_files(folder, part)
+    if ".non_ema." in files[0].name:
+        warnings.warn(f"{folder} holds only weights without EMA ({files[0].name}); they are read", stacklevel=3)
+    return {key: value for path in files for key, value in read_tensors(path).items()}
 
 
 def read_tensor(path: Path) -> Tensor:
     """The only tensor of a pickle, bare or in a dict."""
-    try:
-        content = _unpickle(path)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} cannot be read ({first_line(error)}); fetch the checkpoint again") from None
+    content = read_content(path)
     if isinstance(content, Mapping) and len(content) == 1:
         content = next(iter(content.values()))
     if not isinstance(content, Tensor):
         raise InputError(f"{path} holds no single tensor; is it the right file?")
     return content.detach()
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's notes on old pickles are nothing a user could act on
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} holds more than tensors, or is damaged: it is not read, as it could run code; "
-            "use a safetensors file, or fetch the checkpoint again from a source you trust"
-        ) from None
 
 
 def fill(make: Callable[[], Module], state: Mapping[str, Tensor], source: Path, dtype: torch.dtype) -> Module:

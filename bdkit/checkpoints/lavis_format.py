@@ -30,8 +30,8 @@ from bdkit.checkpoints.files import (
     has_weights,
     new_folder,
     read_tensor,
-    read_tensors,
     save_diffusers_config,
+    weight_files,
 )
 from bdkit.checkpoints.keys import lavis_to_public, public_to_lavis, text_to_file, vae_to_old_file
 from bdkit.checkpoints.tokenizers import (
@@ -45,6 +45,7 @@ from bdkit.models.preprocessing import SubjectPixels
 from bdkit.models.prompts import Conventions
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
+from bdkit.utils.tensors import read_tensors
 
 PROJECTION = "proj_layer/proj_weight.pt"
 BLIP = "blip_model/blip_weight.pt"
@@ -69,6 +70,15 @@ def _root(folder: Path) -> Path | None:
         if found:
             return found[0].parent.parent
     return None
+
+
+def lavis_files(folder: Path) -> list[Path]:
+    """The files of weights of a LAVIS folder that are read."""
+    root = _root(folder) or folder
+    own = [root / name for name in (BLIP, PROJECTION, CACHE) if (root / name).is_file()]
+    return own + [
+        file for part in WEIGHTS if has_weights(root / part, part) for file in weight_files(root / part, part)
+    ]
 
 
 def load_lavis(path: Path, options: LoadOptions) -> BlipDiffusion:

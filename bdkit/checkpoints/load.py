@@ -22,17 +22,19 @@ from bdkit.checkpoints.diffusers_format import (
 )
 from bdkit.checkpoints.files import (
     FINETUNED,
+    STEMS,
     LoadOptions,
+    adapter_file,
     fill,
     first_line,
     has_weights,
-    read_tensors,
     read_weights,
     recover_folder,
+    weight_files,
 )
 from bdkit.checkpoints.hub import fetch_checkpoint, fetch_configs, is_hub_id
 from bdkit.checkpoints.keys import FROM_FILE
-from bdkit.checkpoints.lavis_format import is_lavis, load_lavis
+from bdkit.checkpoints.lavis_format import is_lavis, lavis_files, load_lavis
 from bdkit.checkpoints.tokenizers import load_bert_tokenizer
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import GenerationDefaults, MultimodalEncoderConfig
@@ -41,6 +43,7 @@ from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.prompts import Conventions
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import file_hash, read_json
+from bdkit.utils.tensors import read_tensors
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "qformer", "qformer_tokenizer", "scheduler")
@@ -50,11 +53,11 @@ Model = TypeVar("Model", bound=LatentDiffusion)
 
 
 def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
-    """The folder (or LAVIS tar) of a model name: as it is, a shipped model by its name, or a hub id in the cache."""
+    """The folder or file of a model name: as it is, a shipped model by its name, or a hub id in the cache."""
     folder = Path(path)
     if not folder.exists() and folder.name and folder.parent.is_dir():
         recover_folder(folder)
-    if folder.is_dir() or is_lavis(folder):
+    if folder.exists():
         return folder
     shipped = SHIPPED / str(path)
     if len(Path(path).parts) == 1 and shipped.is_dir():
@@ -66,19 +69,36 @@ def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
 
 
 def checkpoint_hash(path: str | Path) -> str:
-    """Twelve hex digits that name all weights of a model folder, for run records."""
+    """Twelve hex digits that name all weights of a model that are read, for run records."""
     folder = resolve(path, local_files_only=True)
     hashes = _read_record(folder)["sha256"] if (folder / RECORD).exists() else _foreign_hashes(folder)
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def model_hash(model: LatentDiffusion) -> str:
+    """`checkpoint_hash` of where a model was read from and, of a file that goes on top of another, of both."""
+    return "+".join(filter(None, (checkpoint_hash(model.source), model.record.get("base_checkpoint"))))
+
+
+def read_files(path: str | Path) -> list[Path]:
+    """The files of weights that are read of a model, and no others that lie in its folder."""
+    folder = resolve(path)
+    if folder.is_file():
+        return [folder]
+    if (adapter := adapter_file(folder)) is not None:
+        return [adapter]
+    if (folder / RECORD).exists():
+        return [folder / name for name in _read_record(folder)["sha256"]]
+    if is_lavis(folder):
+        return lavis_files(folder)
+    parts = [part for part in STEMS if part != "controlnet" or part in read_json(folder / INDEX)]
+    return [file for part in parts if has_weights(folder / part, part) for file in weight_files(folder / part, part)]
+
+
 def _foreign_hashes(folder: Path) -> dict[str, str]:
     """Hashes of the weights of a folder without a record; the hub's cache has them in its files' names."""
-    files = (
-        sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt")) if folder.is_dir() else []
-    )
     digests = {}
-    for path in files or [folder]:
+    for path in read_files(folder):
         blob = path.resolve().name
         digests[path.relative_to(folder).as_posix()] = blob if re.fullmatch("[0-9a-f]{64}", blob) else file_hash(path)
     return digests
@@ -122,7 +142,7 @@ def load_model(path: str | Path, options: LoadOptions | None = None) -> BlipDiff
     options = options or LoadOptions()
     folder = resolve(path, local_files_only=options.local_files_only)
     base = resolve_base(options.base, local_files_only=options.local_files_only)
-    model = _from_source(_load_folder(folder, replace(options, base=base)), path, options)
+    model = from_source(_load_folder(folder, replace(options, base=base)), path, options)
     if base is not None:
         compare_with_base(model, base)
     return model
@@ -132,7 +152,7 @@ def load_stable_diffusion(path: str | Path, options: LoadOptions | None = None) 
     """A plain Stable Diffusion v1; see `LatentDiffusion.from_pretrained`."""
     options = options or LoadOptions()
     folder = resolve(path, local_files_only=options.local_files_only)
-    return _from_source(read_stable_diffusion(folder, options.dtype), path, options)
+    return from_source(read_stable_diffusion(folder, options.dtype), path, options)
 
 
 def load_base(path: str | Path, options: LoadOptions | None = None) -> LatentDiffusion:
@@ -148,7 +168,8 @@ def load_base(path: str | Path, options: LoadOptions | None = None) -> LatentDif
     return load(path, options)
 
 
-def _from_source(model: Model, path: str | Path, options: LoadOptions) -> Model:
+def from_source(model: Model, path: str | Path, options: LoadOptions) -> Model:
+    """Notes on a model what it was read from."""
     model.source = str(path)
     given = {"base": options.base, "qformer_tokenizer": options.qformer_tokenizer}
     model.read_with = {name: str(value) for name, value in given.items() if value}
@@ -157,18 +178,34 @@ def _from_source(model: Model, path: str | Path, options: LoadOptions) -> Model:
 
 def _load_folder(folder: Path, options: LoadOptions) -> BlipDiffusion:
     """The model of a folder, by its format."""
+    if folder.is_file():
+        if is_lavis(folder):
+            return load_lavis(folder, options)
+        raise InputError(f"{folder} is a file, no BLIP-Diffusion; give a folder, or a tar of LAVIS's weights")
     if not (folder / RECORD).exists():
         if is_public_diffusers(folder):
             return load_public_diffusers(folder, options)
         if is_lavis(folder):
             return load_lavis(folder, options)
-        index = folder / INDEX
-        if index.exists() and str(read_json(index).get("_class_name")).startswith("StableDiffusion"):
-            raise InputError(
-                f"{folder} is a plain Stable Diffusion model: it has no subject encoder; give a BLIP-Diffusion "
-                "checkpoint, and this one as base"
-            )
+        _refuse_others(folder)
     return _load_bdkit(folder, options)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises InputError that names what a folder holds, where that is known and no BLIP-Diffusion."""
+    name = str(read_json(folder / INDEX).get("_class_name")) if (folder / INDEX).exists() else None
+    if name is not None and name.startswith("StableDiffusion"):
+        raise InputError(
+            f"{folder} is a plain Stable Diffusion model: it has no subject encoder; give a BLIP-Diffusion "
+            "checkpoint, and this one as base"
+        )
+    if name is not None and not name.startswith("BlipDiffusion"):
+        raise InputError(f"{folder} is a {name}; give a BLIP-Diffusion or a Stable Diffusion v1")
+    parts = [part for part in PARTS if (folder / part).is_dir()]
+    if parts and name is None:
+        raise InputError(f"{folder} holds {', '.join(parts)}, but no {INDEX} that says of what; give the whole folder")
+    if adapter_file(folder) is not None:
+        raise InputError(f"{folder} holds a LoRA or a learned word, no whole model; draw with it by bdkit generate")
 
 
 def _load_bdkit(folder: Path, options: LoadOptions) -> BlipDiffusion:

@@ -8,7 +8,7 @@ examples:
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
@@ -23,10 +23,12 @@ RESIZE = {"diffusers": "squash", "lavis": "torchvision"}
 class ConvertConfig:
     """Formats.
 
-    source: folder, LAVIS tar, hub id, or name of a shipped model
+    source: folder, LAVIS tar, hub id, or name of a shipped model; or a file: a whole Stable Diffusion 1.5, or a LoRA or
+        a learned word, which become part of --base
     out: folder to write
-    to: format to write (default: bdkit; of a folder in bdkit's format: diffusers)
-    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint lacks
+    to: format to write (default: bdkit; of a folder in bdkit's format, and of a Stable Diffusion: diffusers)
+    base: Stable Diffusion 1.5 folder, for what a LAVIS checkpoint or a single file lacks; of a LoRA or a learned word:
+        the model it goes on top of
     qformer_tokenizer: folder of bert-base-uncased's tokenizer, which the public checkpoints lack
     subject: class word of a fine-tuned LAVIS subject, which its files do not name
     dtype: of the weights that are written
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     """Reads all of the checkpoint, then writes the folder in one step."""
     import torch
 
+    from bdkit.checkpoints.adapters import load_start
+    from bdkit.checkpoints.files import LoadOptions
     from bdkit.checkpoints.load import RECORD, resolve
     from bdkit.checkpoints.save import WRITERS, add_controlnet
     from bdkit.editing.structure_control import has_own_controlnet, load_controlnet
@@ -63,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if config.out.resolve() == folder.resolve():
         raise InputError(f"{config.out} is the checkpoint itself; choose another folder to write")
     target = config.to or ("diffusers" if (folder / RECORD).exists() else "bdkit")
-    model = BlipDiffusion.from_pretrained(config.source, base=config.base, qformer_tokenizer=config.qformer_tokenizer)
+    model = load_start(config.source, LoadOptions(base=config.base, qformer_tokenizer=config.qformer_tokenizer))
+    if not isinstance(model, BlipDiffusion):
+        return _write_stable_diffusion(model, config)
     if config.subject is not None:
         if model.subject_embeddings is None:
             raise InputError(f"{config.source} holds no fine-tuned subject; leave --subject out")
@@ -83,4 +89,17 @@ def run(args: argparse.Namespace) -> int:
             f"The format's own code resizes images of a subject that are not square differently ({RESIZE[target]}, not "
             f"{resize}); give it square ones for the same result."
         )
+    return 0
+
+
+def _write_stable_diffusion(model: Any, config: ConvertConfig) -> int:
+    """A plain Stable Diffusion has one format, diffusers' folder; whatever it was read from becomes part of it."""
+    import torch
+
+    if config.to not in (None, "diffusers"):
+        raise InputError(f"{config.source} is a plain Stable Diffusion, without a subject encoder; use --to diffusers")
+    if config.subject is not None:
+        raise InputError(f"{config.source} holds no fine-tuned subject; leave --subject out")
+    model.save_pretrained(config.out, getattr(torch, config.dtype))
+    print(f"{config.out} holds {config.source} in the diffusers format of Stable Diffusion.")
     return 0

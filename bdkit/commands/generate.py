@@ -120,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generates the images that do not exist yet."""
-    from bdkit.checkpoints.adapters import is_adapter, load_drawable
+    from bdkit.checkpoints.adapters import load_drawable
     from bdkit.checkpoints.load import checkpoint_hash
     from bdkit.methods.base import make_scheduler
     from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
@@ -142,8 +142,8 @@ def run(args: argparse.Namespace) -> int:
         "references": {path.name: file_hash(path) for path in references},
         "structures": {f"{i}: {kind} of {path.name}": file_hash(path) for i, (kind, path) in enumerate(structures)},
     }
-    if is_adapter(Path(config.model)):
-        record["base_checkpoint"] = model.record["finetuned"]["checkpoint"]
+    if "base_checkpoint" in model.record:
+        record["base_checkpoint"] = model.record["base_checkpoint"]
     chunks = _open_chunks(config, seeds, record)
     if not chunks:
         print(f"All {len(seeds)} images are already in {config.out}.")
@@ -246,7 +246,7 @@ def _class_noun(config: GenerateConfig, model: Any) -> str | None:
     from bdkit.models.blip_diffusion import BlipDiffusion
 
     words = learned_words(model)
-    cached = None if words is None else model.record["finetuned"]["class_noun"]
+    cached = None if words is None else model.record.get("finetuned", {}).get("class_noun")
     holds_subject = words is not None
     if isinstance(model, BlipDiffusion) and words is None:
         cached, holds_subject = model.subject_class, model.subject_embeddings is not None
@@ -267,6 +267,8 @@ def _class_noun(config: GenerateConfig, model: Any) -> str | None:
     if words is not None:
         if config.target_subject is not None:
             raise InputError(f"{config.model} draws its subject by the words {words!r}; leave --target-subject out")
+        if cached is None and config.subject is not None:
+            words = f"{words} {config.subject}"
         return words if "{}" in config.prompt else None
     class_noun = cached or config.subject
     if class_noun is None and holds_subject:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionModel
@@ -17,9 +14,11 @@ from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.checkpoints.hub import is_hub_id
+from bdkit.checkpoints.files import fill, read_weights
+from bdkit.checkpoints.hub import fetch_controlnet, is_hub_id
 from bdkit.sampling import Control
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json
 
 # Off-the-shelf ControlNets for Stable Diffusion v1-5, used without training.
 CONTROLNETS = {
@@ -125,21 +124,32 @@ class StructureControl:
 def load_controlnet(path: str | Path) -> ControlNetModel:
     """A ControlNet in float32: a folder, an id or a key of `CONTROLNETS`; a model's own is found in controlnet/."""
     source = CONTROLNETS.get(str(path), str(path))
-    if not Path(source).is_dir() and not is_hub_id(source):
-        raise InputError(f"no ControlNet at {source!r}; give a folder, an id or one of {', '.join(CONTROLNETS)}")
-    try:
-        with _quiet():
-            subfolder = _subfolder(source)
-            net, info = ControlNetModel.from_pretrained(
-                source, subfolder=subfolder, torch_dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"no ControlNet at {source!r}: {line}; give a folder or an id") from None
-    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
-    if wrong:
-        raise InputError(f"the ControlNet at {source!r} lacks or has too many weights: {', '.join(sorted(wrong)[:5])}")
-    return net
+    folder = _controlnet_folder(source)
+    settings = read_json(folder / "config.json")
+    if settings.get("_class_name", "ControlNetModel") != "ControlNetModel":
+        raise InputError(f"no ControlNet at {source!r}: it is a {settings['_class_name']}; give a folder or an id")
+    state = read_weights(folder, "controlnet")
+    return fill(lambda: ControlNetModel.from_config(settings), state, folder, torch.float32)
+
+
+def _controlnet_folder(source: str) -> Path:
+    """The folder of a ControlNet itself; a model's own is in its controlnet/."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_file():
+            raise InputError(f"no ControlNet at {source!r}: it is a file; give a folder in diffusers' format, or an id")
+        if not is_hub_id(source):
+            raise InputError(f"no ControlNet at {source!r}; give a folder, an id or one of {', '.join(CONTROLNETS)}")
+        try:
+            folder = fetch_controlnet(source)
+        except InputError as error:
+            raise InputError(f"no ControlNet at {source!r}: {error} (--controlnet)") from None
+    for candidate in (folder, folder / "controlnet"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise InputError(
+        f"no ControlNet at {source!r}: neither config.json nor controlnet/config.json; give another folder"
+    )
 
 
 def has_own_controlnet(model: str | Path) -> bool:
@@ -151,32 +161,6 @@ def has_own_controlnet(model: str | Path) -> bool:
         return "controlnet" in json.loads(index.read_text())
     except (OSError, ValueError):
         return False
-
-
-def _subfolder(source: str) -> str | None:
-    """ "controlnet" for a model that holds a ControlNet, None for a ControlNet itself."""
-    folder = Path(source)
-    if folder.is_dir():
-        inside = folder / "controlnet" / "config.json"
-        return "controlnet" if inside.exists() and not (folder / "config.json").exists() else None
-    try:
-        config = ControlNetModel.load_config(source)
-    except OSError:
-        return "controlnet"
-    return None if config.get("_class_name", "ControlNetModel") == "ControlNetModel" else "controlnet"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """diffusers logs the files it does not find as errors, and warns of its own calls; what matters is raised."""
-    verbosity = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        diffusers.utils.logging.set_verbosity(verbosity)
 
 
 def structure_pixels(maps: Sequence[Image.Image], height: int, width: int) -> Tensor:

@@ -3,8 +3,8 @@
 from dataclasses import fields, replace
 from typing import Any
 
+from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.files import LoadOptions
-from bdkit.checkpoints.load import load_base
 from bdkit.methods.base import Method, start_folder
 from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
@@ -72,11 +72,11 @@ def build_method(
         overrides: settings of the method in place of the preset's.
     """
     method_config(name)  # a wrong name is reported before the weights are read
-    given = model if isinstance(model, LatentDiffusion) else load_base(model, options)
+    given = model if isinstance(model, LatentDiffusion) else load_start(model, options)
     config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
     start = given
     if config.start is not None:
-        start = load_base(start_folder(config.start, given.source), options)
+        start = load_start(start_folder(config.start, given.source), options, below=given.source or None)
     if device is None and not isinstance(model, LatentDiffusion):
         device = pick_device()
     start.to(given.device if device is None else device)

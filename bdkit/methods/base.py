@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.checkpoints.load import checkpoint_hash
+from bdkit.checkpoints.load import model_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.config import FewStepConfig, MethodConfig
@@ -87,7 +87,7 @@ class ModelMethod:
     @property
     def settings(self) -> dict[str, Any]:
         if self._checkpoint is None:
-            self._checkpoint = checkpoint_hash(self.model.source) if self.model.source else weights_hash(self.model)
+            self._checkpoint = model_hash(self.model) if self.model.source else weights_hash(self.model)
         config, defaults = asdict(self._base_config), asdict(self.model.defaults)
         drawing = {key: defaults[key] for key in defaults if config.get(key) is None}
         return {

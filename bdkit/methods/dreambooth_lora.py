@@ -12,7 +12,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from bdkit.checkpoints.adapters import ADAPTER, LORA, LORA_B, lora_tensors, save_adapter
+from bdkit.checkpoints.adapters import ADAPTER, LORA_B, lora_tensors, save_adapter
+from bdkit.checkpoints.files import LORA
 from bdkit.methods.dreambooth import DreamBooth
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.training.config import DreamBoothLoraConfig

@@ -29,7 +29,8 @@ class TextToImage(ModelMethod):
 
     def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
         self.check_class_noun(class_noun)
-        return self.draw(prompt_template, class_noun, seeds)
+        token = self.config.token or self.model.record.get("learned_token")
+        return self.draw(prompt_template, f"{token} {class_noun}" if token else class_noun, seeds)
 
     def state(self) -> dict[str, Tensor]:
         return {}

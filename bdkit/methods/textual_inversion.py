@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.checkpoints.adapters import WORD, placeholder_words, save_adapter, with_rows, with_token
+from bdkit.checkpoints.adapters import placeholder_words, save_adapter, with_rows, with_token
+from bdkit.checkpoints.files import WORD
 from bdkit.losses import training_scheduler
 from bdkit.methods.base import TrainedMethod, exchanged
 from bdkit.models.latent_diffusion import LatentDiffusion

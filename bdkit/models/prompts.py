@@ -156,7 +156,7 @@ def _pieces(
     """Token ids before and after the subject vectors, and the text that was cut off."""
 
     def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return write_out(tokenizer, tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     before, after = split_prompt(prompt, class_noun)
     whole = f"{before} {after}".strip()
@@ -172,6 +172,16 @@ def _pieces(
     tokens = ids(", ".join([whole] * prompt_reps))[:room] + tail
     cut = len(tokens) if template.vectors == "end" else position - 1
     return tokens[:cut], tokens[cut:], lost
+
+
+def write_out(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> list[int]:
+    """Token ids with all vectors of a learned word: "<*>" of three becomes "<*> <*>_1 <*>_2", as in diffusers."""
+    added = tokenizer.added_tokens_encoder
+    further: dict[int, list[int]] = {}
+    for name, number in added.items():
+        while f"{name}_{len(further.get(number, ())) + 1}" in added:
+            further.setdefault(number, []).append(added[f"{name}_{len(further.get(number, ())) + 1}"])
+    return [number for one in ids for number in (one, *further.get(one, ()))]
 
 
 def insert_placeholder_ids(

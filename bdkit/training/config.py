@@ -180,7 +180,12 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextToImageConfig(MethodConfig):
-    """The base has no settings beyond where it starts and how it generates."""
+    """Base.
+
+    token: word before the class noun in every prompt, such as a LoRA's own; none: the word that the start has learned
+    """
+
+    token: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 
-from bdkit.checkpoints.load import resolve
+from bdkit.checkpoints.load import read_files
 from bdkit.methods import Method, build_method
 from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
@@ -241,7 +241,7 @@ def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods 
         return min(config.workers, len(tasks))
     if methods is not None or fits < 2:
         return 1
-    return min(fits, default_workers(sum(path.stat().st_size for path in resolve(config.model).rglob("*.safetensors"))))
+    return min(fits, default_workers(sum(path.stat().st_size for path in read_files(config.model))))
 
 
 def _method(config: BenchConfig, row: Row, methods: Methods | None) -> Method:

@@ -20,6 +20,7 @@ from eval.results_dir import IMAGES, REFERENCES, SUITE_FILE, ImageId
 from eval.score.protocols import rewritten
 
 COLUMNS = ("path", "method", "subject", "prompt_index", "sample")
+SEPARATORS = ",;\t"
 PLOTS = "plots"
 SEED_FOLDER = re.compile(r"seed(\d+)")
 SUBJECT = "thesubjectoftheimage"
@@ -105,12 +106,17 @@ def read_images(
 
 def read_manifest(path: Path, root: Path) -> ImageTree:
     """The images of a CSV file with the columns path (absolute, or from `root`), method, subject, prompt_index (or
-    prompt), sample, and optionally seed_set and reference.
+    prompt), sample, and optionally seed_set and reference. Commas, semicolons or tabs separate them, as its first line
+    does.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, lines = reader.fieldnames or [], list(reader)
+            separator = max(SEPARATORS, key=file.readline().count)
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            lines = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"the manifest {path} cannot be read ({error}); save it as CSV in UTF-8") from error
     prompt = "prompt" if "prompt" in columns and "prompt_index" not in columns else "prompt_index"

@@ -2,30 +2,39 @@
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
 import timm
-import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from open_clip.tokenizer import HFTokenizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import file_hash, read_json
+from bdkit.utils.tensors import WRAPPERS, plain_names, read_content
 from eval.mini.networks import WordTokenizer, load_network
 from eval.score.encoders import ENCODERS, Classifier, ClipEncoder, Encoder, EncoderSpec, Evaluators
 from eval.score.metrics import METRICS
 from eval.score.protocols import Preprocessing, find_protocol
+from eval.score.weight_formats import plain_weights
 
 WEIGHTS_DIR_VARIABLE = "BDKIT_WEIGHTS_DIR"
 PICKLED = (".bin", ".pt", ".pth")
+# Where the same weights are under other names, which are read, too
+SAME_WEIGHTS = {
+    "timm/vit_small_patch16_224.dino": "facebook/dino-vits16",
+    "timm/vit_small_patch8_224.dino": "facebook/dino-vits8",
+    "timm/vit_base_patch16_224.dino": "facebook/dino-vitb16",
+    "timm/vit_base_patch8_224.dino": "facebook/dino-vitb8",
+    "timm/vit_small_patch14_dinov2.lvd142m": "facebook/dinov2-small",
+    "timm/vit_base_patch32_clip_224.openai": "openai/clip-vit-base-patch32",
+    "timm/vit_large_patch14_clip_224.openai": "openai/clip-vit-large-patch14",
+}
+TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
 MINI_WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
 CARD = "card.json"
 # Beside DINO and CLIP: those of the mini world's ground truth, and those of optional metrics
@@ -49,17 +58,27 @@ class WeightsSource:
         """The weights file of a network that the hub has as `repository`/`filename`."""
         given = dict(self.files).get(network)
         if given is not None:
-            if not given.is_file():
-                raise InputError(f"the weights file {given} of {network} is not there; check the path")
-            return given
-        name = Path(repository).name
+            files = [given, *(given / one for one in (filename, *TRANSFORMERS_FILES))]
+            found = next((path for path in files if path.is_file()), None)
+            if found is None:
+                inside = f"/{filename}" if given.is_dir() else ""
+                raise InputError(f"the weights file {given}{inside} of {network} is not there; check the path")
+            return found
+        name, same = Path(repository).name, SAME_WEIGHTS.get(repository)
         folder = self.folder or os.environ.get(WEIGHTS_DIR_VARIABLE)
-        for relative in (f"{name}/{filename}", f"{name}.safetensors"):
-            if folder and (Path(folder) / relative).is_file():
-                return Path(folder) / relative
-        cached = try_to_load_from_cache(repository, filename)
-        if isinstance(cached, str):
-            return Path(cached)
+        relative = [f"{name}/{filename}", f"{name}.safetensors"]
+        if same and filename.endswith("model.safetensors"):
+            relative += [f"{Path(same).name}/{one}" for one in TRANSFORMERS_FILES]
+        for one in relative:
+            if folder and (Path(folder) / one).is_file():
+                return Path(folder) / one
+        candidates = [(repository, filename)]
+        if same and filename.endswith("model.safetensors"):
+            candidates += [(same, one) for one in TRANSFORMERS_FILES]
+        for candidate in candidates:
+            cached = try_to_load_from_cache(*candidate)
+            if isinstance(cached, str):
+                return Path(cached)
         reason = "--offline"
         if not self.offline:
             try:
@@ -89,11 +108,13 @@ def refuse_programs(path: Path, instead: str) -> None:
 
 def load_into(network: nn.Module, path: Path) -> None:
     """Loads a file of weights, every one of them."""
+    state, name = read_weights(path)
     try:
-        network.load_state_dict(read_weights(path))
-    except (SafetensorError, RuntimeError, OSError, UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        of_size = f"{name} of another size or kind" if name else "of another network"
         raise InputError(
-            f"the weights {path} are broken or of another network ({_first_line(error)}); download them again"
+            f"the weights {path} are broken or {of_size} ({_mismatch(error)}); download those of the right network"
         ) from error
 
 
@@ -211,13 +232,19 @@ def _tokenizer(name: str, spec: EncoderSpec, source: WeightsSource) -> Any:
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights."""
-    if path.suffix not in PICKLED:
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+def read_weights(path: Path) -> tuple[Any, str]:
+    """The tensors of a file by timm's or open_clip's names, and the other format that they came in, if any."""
+    try:
+        content = read_content(path)
+    except InputError as error:
+        raise InputError(f"the weights are broken or of another network: {error}") from None
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    return plain_weights(plain_names(content) if isinstance(content, Mapping) else content)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return " ".join((lines[0] if lines else type(error).__name__).split())[:120]
+def _mismatch(error: Exception) -> str:
+    """The first thing that is wrong, in one line; torch lists it below the name of the network."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__)[:160]

@@ -1,12 +1,15 @@
 """A tiny checkpoint in each of the others' formats that a test may change, and the model that they hold."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `foreign_files`
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from bdkit.checkpoints.adapters import LORA, WORD, load_drawable
-from bdkit.checkpoints.files import LoadOptions
+from bdkit.checkpoints.adapters import load_drawable
+from bdkit.checkpoints.files import LORA, WORD, LoadOptions
 from bdkit.methods import build_method
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint

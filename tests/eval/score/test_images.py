@@ -75,3 +75,19 @@ def test_bad_manifests_are_one_line(tmp_path: Path, lines: list[dict[str, object
         read_manifest(write_manifest(tmp_path / "m.csv", lines), tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         read_manifest(tmp_path / "no.csv", tmp_path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_manifests_as_spreadsheets_save_them(separator: str, encoding: str, tmp_path: Path) -> None:
+    """A European Excel separates by semicolons, and writes a byte-order mark; commas may stand in a path."""
+    lines = ["path,method,subject,prompt_index, sample", '"a,b; c.png",mine,dog,3,1', ""]
+    if separator != ",":
+        lines = [line.replace(",", separator) if "a,b" not in line else line for line in lines]
+        lines[1] = separator.join(['"a,b; c.png"', "mine", "dog", "3", "1"])
+    (tmp_path / "m.csv").write_text("\r\n".join(lines), encoding=encoding, newline="")
+    (image,) = read_manifest(tmp_path / "m.csv", tmp_path).images
+    assert (image.path, image.id.method, image.id.prompt, image.id.sample) == (tmp_path / "a,b; c.png", "mine", 3, 1)
+    (tmp_path / "m.csv").write_text("\n".join(lines), encoding="utf-16")
+    with pytest.raises(InputError, match="save it as CSV in UTF-8"):
+        read_manifest(tmp_path / "m.csv", tmp_path)
