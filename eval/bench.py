@@ -12,7 +12,7 @@ from eval.results_dir import GROUND_TRUTH, read_run, update_run
 from eval.score.features import default_cache
 from eval.score.score import Evaluators, ScoreOptions, load_evaluators, score_folder
 
-__all__ = ["BenchConfig", "protocol_of", "run_bench"]
+__all__ = ["BenchConfig", "run_bench"]
 
 
 def run_bench(

@@ -52,11 +52,6 @@ def subject_ids(suite: Suite, method: str, seed_set: int, subject: SuiteSubject)
     ]
 
 
-def reference_path(out: Path, subject: SuiteSubject, number: int) -> Path:
-    """OUT/references/<subject>/<number>.png of a procedural subject."""
-    return out / REFERENCES / subject.name / f"{number:02d}.png"
-
-
 def reference_paths(out: Path, suite: Suite, subject: SuiteSubject, photos: Path | None) -> list[Path]:
     """The files of a subject's references: those in OUT, else the photos of `photos` (for a suite of photos)."""
     folder = out / REFERENCES / subject.name

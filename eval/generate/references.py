@@ -12,7 +12,7 @@ from bdkit.utils.images import read_image, write_png
 from bdkit.utils.seeds import derive_seed
 from dreambench.photos import check_photos, photo_paths, photos_folder
 from dreambench.suites import Suite, SuiteSubject
-from eval.results_dir import reference_path, save_suite
+from eval.results_dir import REFERENCES, save_suite
 
 
 def prepare(suite: Suite, out: Path, photos: Path | None = None) -> None:
@@ -22,7 +22,7 @@ def prepare(suite: Suite, out: Path, photos: Path | None = None) -> None:
     save_suite(suite, out)
     if suite.source == "procedural":
         for subject in suite.subjects:
-            paths = [reference_path(out, subject, number) for number in range(subject.n_references)]
+            paths = [out / REFERENCES / subject.name / f"{number:02d}.png" for number in range(subject.n_references)]
             if not all(path.exists() for path in paths):
                 for path, image in zip(paths, draw_references(suite, subject), strict=True):
                     if not path.exists():

@@ -40,7 +40,7 @@ BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
 NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "remake")
 
 Methods = Mapping[str, Callable[..., Method]]
-"""Method name -> what is called with model=... and a row's overrides."""
+"""Method name -> what is called with model=... and a row's overrides; None, where allowed, for bdkit's own."""
 
 _last: tuple[tuple[str, str], Method] | None = None
 """The method of this process's last task, with its model and `Row.group`: building one can take longer than a task."""
@@ -52,21 +52,19 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     run.json holds each row's method, overrides, snapshot and settings. Any number of processes may work in one folder,
     on one shard or on several: they share the tasks.
 
-    methods: None for bdkit's own
-
     Raises InputError when the folder holds another suite, or a row with other weights, photos or settings (unless
     `remake` is on).
     """
     started, out, suite = time.monotonic(), config.results_dir, config.load_suite()
     number, count = parse_shard(config.shard)
-    _forget_method()
+    _forget_method()  # of an earlier run in this process
     prepare(suite, out, config.photos)
     rows = _guard_settings(config, suite, methods)
     everything = list_tasks(config, suite)
     tasks = everything[number - 1 :: count]
     if config.remake:
         for task in tasks:
-            for image in (image for row in task.rows for image in task.images(suite, row)):
+            for image in task.images(suite):
                 image.path(out).unlink(missing_ok=True)
     update_run(
         out,
@@ -149,7 +147,8 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
     """
     out, before = config.results_dir, read_run(config.results_dir).get("rows", {})
     rows: dict[str, dict[str, Any]] = {}
-    photos = _photos(config, suite)
+    subjects = suite.subjects if suite.source == "photos" else ()
+    hashes = [file_hash(path) for one in subjects for path in reference_paths(out, suite, one, config.photos)]
     old_images: list[Path] = []
     for row in config.chosen_rows:
         settings = _method(config, row, methods).settings
@@ -160,7 +159,7 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
             "snapshot": row.snapshot,
             # whole prompts
             "images_per_batch": max(1, size // suite.samples_per_prompt) * suite.samples_per_prompt,
-            **photos,
+            **({"photos": sha256("\n".join(hashes).encode()).hexdigest()} if hashes else {}),
             "settings": dict(settings),
         }
         rows[row.name] = json.loads(json.dumps(entry, default=str))  # as read_run gives it: lists for tuples
@@ -186,15 +185,6 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for name in {**one, **other} if one.get(name) != other.get(name)]
 
 
-def _photos(config: BenchConfig, suite: Suite) -> dict[str, str]:
-    """A hash of all photos of a suite of photos, as an entry of a row."""
-    if suite.source != "photos":
-        return {}
-    paths = (reference_paths(config.results_dir, suite, subject, config.photos) for subject in suite.subjects)
-    hashes = [file_hash(path) for of_subject in paths for path in of_subject]
-    return {"photos": sha256("\n".join(hashes).encode()).hexdigest()}
-
-
 def _fitting_batch(settings: Mapping[str, Any]) -> int:
     pixels = BATCH_PIXELS["cuda" if torch.cuda.is_available() else "cpu"]
     return max(1, pixels // int(settings.get("resolution", FULL_RESOLUTION)) ** 2)
@@ -207,7 +197,7 @@ def _run_tasks(
     out = config.results_dir
     missing = {task: len(task.missing(suite, out)) for task in tasks}
     todo = [task for task in tasks if missing[task]]
-    total = sum(len(task.images(suite, row)) for task in tasks for row in task.rows)
+    total = sum(len(task.images(suite)) for task in tasks)
     done = total - sum(missing.values())
     seconds: dict[str, list[float]] = {}
     workers = _count_workers(config, todo, methods)

@@ -31,24 +31,20 @@ class Task:
         """Whether the mini world draws these images."""
         return self.rows == (GROUND_TRUTH_ROW,)
 
-    @property
-    def label(self) -> str:
-        """As a progress bar shows it: "dreambooth, dog"."""
-        return f"{self.rows[0].method}, {self.subject}"
-
     def subject_and_templates(self, suite: Suite) -> tuple[SuiteSubject, dict[int, str]]:
         """Its subject, and the subject's prompts by their index."""
         subject = next(subject for subject in suite.subjects if subject.name == self.subject)
         return subject, {prompt.index: prompt.template for prompt in suite.prompts(subject)}
 
-    def images(self, suite: Suite, row: Row) -> list[ImageId]:
-        """The images of one of its rows in the order in which they are generated."""
-        return subject_ids(suite, row.name, self.seed_set, self.subject_and_templates(suite)[0])
+    def images(self, suite: Suite, row: Row | None = None) -> list[ImageId]:
+        """The images of one of its rows, None: of all, in the order in which they are generated."""
+        subject, _ = self.subject_and_templates(suite)
+        rows = self.rows if row is None else [row]
+        return [image for each in rows for image in subject_ids(suite, each.name, self.seed_set, subject)]
 
     def missing(self, suite: Suite, results_dir: Path) -> set[ImageId]:
         """The images that are not in the folder."""
-        images = [image for row in self.rows for image in self.images(suite, row)]
-        return {image for image in images if not image.path(results_dir).exists()}
+        return {image for image in self.images(suite) if not image.path(results_dir).exists()}
 
     def fit_path(self, results_dir: Path, settings: Any) -> Path:
         """Where its fit is saved while images are missing. settings: JSON, what the method was built with."""

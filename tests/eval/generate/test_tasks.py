@@ -17,7 +17,7 @@ from eval.results_dir import REAL, ImageId
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 40])
 def test_shards_divide_every_image_once_whole_fits_and_evenly(tmp_path: Path, count: int) -> None:
     tasks = list_tasks(config(tmp_path), SUITE)
-    images = [image for task in tasks for row in task.rows for image in task.images(SUITE, row)]
+    images = [image for task in tasks for image in task.images(SUITE)]
     assert len(images) == len(set(images)) == 4 * 2 * SUITE.n_images
     assert len({image.path(tmp_path) for image in images}) == len(images)
     assert len({image.seed("mini-quick") for image in images}) == len(images)
