@@ -23,7 +23,11 @@ SKIPPED = ("*.fp16*", "*.bf16*", "*ema.*", "*ema-*", "*.msgpack", "*.h5", "*.onn
 # For the parts that have none of the above, in this order
 MORE_WEIGHTS = (
     ("*.bin", "*.bin.index.json"),
-    *((f"*{variant}[.-]*", f"*.index{variant}.json") for variant in VARIANTS),
+    *(
+        (f"*{variant}[.-]*{kind}", f"*.{kind}.index{variant}.json")
+        for variant in VARIANTS
+        for kind in ("safetensors", "bin")
+    ),
 )
 SD15_IDS = (
     *("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),

@@ -206,6 +206,9 @@ def _refuse_others(folder: Path) -> None:
         raise InputError(f"{folder} holds {', '.join(parts)}, but no {INDEX} that says of what; give the whole folder")
     if adapter_file(folder) is not None:
         raise InputError(f"{folder} holds a LoRA or a learned word, no whole model; draw with it by bdkit generate")
+    files = sorted(path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".ckpt", ".pt", ".bin"))
+    if files and not (folder / FINETUNED).exists():
+        raise InputError(f"{folder} is no model's folder; it holds {', '.join(files[:3])}: name the file itself")
 
 
 def _load_bdkit(folder: Path, options: LoadOptions) -> BlipDiffusion:

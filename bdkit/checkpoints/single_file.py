@@ -108,6 +108,9 @@ def read_single_file(state: Mapping[str, Any], path: Path, base: Path, dtype: to
         }
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"{path} does not fit the configs of {base}: {type(error).__name__} {error}") from None
+    for part, tensors in parts.items():
+        if not tensors:
+            raise InputError(f"{path} holds no {part.replace('_', ' ')}; give a checkpoint with all parts")
     settings = read_json(base / "text_encoder" / "config.json")
     text = CLIPTextConfig(**{name: settings[name] for name in TEXT_FIELDS if name in settings})
     filled_vae = fill(lambda: AutoencoderKL.from_config(vae.config), parts["vae"], path, dtype)

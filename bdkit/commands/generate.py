@@ -8,6 +8,7 @@ examples:
 
 import argparse
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -269,6 +270,8 @@ def _class_noun(config: GenerateConfig, model: Any) -> str | None:
             raise InputError(f"{config.model} draws its subject by the words {words!r}; leave --target-subject out")
         if cached is None and config.subject is not None:
             words = f"{words} {config.subject}"
+        if "{}" not in config.prompt and model.record.get("learned_token", "") not in config.prompt:
+            warnings.warn(f"the prompt does not have the word {words!r} that {config.model} has learned", stacklevel=2)
         return words if "{}" in config.prompt else None
     class_noun = cached or config.subject
     if class_noun is None and holds_subject:

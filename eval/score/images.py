@@ -111,8 +111,10 @@ def read_manifest(path: Path, root: Path) -> ImageTree:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            separator = max(SEPARATORS, key=file.readline().count)
-            file.seek(0)
+            first = file.readline()
+            if not first.startswith("sep="):  # Excel's own line above the header
+                file.seek(0)
+            separator = max(SEPARATORS, key=first.count)
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
+from bdkit import cli
 from bdkit.testing.tiny_checkpoints import public_tiny_model
 from bdkit.utils.images import read_image
 
@@ -106,7 +107,23 @@ def test_what_such_a_file_cannot_do_is_one_line(
     (tmp_path / "notes.txt").write_text("buy milk")
     line = refused(*generate("--model", tmp_path / "notes.txt", "--prompt", "a dog", out=out))
     assert "text that begins 'buy milk'" in line
+    folder = tmp_path / "downloads"
+    shutil.copytree(files["lora"].parent, folder)
+    line = refused(*generate("--model", folder, "--prompt", "a dog", out=out))
+    assert "it holds mytoy.safetensors, style.safetensors, v1-5-pruned.ckpt: name the file itself" in line
+    state = {key: value for key, value in ldm_state(public_tiny_model()).items() if "first_stage" not in key}
+    save_file(state, tmp_path / "no-vae.safetensors")
+    line = refused(*generate("--model", tmp_path / "no-vae.safetensors", "--base", base, "--prompt", "a dog", out=out))
+    assert "holds no vae; give a checkpoint with all parts" in line
     assert not out.exists()
+
+
+def test_a_learned_word_that_the_prompt_lacks_is_told(
+    base: Path, files: dict[str, Path], tmp_path: Path, generate: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--model", files["word"], "--base", base, "--prompt", "a dog")
+    assert cli.main(generate(*flags, out=tmp_path / "out")) == 0
+    assert "warning: the prompt does not have the word 'mytoy'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_manifests_as_spreadsheets_save_them(separator: str, encoding: str, tmp_
     (tmp_path / "m.csv").write_text("\r\n".join(lines), encoding=encoding, newline="")
     (image,) = read_manifest(tmp_path / "m.csv", tmp_path).images
     assert (image.path, image.id.method, image.id.prompt, image.id.sample) == (tmp_path / "a,b; c.png", "mine", 3, 1)
+    (tmp_path / "m.csv").write_text("\n".join([f"sep={separator}", *lines]), encoding=encoding)
+    assert read_manifest(tmp_path / "m.csv", tmp_path).images == (image,)
     (tmp_path / "m.csv").write_text("\n".join(lines), encoding="utf-16")
     with pytest.raises(InputError, match="save it as CSV in UTF-8"):
         read_manifest(tmp_path / "m.csv", tmp_path)
