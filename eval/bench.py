@@ -5,7 +5,8 @@ from time import monotonic
 
 from bdkit.utils.env import pick_device
 from eval.experiments import BenchConfig, protocol_of
-from eval.generate.run import Methods, generate
+from eval.generate.methods import Methods, check_methods
+from eval.generate.run import generate
 from eval.report.html import make_report
 from eval.report.tables import make_tables
 from eval.results_dir import GROUND_TRUTH, read_run, update_run
@@ -32,6 +33,7 @@ def run_bench(
     evaluators: None for the protocol's own
     """
     out, cache = config.results_dir, None
+    check_methods(config, methods)
     if config.shard is not None:
         generate(config, methods=methods, show_progress=show_progress)
         return out

@@ -1,11 +1,13 @@
 """What is measured, as data: the rows of the tables and the settings of a run. Imports nothing heavy."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bdkit.utils.config import checked_value
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from dreambench.suites import Suite
@@ -19,7 +21,7 @@ SMALL_MODELS = ("mini", "mini-base")
 class Row:
     """One row of a table. Rows with the same method and overrides share one fit per subject and seed set.
 
-    method: a name of `bdkit.methods.METHODS`
+    method: a name of `bdkit.methods.METHODS`, or a class of your own, "my_package.my_module:MyMethod"
     overrides: settings in place of those of the model's preset
     snapshot: training steps after which the images are generated; None: after the last
     """
@@ -28,6 +30,11 @@ class Row:
     method: str
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     snapshot: int | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its method is a class of your own."""
+        return ":" in self.method
 
     @property
     def group(self) -> str:
@@ -55,7 +62,7 @@ class BenchConfig:
     model: a folder of weights, a hub id, or mini
     out: folder for the results; a run that was stopped resumes there; none: results/SUITE
     rows: rows of the table
-    methods: names of the rows to run; none: all
+    methods: names of the rows to run, and classes of your own as my_package.my_module:MyMethod; none: all rows
     seed_sets: independent seed sets, such as 0,1,2
     photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
     subjects: measure only so many subjects, spread evenly over the suite
@@ -87,7 +94,8 @@ class BenchConfig:
     remake: bool = False
 
     def __post_init__(self) -> None:
-        _check_rows(self.rows, self.methods)
+        _check_classes((*(self.methods or ()), *(row.method for row in self.rows)))
+        _check_rows((*self.rows, *self._own_rows), self.methods)
         if not self.seed_sets or min(self.seed_sets) < 0 or len(set(self.seed_sets)) < len(self.seed_sets):
             raise InputError(f"seed sets must be different whole numbers from 0, not {self.seed_sets}")
         for name, value in (("batch of {} images", self.batch_size), ("number of workers of {}", self.workers)):
@@ -102,7 +110,14 @@ class BenchConfig:
     @property
     def chosen_rows(self) -> tuple[Row, ...]:
         """The rows that are run."""
-        return tuple(row for row in self.rows if self.methods is None or row.name in self.methods)
+        known = tuple(row for row in self.rows if self.methods is None or row.name in self.methods)
+        return known + self._own_rows
+
+    @property
+    def _own_rows(self) -> tuple[Row, ...]:
+        """One for each class among the methods, named after it."""
+        names = dict.fromkeys(name for name in self.methods or () if ":" in name)
+        return tuple(Row(name=name.rpartition(":")[2], method=name) for name in names)
 
     def load_suite(self) -> Suite:
         """The suite within the limits."""
@@ -113,7 +128,59 @@ def protocol_of(config: BenchConfig, suite: Suite) -> str:
     """The protocol that `config` names, else the one that fits the suite and the model."""
     if config.protocol is not None:
         return config.protocol
-    return "mini" if suite.source == "procedural" or config.model in SMALL_MODELS else "dreambench"
+    ours = any(not row.is_own for row in config.chosen_rows)
+    return "mini" if suite.source == "procedural" or (ours and config.model in SMALL_MODELS) else "dreambench"
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """The rows of a JSON file: a list of objects with `name`, `method` and perhaps `overrides` and `snapshot`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; check the path") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON ({str(error).splitlines()[0]}); mend it") from error
+    if not isinstance(values, list) or not values:
+        raise InputError(f'{path} must be a list of rows, such as [{{"name": "mine", "method": "dreambooth"}}]')
+    return tuple(_row(value, f"{path}, row {number}") for number, value in enumerate(values, 1))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, _ in pairs:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise InputError(f"it has the key {key!r} twice")
+    return dict(pairs)
+
+
+def _no_constant(text: str) -> None:
+    raise InputError(f"{text} is no number of JSON")
+
+
+def _row(value: Any, label: str) -> Row:
+    known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(Row)}
+    if not isinstance(value, dict):
+        raise InputError(f"{label} is {value!r}; write an object with {', '.join(known)}")
+    unknown = sorted(set(value) - set(known))
+    missing = [key for key, needed in known.items() if needed and key not in value]
+    if unknown or missing:
+        raise InputError(
+            f"{label} {'has no ' + ' and no '.join(missing) if missing else 'has unknown ' + ', '.join(unknown)}; "
+            f"its keys are {', '.join(known)}"
+        )
+    if not isinstance(value.get("overrides", {}), dict):
+        raise InputError(f"{label}: overrides is {value['overrides']!r}; write an object of settings and their values")
+    named = {key: checked_value(Row, key, value[key], f"{label}: {key}") for key in value if key != "overrides"}
+    row = Row(**named, overrides=value.get("overrides", {}))
+    if row.snapshot is not None and row.snapshot < 0:
+        raise InputError(f"{label}: snapshot is {row.snapshot}; use a number of training steps, or null for the last")
+    return row
+
+
+def _check_classes(names: Iterable[str]) -> None:
+    for name in names:
+        if ":" in name and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name):
+            raise InputError(f"{name!r} does not name a class; write it like my_package.my_module:MyMethod")
 
 
 def _check_rows(rows: tuple[Row, ...], methods: tuple[str, ...] | None) -> None:
@@ -123,8 +190,11 @@ def _check_rows(rows: tuple[Row, ...], methods: tuple[str, ...] | None) -> None:
     for name in names:
         if names.count(name) > 1 or name in (REAL, REAL_WITH_SELF, GROUND_TRUTH):
             raise InputError(f"the row name {name!r} is taken; give the row another name")
-        if not name or Path(name).name != name or name.startswith("."):
+        usable = name.isprintable() and not set(name) & set('/\\|:"<>?*') and len(name.encode()) <= 100
+        if not name.strip() or not usable or name.startswith("."):
             raise InputError(f"the row name {name!r} cannot name a folder; give the row another name")
     for name in methods or ():
-        if name not in names:
-            raise InputError(f"unknown method {name!r}; known are {', '.join(names)}")
+        if ":" not in name and name not in names:
+            raise InputError(
+                f"unknown method {name!r}; known are {', '.join(names)}, and classes as my_package.my_module:MyMethod"
+            )

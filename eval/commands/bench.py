@@ -4,24 +4,43 @@ examples:
   bdkit bench mini-quick
   bdkit bench dreambench --model salesforce/blipdiffusion --photos photos/ --methods blip-diffusion-finetuned
   bdkit bench mini --shard 1/3 --out results/mini
+  bdkit bench mini-quick --methods blip-diffusion-finetuned,my_package.my_module:MyMethod
+  bdkit bench mini-quick --rows rows.json
 """
 
 import argparse
+from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
-from eval.experiments import BenchConfig
+from eval.experiments import TABLE1, BenchConfig, read_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `BenchConfig`, but for the rows: `--methods` chooses among the paper's."""
+    """Adds the flags of `BenchConfig`; its rows come from a file."""
     add_dataclass_arguments(parser, BenchConfig, skip=["rows"])
+    group = parser.add_argument_group("Rows of your own", "docs/own_method.md shows both ways")
+    text = (
+        "JSON list of rows, each an object with name, method (a known one, or my_package.my_module:MyMethod) and "
+        "perhaps overrides and snapshot; they are run instead of the paper's, or --methods names rows of both"
+    )
+    group.add_argument("--rows", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
+
+
+def config_of(args: argparse.Namespace) -> BenchConfig:
+    """The config of the flags; a file of rows is read."""
+    if hasattr(args, "rows"):
+        args.rows = read_rows(args.rows)
+        if hasattr(args, "methods"):
+            names = [row.name for row in args.rows]
+            args.rows += tuple(row for row in TABLE1 if row.name not in names)
+    return config_from_args(BenchConfig, args)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the benchmark, resumes a stopped one, and prints the table."""
     from eval.bench import run_bench
 
-    config = config_from_args(BenchConfig, args)
+    config = config_of(args)
     out = run_bench(config)
     if config.shard is not None:
         print(

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from bdkit.checkpoints.load import read_files
-from bdkit.methods import Method, build_method
+from bdkit.methods.base import Method
 from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
@@ -27,8 +27,9 @@ from bdkit.utils.io import file_hash, remove_unfinished, write_bytes
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Suite
-from eval.experiments import BenchConfig, Row
+from eval.experiments import BenchConfig
 from eval.generate.executors import default_workers, local_processes, one_thread, run_all
+from eval.generate.methods import Methods, check_methods, check_snapshot, forget_method, method_of
 from eval.generate.references import draw_ground_truth, prepare
 from eval.generate.tasks import Task, list_tasks, parse_shard
 from eval.results_dir import FITS, IMAGES, ImageId, load_saved_suite, read_run, reference_paths, update_run
@@ -38,12 +39,6 @@ FULL_RESOLUTION = 512
 BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
 # Of the config, what changes no image and no score
 NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "remake")
-
-Methods = Mapping[str, Callable[..., Method]]
-"""Method name -> what is called with model=... and a row's overrides; None, where allowed, for bdkit's own."""
-
-_last: tuple[tuple[str, str], Method] | None = None
-"""The method of this process's last task, with its model and `Row.group`: building one can take longer than a task."""
 
 
 def generate(config: BenchConfig, *, methods: Methods | None = None, show_progress: bool = True) -> bool:
@@ -57,7 +52,8 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     """
     started, out, suite = time.monotonic(), config.results_dir, config.load_suite()
     number, count = parse_shard(config.shard)
-    _forget_method()  # of an earlier run in this process
+    forget_method()  # of an earlier run in this process
+    check_methods(config, methods)
     prepare(suite, out, config.photos)
     rows = _guard_settings(config, suite, methods)
     everything = list_tasks(config, suite)
@@ -125,7 +121,7 @@ def run_task(
                     on_images(1)
             if task.is_ground_truth or not missing:
                 return []
-            method = _method(config, task.rows[0], methods)
+            method = method_of(config, task.rows[0], methods)
             seconds = _fit(config, suite, task, method, fit)
             for row in task.rows:
                 method.select(row.snapshot)
@@ -151,7 +147,9 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
     hashes = [file_hash(path) for one in subjects for path in reference_paths(out, suite, one, config.photos)]
     old_images: list[Path] = []
     for row in config.chosen_rows:
-        settings = _method(config, row, methods).settings
+        method = method_of(config, row, methods)
+        check_snapshot(row, method)
+        settings = method.settings
         size = config.batch_size or before.get(row.name, {}).get("images_per_batch") or _fitting_batch(settings)
         entry = {
             "method": row.method,
@@ -181,13 +179,15 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The names of settings that differ."""
-    one, other = ({**entry, **entry["settings"], "settings": None} for entry in (before, now))
-    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    pairs = [({**before, "settings": None}, {**now, "settings": None}), (before["settings"], now["settings"])]
+    names = [name for one, other in pairs for name in {**one, **other} if one.get(name) != other.get(name)]
+    return list(dict.fromkeys(names))
 
 
 def _fitting_batch(settings: Mapping[str, Any]) -> int:
     pixels = BATCH_PIXELS["cuda" if torch.cuda.is_available() else "cpu"]
-    return max(1, pixels // int(settings.get("resolution", FULL_RESOLUTION)) ** 2)
+    side = settings.get("resolution")
+    return max(1, pixels // (side if isinstance(side, int) and side > 0 else FULL_RESOLUTION) ** 2)
 
 
 def _run_tasks(
@@ -202,7 +202,7 @@ def _run_tasks(
     seconds: dict[str, list[float]] = {}
     workers = _count_workers(config, todo, methods)
     if workers > 1:
-        _forget_method()
+        forget_method()
     with (
         progress_bar(total=total, initial=done, desc="generating", unit=" images", show=show_progress) as bar,
         local_processes(workers) if workers > 1 else nullcontext() as executor,
@@ -221,7 +221,7 @@ def _run_tasks(
                 for value in fit_seconds:
                     seconds.setdefault(task.rows[0].method, []).append(round(value, 2))
             todo = busy
-    _forget_method()
+    forget_method()
     return seconds
 
 
@@ -229,28 +229,9 @@ def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods 
     fits = sum(not task.is_ground_truth for task in tasks)
     if config.workers is not None:
         return min(config.workers, len(tasks))
-    if methods is not None or fits < 2:
-        return 1
+    if methods is not None or fits < 2 or any(row.is_own for row in config.chosen_rows):
+        return 1  # what a worker takes is not known
     return min(fits, default_workers(sum(path.stat().st_size for path in read_files(config.model))))
-
-
-def _method(config: BenchConfig, row: Row, methods: Methods | None) -> Method:
-    global _last
-    key = (config.model, row.group)
-    if _last is None or _last[0] != key:
-        _forget_method()  # first, so that two are never in memory
-        if methods is None:
-            _last = key, build_method(row.method, model=config.model, **row.overrides)
-        elif row.method in methods:
-            _last = key, methods[row.method](model=config.model, **row.overrides)
-        else:
-            raise InputError(f"unknown method {row.method!r}; known are {', '.join(methods)}")
-    return _last[1]
-
-
-def _forget_method() -> None:
-    global _last
-    _last = None
 
 
 def _fit(config: BenchConfig, suite: Suite, task: Task, method: Method, path: Path) -> list[float]:
@@ -265,9 +246,9 @@ def _fit(config: BenchConfig, suite: Suite, task: Task, method: Method, path: Pa
         images, subject.class_noun, derive_seed("fit", suite.name, task.rows[0].group, subject.name, task.seed_set)
     )
     seconds = time.monotonic() - started
-    if method.snapshots:
-        # clones, because safetensors refuses tensors that share memory
-        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state().items()}
+    # clones, because safetensors refuses tensors that share memory
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state().items()}
+    if state:
         write_bytes(safetensors.torch.save(state), path)
     return [seconds]
 

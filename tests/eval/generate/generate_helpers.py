@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import re
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,62 @@ def files(out: Path, *, times: bool = False) -> dict[str, Any]:
     """Every file under OUT/images and OUT/references, none half written: its content, or when it was written."""
     paths = [path for name in ("images", "references") for path in (out / name).rglob("[!.]*.png")]
     return {str(path.relative_to(out)): path.stat().st_mtime_ns if times else path.read_bytes() for path in paths}
+
+
+# Classes of your own as rows
+
+DOCS = Path(__file__).parents[3] / "docs" / "own_method.md"
+SMALL: dict[str, Any] = {"suite": "mini-quick", "prompts": 2, "ground_truth": False, "workers": 1}
+MINE = '''
+from PIL import Image
+
+class Mine:
+    """The mean colour of the images, brighter with each seed."""
+    def __init__(self, gain=1):
+        self.gain = gain
+    def fit(self, images, class_noun, seed):
+        self.colour = images[0].resize((1, 1)).getpixel((0, 0))
+    def generate(self, prompt_template, class_noun, seeds):
+        assert isinstance(prompt_template, str)
+        return [Image.new("RGB", (64, 64), tuple((c * self.gain + s) % 256 for c in self.colour)) for s in seeds]
+
+def factory(model, gain=2):
+    return Mine(gain)
+
+class NoFit:
+    def generate(self, prompt_template, class_noun, seeds): ...
+
+class OtherArguments(Mine):
+    def fit(self, images): ...
+
+class Single(Mine):
+    def generate(self, prompt_template, class_noun, seeds):
+        return super().generate(prompt_template, class_noun, seeds)[0]
+
+class TooFew(Mine):
+    def generate(self, prompt_template, class_noun, seeds):
+        return super().generate(prompt_template, class_noun, seeds)[1:]
+
+class BadSettings(Mine):
+    settings = {"a": object()}
+
+class Stepped(Mine):
+    snapshots = (1, 2)
+    def select(self, step):
+        self.gain = 3 if step is None else step
+
+constant = 3
+'''
+
+
+def blocks(language: str) -> str:
+    """The one block of a language in the document."""
+    (block,) = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    return block
+
+
+def made(out: str, *methods: str, **named: Any) -> dict[str, bytes]:
+    """The images of a run with classes of the working folder."""
+    with one_thread():
+        assert generate(BenchConfig(**{**SMALL, "out": Path(out), "methods": methods, **named}), show_progress=False)
+    return files(Path(out))
