@@ -10,7 +10,7 @@ from bdkit.utils.errors import InputError
 from eval.experiments import BenchConfig, Row
 
 Methods = Mapping[str, Callable[..., Any]]
-"""Method name -> what is called with model=... and a row's overrides."""
+"""Method name -> what is called with model=... and a row's overrides; None, where allowed, for bdkit's own."""
 
 _last: tuple[tuple[str, str], Method] | None = None
 """The method of this process's last task, with its model and `Row.group`: building one can take longer than a task."""
