@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -29,6 +30,17 @@ COMMANDS = {
     "world": ("bdkit.commands.world", "look at the procedural mini world"),
     "fetch": ("bdkit.commands.fetch", "download the DreamBench photos"),
 }
+# What the system says of a path that a user gave -> what to do
+PATH_ERRORS = {
+    errno.EACCES: "permission denied; choose a place you can read and write",
+    errno.EPERM: "permission denied; choose a place you can read and write",
+    errno.EROFS: "permission denied, the disk is read-only; choose a place you can read and write",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ENOTDIR: "not a directory; a part of this path is a file",
+    errno.EISDIR: "is a directory; name a file",
+    errno.ELOOP: "a link that leads to itself; choose another place",
+}
+LONGEST_SHOWN = 200
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -87,6 +99,9 @@ def guarded(work: Callable[[], int]) -> int:
     """What `work` returns, 2 after a user error or on a full disk (one line on stderr), 130 after Ctrl-C."""
     quiet_libraries()
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a folder's name in another encoding must not end a command that has done its work
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work()
     except KeyboardInterrupt:
@@ -137,8 +152,10 @@ def one_line(error: Exception) -> str | None:
     # safetensors and torch report a full disk as errors of their own, with the system's text inside
     if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
         return f"the disk is full{name}; free some space and run the same command again"
-    if isinstance(error, OSError) and error.filename and code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename}: permission denied; choose a place you can read and write"
+    if isinstance(error, OSError) and error.filename and code in PATH_ERRORS:
+        shown = str(error.filename)
+        shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
+        return f"{shown}: {PATH_ERRORS[code]}"
     return None
 
 

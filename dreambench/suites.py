@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_name
 
 PromptKind = Literal["context", "outfit", "property", "photorealistic", "style_transfer", "imaginative"]
 Item = TypeVar("Item")
@@ -141,7 +142,7 @@ def suite_from_json(values: Mapping[str, Any]) -> Suite:
 
 def _subject(row: Mapping[str, Any]) -> SuiteSubject:
     return SuiteSubject(
-        row["name"],
+        check_name(row["name"], "the subject"),
         row["class_noun"],
         bool(row["live"]),
         int(row["n_references"]),

@@ -9,6 +9,7 @@ from typing import Any
 
 from bdkit.utils.config import checked_value
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_name
 from dreambench.registry import load_suite
 from dreambench.suites import Suite
 from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF
@@ -190,9 +191,9 @@ def _check_rows(rows: tuple[Row, ...], methods: tuple[str, ...] | None) -> None:
     for name in names:
         if names.count(name) > 1 or name in (REAL, REAL_WITH_SELF, GROUND_TRUTH):
             raise InputError(f"the row name {name!r} is taken; give the row another name")
-        usable = name.isprintable() and not set(name) & set('/\\|:"<>?*') and len(name.encode()) <= 100
-        if not name.strip() or not usable or name.startswith("."):
+        if not name.isprintable() or len(name.encode()) > 100 or name.startswith("."):
             raise InputError(f"the row name {name!r} cannot name a folder; give the row another name")
+        check_name(name, "the row name")
     for name in methods or ():
         if ":" not in name and name not in names:
             raise InputError(

@@ -18,6 +18,7 @@ REFERENCES = "references"
 IMAGES = "images"
 FITS = "fits"
 GROUND_TRUTH = "ground-truth"
+ONE_COLOUR = "one_colour"  # in the record of a scoring: how many images of a method are
 REAL = "real-images"
 REAL_WITH_SELF = "real-images-with-self-pairs"
 

@@ -19,8 +19,8 @@ from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.training.config import METHOD_CONFIGS, FewStepConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import list_images, read_images
-from bdkit.utils.io import check_free, file_hash, read_json, write_json
+from bdkit.utils.images import list_images, read_image
+from bdkit.utils.io import check_free, check_unicode, file_hash, read_json, safe_name, write_json
 
 WORK = ".fit"  # in the folder that is written: the checkpoints of an unfinished fit
 FIT_FILE = "fit.json"
@@ -52,6 +52,9 @@ class FinetuneCommandConfig(CheckpointConfig):
     seed: int = 0
     checkpoint_seconds: float = 60.0
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_unicode(self.subject, "--subject")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,10 +124,11 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.training.finetuning import Work
 
     config = config_from_args(FinetuneCommandConfig, args)
-    out = config.out or Path(f"my-{config.subject.replace(' ', '-')}")
+    out = config.out or Path(f"my-{safe_name(config.subject)}")
     overrides = given_fields(METHOD_CONFIGS[config.method], args)
     check_free(out, overwrite=config.overwrite, ignore=WORK)
-    images = read_images(config.images)
+    paths = list_images(config.images)
+    images = [read_image(path) for path in paths]
     method = build_method(
         config.method, config.model, preset=config.preset, options=config.options, **overrides, snapshots=()
     )
@@ -136,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         "subject": config.subject,
         "seed": config.seed,
         "dtype": config.dtype,
-        "images": {path.name: file_hash(path) for path in list_images(config.images)},
+        "images": {path.name: file_hash(path) for path in paths},
     }
     with _work(out, fit, config.overwrite) as folder:
         method.work = Work(folder=folder, seconds=config.checkpoint_seconds)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.checkpoints.config import CheckpointConfig
-from bdkit.utils.config import add_dataclass_arguments, config_from_args, parse_numbers
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, parse_numbers
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
-from bdkit.utils.io import check_free, file_hash, read_json, write_json
+from bdkit.utils.io import check_free, check_unicode, file_hash, read_json, write_json
 from bdkit.utils.progress import progress_bar
 
 CHUNK = 4  # images of one batch; fixed, so that a resumed run makes the same bytes
@@ -110,6 +110,8 @@ class GenerateConfig(SubjectConfig, CheckpointConfig, SamplingConfig, ControlCon
         super().__post_init__()
         if not self.prompt.strip():
             raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
+        for name in ("prompt", "negative_prompt", "subject", "target_subject"):
+            check_unicode(getattr(self, name) or "", flag_of(name))
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps is {self.num_inference_steps}; use at least 1")
 

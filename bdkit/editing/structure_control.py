@@ -19,6 +19,7 @@ from bdkit.checkpoints.hub import fetch_controlnet, is_hub_id
 from bdkit.sampling import Control
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json
+from bdkit.utils.rgb import as_rgb
 
 # Off-the-shelf ControlNets for Stable Diffusion v1-5, used without training.
 CONTROLNETS = {
@@ -165,7 +166,7 @@ def has_own_controlnet(model: str | Path) -> bool:
 
 def structure_pixels(maps: Sequence[Image.Image], height: int, width: int) -> Tensor:
     """Structure maps to (N, 3, height, width) in 0..1, resized without keeping the aspect, as the reference does."""
-    resized = [m.convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for m in maps]
+    resized = [as_rgb(m).resize((width, height), Image.Resampling.BICUBIC) for m in maps]
     return torch.from_numpy(np.stack([np.asarray(m) for m in resized])).permute(0, 3, 1, 2).float() / 255
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from bdkit.utils.errors import InputError
+from bdkit.utils.rgb import as_rgb
 
 # The thresholds of the public BLIP-Diffusion example; ControlNet's own demonstration has 100 and 200.
 CANNY_LOW, CANNY_HIGH = 30, 70
@@ -27,7 +28,7 @@ def canny_edges(image: Image.Image, *, low: float = CANNY_LOW, high: float = CAN
     """
     import cv2  # half a second that only edges should cost
 
-    edges = cv2.Canny(np.asarray(image.convert("RGB")), low, high)
+    edges = cv2.Canny(np.asarray(as_rgb(image)), low, high)
     return Image.fromarray(edges).convert("RGB")
 
 
@@ -47,7 +48,7 @@ def depth_map(image: Image.Image, *, model: str = DEPTH_MODEL) -> Image.Image:
         raise InputError(
             f"the depth model {model!r} cannot be read: {line}; fetch it once with a network, or give a folder"
         ) from None
-    depth: Image.Image = estimator(image.convert("RGB"))["depth"]
+    depth: Image.Image = estimator(as_rgb(image))["depth"]
     return depth.convert("L").resize(image.size, Image.Resampling.BICUBIC).convert("RGB")
 
 
@@ -70,9 +71,7 @@ def hed_edges(image: Image.Image, *, scribble: bool = False, model: str = ANNOTA
             f"the weights of HED ({model}) cannot be read: {line}; fetch them once with a network, or give a folder"
         ) from None
     side = max(64, min(image.size))  # it works on multiples of 64
-    edges: Image.Image = detector(
-        image.convert("RGB"), detect_resolution=side, image_resolution=side, scribble=scribble
-    )
+    edges: Image.Image = detector(as_rgb(image), detect_resolution=side, image_resolution=side, scribble=scribble)
     return edges.convert("RGB").resize(image.size, Image.Resampling.BICUBIC)
 
 
@@ -100,5 +99,5 @@ def structure_map(kind: str, image: Image.Image, height: int, width: int, **sett
     """
     if kind not in STRUCTURES:
         raise InputError(f"unknown structure {kind!r}; known are {', '.join(STRUCTURES)}")
-    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    fitted = ImageOps.fit(as_rgb(image), (width, height), Image.Resampling.BICUBIC)
     return STRUCTURES[kind](fitted, **settings)

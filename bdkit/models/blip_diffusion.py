@@ -112,10 +112,11 @@ class BlipDiffusion(LatentDiffusion):
     def encode_subject(self, images: AnyImage | Sequence[AnyImage], subject: str | Sequence[str]) -> Tensor:
         """Subject vectors (B, Q, D) of B images, with the category word of each (or one for all); Sec. 3.1.
 
-        Images are PIL images, arrays (H, W, 3) or tensors (3, H, W), of floats in 0..1 or whole numbers in 0..255.
+        Images are PIL images, arrays (H, W, C) or tensors (C, H, W), of floats in 0..1 or whole numbers in 0..255; a
+        PIL image or an array counts as `read_image` reads it from a file.
         """
         shown: list[Any] = (
-            [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) == 3 else list(images)
+            [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) in (2, 3) else list(images)
         )
         words = [subject] * len(shown) if isinstance(subject, str) else list(subject)
         shown = shown * len(words) if len(shown) == 1 else shown

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import CLIP_MEAN, CLIP_STD
+from bdkit.utils.rgb import as_rgb
 
 AnyImage: TypeAlias = Image.Image | np.ndarray | Tensor
-"""A PIL image, an array (H, W, 3) or a tensor (3, H, W); whole numbers are in 0..255, floats in 0..1."""
+"""A PIL image, an array (H, W) or (H, W, C) or a tensor (C, H, W) or (H, W): see `bdkit.utils.rgb.as_rgb`."""
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """RGB, short side to ``size`` (bicubic, antialiased), centre crop to size x size."""
-    image = image.convert("RGB")
+    image = as_rgb(image)
     if image.size == (size, size):
         return image
     scale = size / min(image.size)
@@ -58,24 +59,20 @@ class SubjectPixels:
 
 
 def as_image(image: Any) -> Image.Image:
-    """An RGB image of a PIL image, an array (H, W, 3) or a tensor (3, H, W)."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    array = (
-        image.detach().float().permute(1, 2, 0).cpu().numpy()
-        if isinstance(image, Tensor) and image.dim() == 3
-        else image
-    )
-    if isinstance(image, Tensor) and not image.is_floating_point() and isinstance(array, np.ndarray):
-        array = array.astype(np.uint8)
-    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[2] != 3:
-        raise InputError("an image must be a PIL image, an array (height, width, 3) or a tensor (3, height, width)")
-    if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not (low >= -1e-6 and high <= 1 + 1e-6):
-            raise InputError(f"an image of floats lies in {low:g}..{high:g}; give floats in 0..1, or uint8")
-        array = (array.clip(0, 1) * 255).round()
-    return Image.fromarray(array.astype(np.uint8))
+    """An RGB image of a PIL image, an array or a tensor; the same image as `read_image` gives of a file of it."""
+    if isinstance(image, Tensor):
+        tensor = image.detach().cpu()
+        # numpy has no bfloat16
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        image = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+        if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 2, 3, 4)):
+            raise InputError(f"a tensor of shape {tuple(array.shape)} is no image; give (channels, height, width)")
+    if not isinstance(image, Image.Image | np.ndarray):
+        raise InputError(
+            f"an image must be a PIL image, an array (height, width, 3) or a tensor (3, height, width), "
+            f"not {type(image).__name__}"
+        )
+    return as_rgb(image)
 
 
 def _torchvision_crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:

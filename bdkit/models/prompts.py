@@ -11,6 +11,7 @@ from transformers import CLIPTokenizer
 
 from bdkit.models.preprocessing import SubjectPixels
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_unicode
 
 Lost: TypeAlias = dict[str, list[str]]
 """The texts that were cut off, by what they were cut from."""
@@ -78,6 +79,8 @@ def find_template(name: str) -> PromptTemplate:
 
 def split_prompt(prompt: str, class_noun: str | None) -> tuple[str, str]:
     """The text before and after the subject's place; the class noun opens the second part."""
+    check_unicode(prompt, "the prompt")
+    check_unicode(class_noun or "", "the class word")
     if class_noun is None:
         if "{}" in prompt:
             raise InputError(f"the prompt {prompt!r} has a place for a subject, but no subject was given")

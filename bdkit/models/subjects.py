@@ -56,7 +56,7 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
 
 def _entries(images: Any) -> list[Any]:
     """Images, or lists of images, as a list; a batch of arrays or tensors is taken apart."""
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 3):
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim in (2, 3)):
         return [images]
     return [list(e) if isinstance(e, list | tuple) or getattr(e, "ndim", 3) == 4 else e for e in images]
 

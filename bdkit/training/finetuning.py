@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion, encode_images
-from bdkit.models.preprocessing import pixels_from_images
+from bdkit.models.preprocessing import as_image, pixels_from_images
 from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
 from bdkit.training.data import FunctionBatches
 from bdkit.training.loop import TrainingLoop
@@ -137,7 +137,9 @@ def cache_latents(
     """Scaled latents (N, C, h, w) of N images; with ``random_flip`` (2N, C, h, w), the mirror images last."""
     if not images:
         raise InputError("no subject image was given; give at least one")
-    views = [*images, *(ImageOps.mirror(image) for image in images)] if random_flip else list(images)
+    # before they are mirrored: a turned photo's other way up is the other axis
+    images = [as_image(image) for image in images]
+    views = [*images, *(ImageOps.mirror(image) for image in images)] if random_flip else images
     generator = torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
     parts = []
     for start in range(0, len(views), ENCODE_BATCH):

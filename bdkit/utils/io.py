@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,8 @@ from typing import Any
 from bdkit.utils.errors import InputError
 
 UNFINISHED = ".writing-"
+NAME_BYTES = 200
+WINDOWS_RESERVED = ("CON", "PRN", "AUX", "NUL", *(f"{name}{n}" for name in ("COM", "LPT") for n in range(1, 10)))
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -50,8 +53,11 @@ def write_bytes(data: bytes, path: str | Path) -> None:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Writes UTF-8 text atomically, line ends as they are."""
-    write_bytes(text.encode(), path)
+    """Writes UTF-8 text atomically, line ends as they are.
+
+    What is not Unicode (half of a file name in another encoding) is written like \\udce9, which JSON reads back.
+    """
+    write_bytes(text.encode(errors="backslashreplace"), path)
 
 
 def write_json(value: Any, path: str | Path) -> None:
@@ -80,11 +86,55 @@ def file_hash(path: str | Path) -> str:
 
 
 def check_free(folder: Path, *, overwrite: bool, ignore: str = "") -> None:
-    """Raises InputError when `folder` is a file, or holds anything but `ignore` and may not be overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder with --out")
+    """Raises InputError when `folder` cannot be made or written, or holds anything but `ignore` and may not be
+    overwritten.
+    """
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be a folder ({error.strerror}); choose another --out") from error
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file; give a folder with --out")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"{nearest} cannot be written to (read-only, or no permission); choose another --out")
     if not overwrite and folder.is_dir() and any(path.name != ignore for path in folder.iterdir()):
         raise InputError(f"{folder} already holds something; choose another --out, or --overwrite to replace it")
+
+
+def safe_name(text: str) -> str:
+    """A name for a file or folder made of a user's text: one part of a path on every system, "subject" at worst.
+
+    Letters, digits, ".", "_" and "-" stay; anything else, such as "/" or a blank, becomes "-".
+    """
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    # systems allow 255 bytes, and some need to add an ending
+    name = name.encode()[:NAME_BYTES].decode(errors="ignore").rstrip("-.") or "subject"
+    return f"{name}-" if name.partition(".")[0].upper() in WINDOWS_RESERVED else name
+
+
+def check_name(name: str, what: str) -> str:
+    """The name, which becomes one part of a path; InputError for one that would lead elsewhere."""
+    bad = name in ("", ".", "..") or re.search(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]', name)
+    if bad or name[-1] in ". " or name.partition(".")[0].upper() in WINDOWS_RESERVED or len(name.encode()) > NAME_BYTES:
+        shown = name if len(name) <= 40 else name[:40] + "..."
+        raise InputError(f"{what} {shown!r} cannot name a folder; use letters, digits, '-' and '_'")
+    return name
+
+
+def printable(text: str) -> str:
+    """Text with what cannot be printed or is not Unicode written like \\x07 or \\udce9."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text or file name has only whole characters, and so can be written as UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raises InputError for text that came in another encoding than UTF-8, which no tokenizer takes."""
+    if not is_unicode(text):
+        raise InputError(f"{what} {printable(text)!r} is not UTF-8; type it again in a terminal that uses UTF-8")
 
 
 def remove_unfinished(folder: str | Path) -> None:

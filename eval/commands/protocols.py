@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{shown}: {protocol.summary}")
     for name, value in settings(protocol).items():
         print(f"    {_words(name)}: {value}")
+    # the published code reads images by Pillow's convert("RGB")
+    print("    colour profiles in the images: ignored, by every protocol (generate and finetune convert to sRGB)")
     if config.name is not None:
         return 0
     print(f"\nThe others, where they differ from {DEFAULT}. A table never mixes protocols.")

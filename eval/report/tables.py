@@ -17,7 +17,7 @@ from bdkit.utils.io import write_text
 from eval.report import statistics, summary
 from eval.report.statistics import Coverage, Estimate
 from eval.report.summary import KIND_TITLES, METRIC_TITLES, Results, provenance, summarise, title
-from eval.results_dir import REAL, REAL_WITH_SELF
+from eval.results_dir import ONE_COLOUR, REAL, REAL_WITH_SELF
 from eval.score.score import ORACLE_ROWS
 
 DIFFERENCES_CSV = "differences.csv"
@@ -166,7 +166,9 @@ def _main_section(results: Results) -> Section:
         note += " The oracle is listed without self-pairs, which is the headline, and with them."
     if not all(coverage.complete for coverage in results.coverage.values()):
         note += " Images are missing: a figure marked n/N is the mean over n of N images; compare it with care."
-    return Section("Results", note + _copy_warning(results), *_figures(results, _main_metrics(results)))
+    return Section(
+        "Results", note + _copy_warning(results) + _colour_warning(results), *_figures(results, _main_metrics(results))
+    )
 
 
 def _main_metrics(results: Results) -> list[str]:
@@ -213,6 +215,17 @@ def _copy_warning(results: Results) -> str:
     copiers = [row for row, share in shares.items() if share >= COPIES_NAMED and row not in ORACLE_ROWS]
     named = ", ".join(f"{title(row)} ({shares[row]:.0%})" for row in copiers)
     return named and f" WARNING, copies of the input: {named}; their DINO and CLIP-I are no sign of fidelity."
+
+
+def _colour_warning(results: Results) -> str:
+    """Names the rows that have images of one colour; empty where there are none."""
+    named = []
+    for row, run in results.runs.items():
+        count = run.get("scoring", {}).get("images", {}).get(row.rpartition("/")[2], {})
+        if row in results.rows and count.get(ONE_COLOUR):
+            named.append(f"{title(row)} ({count[ONE_COLOUR]} of {count['scored']})")
+    text = "; as a safety checker leaves them, and scored like the others"
+    return f" WARNING, images of one colour: {', '.join(named)}{text}." if named else ""
 
 
 def _provenance_section(results: Results) -> Section:

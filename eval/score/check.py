@@ -2,28 +2,30 @@
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import write_text
+from bdkit.utils.io import is_unicode, write_text
 from dreambench.suites import Suite
-from eval.results_dir import IMAGES, RUN_FILE, ImageId, subject_ids
+from eval.results_dir import IMAGES, ONE_COLOUR, RUN_FILE, ImageId, subject_ids
 from eval.score.features import ReadFile
 from eval.score.images import ImageFile, ImageTree
 
 PROBLEMS_FILE = "problems.csv"
 N_NAMED = 5
-Kind = Literal["missing", "surplus", "duplicate", "unreadable", "same content"]
+Kind = Literal["missing", "surplus", "duplicate", "unreadable", "same content", "one colour", "stray"]
 WORDS: dict[Kind, str] = {
     "missing": "images are missing",
     "surplus": "images have no place in the suite",
     "duplicate": "images have a place that another has too",
     "unreadable": "images cannot be read",
     "same content": "images have the same content as another",
+    "one colour": "images are of one colour (as a safety checker leaves them)",
+    "stray": "files have names that are not UTF-8",
 }
 
 
@@ -67,8 +69,16 @@ class Checker:
             for other in several[1:]:
                 detail = f"the same place as {self._name(several[0].path)}"
                 problems.append(Problem("duplicate", self._name(other.path), detail, image_id))
-        missing = [Problem("missing", self._expected_path(one), "", one) for one in sorted(files) if not files[one]]
-        unknown = [Problem("surplus", self._name(path), reason) for path, reason in tree.unknown]
+        others = {one.id: f"{self._name(one.path)} is no image that can be read here" for one in tree.others}
+        missing = [
+            Problem("missing", self._expected_path(one), others.get(one, ""), one)
+            for one in sorted(files)
+            if not files[one]
+        ]
+        unknown = [
+            Problem("surplus" if is_unicode(str(path)) else "stray", self._name(path), reason)
+            for path, reason in tree.unknown
+        ]
         images = {image_id: several[0] for image_id, several in files.items() if several}
         return images, missing + problems + unknown
 
@@ -80,12 +90,17 @@ class Checker:
         """
         bad = {path: file.problem for path, file in read.items() if file.problem is not None}
         problems = [Problem("unreadable", str(path), bad[path]) for path in references if path in bad]
+        problems += [
+            Problem("one colour", str(path), "") for path in references if path in read and read[path].one_colour
+        ]
         first = {("", read[path].content): path for path in references if path in read}
         same = []
         for image_id, image in images.items():
             if image.path in bad:
                 problems.append(Problem("unreadable", self._name(image.path), bad[image.path], image_id))
             elif image.path in read:
+                if read[image.path].one_colour:
+                    problems.append(Problem("one colour", self._name(image.path), "", image_id))
                 content = read[image.path].content
                 other = first.get(("", content)) or first.setdefault((image_id.method, content), image.path)
                 if other != image.path:
@@ -93,22 +108,26 @@ class Checker:
         return problems + same
 
     @staticmethod
-    def count(suite: Suite, rows: Sequence[tuple[str, int]], good: Collection[ImageId]) -> dict[str, dict[str, int]]:
-        """method -> how many images are good, of how many expected."""
+    def count(
+        suite: Suite, rows: Sequence[tuple[str, int]], good: Mapping[ImageId, ReadFile]
+    ) -> dict[str, dict[str, int]]:
+        """method -> how many images are good, of how many expected; and how many are of one colour, where any is."""
         counts: dict[str, dict[str, int]] = {}
         for row in rows:
             count = counts.setdefault(row[0], {"scored": 0, "expected": 0})
             ids = expected_ids(suite, row)
             count["scored"] += sum(image_id in good for image_id in ids)
             count["expected"] += len(ids)
+            if blank := sum(image_id in good and good[image_id].one_colour for image_id in ids):
+                count[ONE_COLOUR] = count.get(ONE_COLOUR, 0) + blank
         return counts
 
     def is_fatal(self, problem: Problem) -> bool:
         """Whether nothing is scored because of it."""
         if problem.kind == "unreadable":
             return not (self.allow_missing and problem.id)
-        allowed = {"same content": True, "missing": self.allow_missing, "surplus": self.ignore_surplus}
-        return not allowed.get(problem.kind, False)
+        allowed = {"missing": self.allow_missing, "surplus": self.ignore_surplus}
+        return not allowed.get(problem.kind, problem.kind in ("same content", "one colour", "stray"))
 
     def report(self, problems: Sequence[Problem], out: Path) -> str | None:
         """Writes OUT/problems.csv where there are any; returns a warning about those that are allowed.
@@ -123,16 +142,22 @@ class Checker:
         fatal = [problem for problem in problems if self.is_fatal(problem)]
         if fatal:
             raise InputError(f"{self._summary(fatal)}; {path} lists all; {self._advice(fatal)}")
-        counts = Counter(problem.kind for problem in problems)
-        return f"{', '.join(f'{counts[kind]} {WORDS[kind]}' for kind in WORDS if counts[kind])}; see {path}"
+        return f"{self._summary(problems, named=('one colour', 'stray'))}; see {path}"
 
-    def _summary(self, problems: Sequence[Problem]) -> str:
+    def _summary(self, problems: Sequence[Problem], named: Collection[Kind] = tuple(WORDS)) -> str:
+        """How many problems there are of each kind, and the first of those kinds that are `named`."""
         by_kind = defaultdict(list)
         for problem in problems:
-            by_kind[problem.kind].append(problem.detail if problem.kind == "unreadable" else problem.path)
+            text = (
+                f"{problem.path} ({problem.detail})" if problem.kind == "missing" and problem.detail else problem.path
+            )
+            by_kind[problem.kind].append(problem.detail if problem.kind == "unreadable" else text)
         parts = []
         for kind in (kind for kind in WORDS if kind in by_kind):
             names = by_kind[kind]
+            if kind not in named:
+                parts.append(f"{len(names)} {WORDS[kind]}")
+                continue
             more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
             parts.append(f"{len(names)} {WORDS[kind]} in {self.root}: {', '.join(names[:N_NAMED])}{more}")
         return "; ".join(parts)

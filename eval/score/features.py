@@ -9,9 +9,10 @@ import hashlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image
 from bdkit.utils.io import write_bytes
 from bdkit.utils.progress import progress_bar
+from bdkit.utils.rgb import is_one_colour
 from eval.score.encoders import ClipEncoder, Encoder, crop_pixels
 from eval.score.protocols import Preprocessing
 
 CACHE_VARIABLE = "BDKIT_CACHE_DIR"
 SEGMENT_ROWS = 256
 KEYS, VALUES = "keys", "values"
+PLAIN = "plain-images"
 HASH_BYTES = 32
 MAX_WORKERS = 8
 # Fewer images are not worth the start of a process
@@ -67,11 +70,16 @@ def content_hash(data: bytes) -> bytes:
 class ReadFile:
     """A file's content hash (empty where it cannot be read), what is wrong with it (None for a good image), and its
     crops, (crop, crop, 3) each, one for each kind of pixels wanted.
+
+    one_colour: all its pixels are the same
+    warnings: what its reader says about it
     """
 
     content: bytes
     problem: str | None
     crops: tuple[Pixels, ...] = ()
+    one_colour: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class ImageFiles(Dataset[ReadFile]):
     """Image files, each read once.
 
     hows: the kinds of pixels wanted
-    known: contents that were embedded before; they are good images, and need no decoding
+    known: contents that were embedded before; they are good images without peculiarities, and need no decoding
     cut_out: the backgrounds must be transparent
     """
 
@@ -95,18 +103,23 @@ class ImageFiles(Dataset[ReadFile]):
         path = self.paths[index]
         try:
             data = path.read_bytes()
-        except OSError as error:
-            return ReadFile(b"", f"{path} cannot be read ({error.strerror or error}); replace it or take it out")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return ReadFile(b"", f"{path} cannot be read ({reason}); replace it or take it out")
         content = content_hash(data)
         if content in self.known and not self.cut_out:
             return ReadFile(content, None)
         try:
-            image = read_image(path, data)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                image = read_image(path, data, to_srgb=False)
         except InputError as error:
             return ReadFile(content, str(error))
         if self.cut_out and not _is_cut_out(data):
             return ReadFile(content, f"{path} has no transparent background; cut it out and save it as PNG")
-        return ReadFile(content, None, tuple(crop_pixels(image, how) for how in self.hows))
+        crops = tuple(crop_pixels(image, how) for how in self.hows)
+        said = tuple(str(warning.message) for warning in caught if warning.category is UserWarning)
+        return ReadFile(content, None, crops, is_one_colour(image), said)
 
 
 class Features:
@@ -122,6 +135,8 @@ class Features:
         # networks with the same key share their rows
         self._distinct = {network.key: network for network in self.networks.values()}
         self.caches = {key: EmbeddingCache(folder / key) for key in self._distinct}
+        # contents that were decoded and have no peculiarity to report
+        self.plain = EmbeddingCache(folder / PLAIN)
         self.n_embedded = 0
 
     def add(
@@ -142,7 +157,7 @@ class Features:
         Returns what was read, without the crops.
         """
         hows = tuple(dict.fromkeys(network.how for network in self._distinct.values())) if embed else ()
-        known = frozenset(set.intersection(*map(set, self.caches.values())))
+        known = frozenset(set.intersection(set(self.plain), *map(set, self.caches.values())))
         files = ImageFiles(paths, hows, known, cut_out)
         waiting: dict[str, dict[bytes, Pixels]] = {key: {} for key in self._distinct}
         read: dict[Path, ReadFile] = {}
@@ -150,8 +165,12 @@ class Features:
         try:
             with bar:
                 for path, file in zip(paths, _load(files, workers), strict=True):
-                    read[path] = ReadFile(file.content, file.problem)
+                    read[path] = replace(file, crops=())
                     bar.update()
+                    for text in file.warnings:
+                        warnings.warn(text, stacklevel=2)
+                    if file.problem is None and not file.one_colour and not file.warnings:
+                        self._keep_plain(file.content)
                     embed = embed and (file.problem is None or path in may_fail)
                     if not embed or file.problem is not None:
                         continue
@@ -170,7 +189,7 @@ class Features:
                     if embed and crops:
                         self._embed(key, crops)
         finally:
-            for cache in self.caches.values():
+            for cache in (*self.caches.values(), self.plain):
                 cache.flush()
         return read
 
@@ -188,6 +207,10 @@ class Features:
             cache.put(new, clip.embed_texts([by_key[key] for key in new]))
             cache.flush()
         return cache.get([content_hash(text.encode()) for text in texts])
+
+    def _keep_plain(self, content: bytes) -> None:
+        if content not in self.plain:
+            self.plain.put([content], np.ones((1, 1), dtype=np.float32))
 
     def _embed(self, key: str, crops: dict[bytes, Pixels]) -> None:
         rows = self._distinct[key].embed(np.stack(list(crops.values())))

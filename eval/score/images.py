@@ -9,12 +9,13 @@ and any other through a CSV manifest. Every image format that Pillow reads will 
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import FOREIGN_SUFFIXES, SUFFIXES
+from bdkit.utils.image_formats import FOREIGN_SUFFIXES, SUFFIXES
+from bdkit.utils.io import printable
 from dreambench.suites import Suite, SuiteSubject
 from eval.results_dir import IMAGES, REFERENCES, SUITE_FILE, ImageId
 from eval.score.protocols import rewritten
@@ -53,11 +54,15 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The images below a folder, and image files that are none of the suite's with the reason."""
+    """The images below a folder, and image files that are none of the suite's with the reason.
+
+    others: files that lie where images of the suite belong, but have no image's suffix
+    """
 
     root: Path
     images: tuple[ImageFile, ...]
     unknown: tuple[tuple[Path, str], ...] = ()
+    others: tuple[ImageFile, ...] = ()
 
     @property
     def rows(self) -> list[tuple[str, int]]:
@@ -164,7 +169,7 @@ def read_prompt_folders(root: Path, suite: Suite, method: str) -> ImageTree:
     def find(folders: list[str], path: Path, subject: SuiteSubject) -> tuple[int, int] | str:
         text = _plain(folders[-1])
         for pattern, index in texts[subject.name]:
-            if pattern.fullmatch(text):
+            if path in ranks and pattern.fullmatch(text):
                 return index, ranks[path]
         return f"{folders[-1]!r} is no prompt of {subject.name}"
 
@@ -179,16 +184,18 @@ def read_dreambench_plus(root: Path, suite: Suite, method: str) -> ImageTree:
     """
     images: list[ImageFile] = []
     unknown: list[tuple[Path, str]] = []
+    others: list[ImageFile] = []
     for folder in sorted({path.parents[1] for path in _image_files(root) if path.parents[1].name == PLUS_FOLDER}):
         name = method if folder.parent == root else folder.parent.name
         part = _read(folder, suite, name, depth=1, finder=_by_name("_"))
         unknown += part.unknown
+        others += part.others
         for image in part.images:
             if reason := _other_text(suite, image):
                 unknown.append((image.path, reason))
             else:
                 images.append(image)
-    return ImageTree(root, tuple(images), tuple(unknown))
+    return ImageTree(root, tuple(images), tuple(unknown), tuple(others))
 
 
 TREES: dict[str, Reader] = {
@@ -203,22 +210,25 @@ def _read(root: Path, suite: Suite, method: str, *, depth: int, finder: Finder) 
     subjects = {subject.name: subject for subject in suite.subjects}
     images: list[ImageFile] = []
     unknown: list[tuple[Path, str]] = []
-    for path in _image_files(root):
+    others: list[ImageFile] = []
+    for path in _files(root.rglob("*"), root):
         folders = list(path.relative_to(root).parts[:-1])
         seed = SEED_FOLDER.fullmatch(folders[0]) if folders and folders[0] not in subjects else None
         folders = folders[1:] if seed else folders
-        name = folders[0] if len(folders) == depth + 1 else method
+        name = printable(folders[0] if len(folders) == depth + 1 else method)
+        reason = ""
         if len(folders) not in (depth, depth + 1):
-            unknown.append((path, "not in a subject's folder"))
+            reason = "not in a subject's folder"
         elif (subject := subjects.get(folders[-depth])) is None:
-            unknown.append((path, f"{folders[-depth]!r} is no subject of the suite"))
-        elif path.suffix.lower() in FOREIGN_SUFFIXES:
-            unknown.append((path, "in a camera's own format"))
+            reason = f"{folders[-depth]!r} is no subject of the suite"
         elif isinstance(found := finder(folders, path, subject), str):
-            unknown.append((path, found))
+            reason = found
         else:
-            images.append(ImageFile(path, ImageId(name, int(seed[1]) if seed else 0, subject.name, *found)))
-    return ImageTree(root, tuple(images), tuple(unknown))
+            image = ImageFile(path, ImageId(name, int(seed[1]) if seed else 0, subject.name, *found))
+            (images if _is_image(path) else others).append(image)
+        if reason and _is_image(path):
+            unknown.append((path, reason))
+    return ImageTree(root, tuple(images), tuple(unknown), tuple(others))
 
 
 def _by_name(separator: str) -> Finder:
@@ -260,11 +270,17 @@ def _plain(text: str) -> str:
 
 
 def _image_files(root: Path, deep: bool = True) -> Iterator[Path]:
-    paths = root.rglob("*") if deep else root.glob("*")
+    return filter(_is_image, _files(root.rglob("*") if deep else root.glob("*"), root))
+
+
+def _files(paths: Iterable[Path], root: Path) -> Iterator[Path]:
     for path in sorted(paths):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not hidden and path.suffix.lower() in (*SUFFIXES, *FOREIGN_SUFFIXES) and not path.is_dir():
+        if not any(part.startswith(".") for part in path.relative_to(root).parts) and not path.is_dir():
             yield path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in (*SUFFIXES, *FOREIGN_SUFFIXES)
 
 
 def _is_result(path: Path, root: Path) -> bool:

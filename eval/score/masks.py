@@ -42,7 +42,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Mask:
     """The mask (H, W) of an image of (width, height) `size`; it must have that size too."""
     if not path.is_file():
         raise InputError(f"{path} is missing: every image needs its mask there, white on the subject")
-    image = read_image(path).convert("L")
+    image = read_image(path, to_srgb=False).convert("L")
     if image.size != size:
         raise InputError(
             f"the mask {path} has {image.size[0]} x {image.size[1]} pixels, its image {size[0]} x {size[1]}"
@@ -176,7 +176,7 @@ class MaskedImages:
         return fields
 
     def _edit(self, noun: str, path: Path, name: Path) -> Edit:
-        image, source = read_image(path), read_image(self.sources / name)
+        image, source = (read_image(one, to_srgb=False) for one in (path, self.sources / name))
         if source.size != image.size:
             raise InputError(f"{self.sources / name} and {path} have different sizes; an edit keeps its source's size")
         return Edit(image=np.asarray(image), source=np.asarray(source), mask=self._mask(noun, name, image))
@@ -192,7 +192,7 @@ class MaskedImages:
             part = lacking[start : start + BATCH]
             seen = []
             for path, _, name in (by_key[key] for key in part):
-                image = read_image(path)
+                image = read_image(path, to_srgb=False)
                 seen.append(keep(image, self._mask(noun, name, image), side, mean_colour(encoder.how)))
             cache.put(part, encoder.embed_images(seen))
         cache.flush()
@@ -258,7 +258,7 @@ def load_lpips(source: WeightsSource | None = None, device: str = "cpu") -> Perc
 
 
 def _stack(paths: Sequence[Path]) -> PixelArray:
-    images = [read_image(path) for path in paths]
+    images = [read_image(path, to_srgb=False) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.size != images[0].size:
             raise InputError(f"{path} and {paths[0]} have different sizes; LPIPS compares images of one size")

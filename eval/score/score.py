@@ -177,7 +177,7 @@ def score_images(
         "evaluators": evaluators.checkpoints,
         "token": options.token if protocol.clip_t_text == "token" else None,
         "allow_missing": options.allow_missing,
-        "images": checker.count(suite, rows, good),
+        "images": checker.count(suite, rows, {one: read[image.path] for one, image in good.items()}),
         "device": device_name(),
         "versions": library_versions(),
     }

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import MAX_PIXELS, read_image, read_images, write_png
+from bdkit.utils.images import read_image, read_images, write_png
+from bdkit.utils.rgb import MAX_PIXELS
 
 RED = (200, 10, 10)
 
