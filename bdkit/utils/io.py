@@ -109,7 +109,7 @@ def safe_name(text: str) -> str:
     name = re.sub(r"[^\w.-]+", "-", text).strip("-.")
     # systems allow 255 bytes, and some need to add an ending
     name = name.encode()[:NAME_BYTES].decode(errors="ignore").rstrip("-.") or "subject"
-    return f"{name}-" if name.partition(".")[0].upper() in WINDOWS_RESERVED else name
+    return f"_{name}" if name.partition(".")[0].upper() in WINDOWS_RESERVED else name
 
 
 def check_name(name: str, what: str) -> str:

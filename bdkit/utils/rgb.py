@@ -140,7 +140,8 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
 
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         # converting sRGB to itself would change values by rounding
-        if "sRGB" in (profile.profile.profile_description or ""):
+        description = (profile.profile.profile_description or "").lower()
+        if "srgb" in description and "linear" not in description:
             return image
         space = profile.profile.xcolor_space.strip()
         if image.has_transparency_data:

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,8 @@ WORDS: dict[Kind, str] = {
     "one colour": "images are of one colour (as a safety checker leaves them)",
     "stray": "files have names that are not UTF-8",
 }
+# Kinds that are allowed, but always named
+NAMED: tuple[Kind, ...] = ("one colour", "stray")
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Checker:
         if problem.kind == "unreadable":
             return not (self.allow_missing and problem.id)
         allowed = {"missing": self.allow_missing, "surplus": self.ignore_surplus}
-        return not allowed.get(problem.kind, problem.kind in ("same content", "one colour", "stray"))
+        return not allowed.get(problem.kind, problem.kind in ("same content", *NAMED))
 
     def report(self, problems: Sequence[Problem], out: Path) -> str | None:
         """Writes OUT/problems.csv where there are any; returns a warning about those that are allowed.
@@ -142,22 +144,19 @@ class Checker:
         fatal = [problem for problem in problems if self.is_fatal(problem)]
         if fatal:
             raise InputError(f"{self._summary(fatal)}; {path} lists all; {self._advice(fatal)}")
-        return f"{self._summary(problems, named=('one colour', 'stray'))}; see {path}"
+        counts = Counter(problem.kind for problem in problems)
+        counted = ", ".join(f"{counts[kind]} {WORDS[kind]}" for kind in WORDS if counts[kind] and kind not in NAMED)
+        named = self._summary([problem for problem in problems if problem.kind in NAMED])
+        return "; ".join([*filter(None, (counted, named)), f"see {path}"])
 
-    def _summary(self, problems: Sequence[Problem], named: Collection[Kind] = tuple(WORDS)) -> str:
-        """How many problems there are of each kind, and the first of those kinds that are `named`."""
+    def _summary(self, problems: Sequence[Problem]) -> str:
         by_kind = defaultdict(list)
         for problem in problems:
-            text = (
-                f"{problem.path} ({problem.detail})" if problem.kind == "missing" and problem.detail else problem.path
-            )
-            by_kind[problem.kind].append(problem.detail if problem.kind == "unreadable" else text)
+            note = f" ({problem.detail})" if problem.kind == "missing" and problem.detail else ""
+            by_kind[problem.kind].append(problem.detail if problem.kind == "unreadable" else problem.path + note)
         parts = []
         for kind in (kind for kind in WORDS if kind in by_kind):
             names = by_kind[kind]
-            if kind not in named:
-                parts.append(f"{len(names)} {WORDS[kind]}")
-                continue
             more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
             parts.append(f"{len(names)} {WORDS[kind]} in {self.root}: {', '.join(names[:N_NAMED])}{more}")
         return "; ".join(parts)

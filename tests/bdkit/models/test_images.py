@@ -1,5 +1,7 @@
 """Images to pixels and back."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,16 @@ from PIL import Image
 from bdkit.models.preprocessing import (
     CLIP_MEAN,
     CLIP_STD,
+    as_image,
     centre_crop,
     pixels_from_arrays,
     pixels_from_images,
     to_images,
 )
+from bdkit.testing.tiny_model import tiny_model
+from bdkit.training.finetuning import cache_latents
+from bdkit.utils.errors import InputError
+from bdkit.utils.images import read_image
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -64,3 +71,62 @@ def test_an_image_of_the_right_size_is_not_touched_and_modes_are_converted() -> 
         6,
         6,
     )
+
+
+def odd_image(kind: str) -> Image.Image:
+    image = Image.fromarray(noise(24, 40))
+    if kind == "rotated":
+        image.getexif()[0x0112] = 6
+    elif kind == "transparent":
+        image.putalpha(Image.fromarray(noise(24, 40)[::-1, :, 0].copy()))
+    elif kind == "16 bit":
+        image = Image.fromarray(noise(24, 40)[..., 0].astype(np.uint16) * 257)
+    elif kind == "float":
+        image = Image.fromarray((noise(24, 40)[..., 0] / 255).astype(np.float32))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("rotated", "png"), ("transparent", "png"), ("16 bit", "png"), ("float", "tiff")]
+)
+def test_subject_vectors_are_those_of_the_file(kind: str, suffix: str, tmp_path: Path) -> None:
+    model = tiny_model()
+    odd_image(kind).save(tmp_path / f"x.{suffix}", **({"exif": odd_image(kind).getexif()} if kind == "rotated" else {}))
+    expected = model.encode_subject(read_image(tmp_path / f"x.{suffix}"), "dog")
+    given: list[object] = [odd_image(kind)]
+    if kind != "rotated":
+        values = np.asarray(odd_image(kind))
+        given += [values, torch.from_numpy(values.astype(np.int32) if kind == "16 bit" else values.copy())]
+    if kind == "16 bit":
+        given[2] = torch.from_numpy(values / 65535)
+    elif kind == "transparent":
+        given[2] = torch.from_numpy(values.copy()).permute(2, 0, 1)
+    for image in given:
+        cosine = torch.nn.functional.cosine_similarity(
+            model.encode_subject(image, "dog").flatten(), expected.flatten(), 0
+        )
+        assert float(cosine) == pytest.approx(1, abs=1e-6)
+    assert torch.equal(cache_latents(model, [odd_image(kind)], 0), cache_latents(model, [as_image(given[0])], 0))
+
+
+def test_tensors_of_any_type_and_their_refusals() -> None:
+    image = noise(9, 12)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    for given in (
+        tensor,
+        tensor.long(),
+        tensor / 255,
+        (tensor / 255).bfloat16().float()[:, :, :],
+        tensor.double() / 255,
+    ):
+        assert np.abs(np.asarray(as_image(given)).astype(int) - image).max() <= 1
+    assert as_image(tensor[:1]).getextrema() == as_image(tensor[0]).getextrema()
+    for wrong, words in [
+        (tensor.long() + 1, "whole numbers lies in"),
+        (tensor.float(), "floats lies in"),
+        (tensor.permute(1, 2, 0), "give .channels, height, width."),
+        (torch.zeros(1, 3, 4, 4), "is no image"),
+        ("x.png", "must be a PIL image"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            as_image(wrong)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import zlib
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import read_image, read_images, write_png
+from bdkit.utils.image_formats import SUFFIXES
+from bdkit.utils.images import list_images, read_image, read_images, write_png
 from bdkit.utils.rgb import MAX_PIXELS
 
 RED = (200, 10, 10)
@@ -192,3 +194,91 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert f"cannot write {target}" in done.stdout
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+# Registered by Pillow, but not decoded by it alone, or no image of a photo's kind
+NOT_READ = {
+    ".blp", ".bufr", ".cur", ".dcx", ".ps", ".eps", ".fit", ".fits", ".fli", ".flc", ".ftc", ".ftu", ".gbr", ".grib",
+    ".h5", ".hdf", ".iim", ".mpg", ".mpeg", ".msp", ".palm", ".pcd", ".pdf", ".pxr", ".wmf", ".emf",
+}  # fmt: skip
+
+
+def test_the_list_of_suffixes_is_pillows_and_every_format_that_can_be_written_is_read(tmp_path: Path) -> None:
+    registered = Image.registered_extensions()
+    assert set(SUFFIXES) == set(registered) - NOT_READ
+    assert len(set(SUFFIXES)) == len(SUFFIXES)
+    for suffix in SUFFIXES:
+        image_format = registered[suffix]
+        # the JPEG plugin opens MPO
+        assert image_format in Image.OPEN or image_format == "MPO"
+        if image_format in Image.SAVE:
+            path = tmp_path / f"x{suffix}"
+            image = half_red((64, 64))
+            image = image.convert("1") if image_format == "XBM" else image.convert("L") if suffix == ".pfm" else image
+            image.convert("F" if suffix == ".pfm" else image.mode).save(path, image_format)
+            assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jfif", "jpe", "jp2", "ppm", "tga", "qoi", "JPG", "mpo"])
+def test_a_folder_of_any_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    half_red((64, 32)).save(tmp_path / "a.jpg")
+    half_red((64, 32)).save(tmp_path / f"b.{suffix}", Image.registered_extensions()[f".{suffix.lower()}"])
+    first, second = read_images(tmp_path)
+    np.testing.assert_allclose(np.asarray(first, dtype=float)[10, 5], np.asarray(second, dtype=float)[10, 5], atol=20)
+
+
+def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
+    half_red().save(tmp_path / "a.jpg")
+    half_red().save(tmp_path / "no-suffix", "PNG")
+    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "c.dng").write_bytes(b"II*\0")
+    (tmp_path / "notes.txt").write_text("a dog")
+    for name in ("sub/deeper/d.png", ".hidden/e.png"):
+        write_png(half_red(), tmp_path / name)
+    with pytest.warns(UserWarning, match="4 images are left out: b.heic, c.dng, no-suffix, sub/deeper/d.png; save"):
+        assert [path.name for path in list_images(tmp_path)] == ["a.jpg"]
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "no-suffix").unlink()
+    with pytest.raises(InputError, match=r"\(b.heic\) are in a camera's own format"):
+        list_images(tmp_path)
+    (tmp_path / "b.heic").unlink()
+    (tmp_path / "c.dng").unlink()
+    with pytest.raises(InputError, match="itself, but in its folders sub/deeper; give one of these"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "it is HEIC, a camera's own format; save it as JPEG or PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "it is a git-lfs pointer"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page, from a download that failed"),
+        (b"<svg xmlns=", "it is a drawing"),
+        (b"%PDF-1.7", "it is a PDF"),
+        (b"\xff\x0a\xfa\x1f", "it is JPEG XL"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_is_no_image_is_named_for_what_it_is(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(InputError, match=f"x.jpg is not a readable image: {words}"):
+        read_image(tmp_path / "x.jpg")
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    half_red((64, 64)).save(tmp_path / "x.heic")
+    (image,) = read_images(tmp_path)
+    np.testing.assert_allclose(np.asarray(image, dtype=float)[10, 5], RED, atol=20)
+
+
+def test_names_that_are_not_utf8_are_read_and_listed(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    half_red().save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(path)
+    assert list_images(tmp_path) == [path]
+    assert read_image(path).size == (40, 20)
+    path.write_bytes(b"bad")
+    with pytest.raises(InputError, match="is not a readable image"):
+        read_image(path)

@@ -39,7 +39,7 @@ def test_a_folder_is_scored_and_tabled_and_protocols_are_never_mixed(
     out = tmp_path / "out"
     assert score(theirs, out) == 0
     first = (out / "scores.csv").read_bytes()
-    assert len(list((tmp_path / "cache/embeddings").glob("*/*.safetensors"))) == 5
+    assert len(list((tmp_path / "cache/embeddings").glob("*/*.safetensors"))) == 6
     assert score(theirs, out, "--protocol", "mini") == 0
     assert (out / "scores.csv").read_bytes() == first
     assert main(["table", str(out)]) == 0

@@ -1,0 +1,86 @@
+"""Files and names as people have them, in `bdkit generate` and `bdkit finetune`."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bdkit import cli
+from bdkit.models.blip_diffusion import BlipDiffusion
+
+LATIN = "caf\udce9"
+
+
+@pytest.fixture
+def odd_photos(photos: Path, tmp_path: Path) -> Path:
+    """A photo of a name that is not UTF-8, one of another suffix, and two that are left out."""
+    folder = tmp_path / f"{LATIN} photos"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(photos / "0.png", folder / f"{LATIN}.png")
+    with Image.open(photos / "1.png") as image:
+        image.save(folder / "b.jfif", "JPEG")
+        image.save(folder / "more" / "c.png")
+    (folder / "d.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    return folder
+
+
+def test_generate_and_finetune_read_them_and_name_what_is_left_out(
+    odd_photos: Path,
+    tmp_path: Path,
+    generate: Callable[..., list[str]],
+    finetune: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(generate("--images", odd_photos, "--subject", "dog", out=tmp_path / LATIN)) == 0
+    assert "2 images are left out: d.heic, more/c.png; save them" in capsys.readouterr().err
+    assert (tmp_path / LATIN / "00000.png").exists()
+    assert cli.main(generate("--images", odd_photos, "--subject", "dog", out=tmp_path / LATIN)) == 0  # all are there
+    out = tmp_path / f"my {LATIN}"
+    assert cli.main(finetune("--images", odd_photos, "--mixed-precision", "no", out=out)) == 0
+    assert BlipDiffusion.from_pretrained(out).subject_class == "dog"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--prompt", LATIN], r"--prompt 'caf\\\\udce9' is not UTF-8"),
+        (["--negative-prompt", LATIN], "--negative-prompt .* is not UTF-8"),
+        (["--subject", LATIN], "--subject .* is not UTF-8"),
+        (["--images", "x" * 300, "--subject", "dog"], "the name is too long"),
+        (["--out", "x" * 300], "name too long"),
+        (["--images", "{photos}/0.png/deeper", "--subject", "dog"], "is not a folder"),
+        (["--out", "{photos}/0.png/deeper"], "0.png is a file"),
+    ],
+)
+def test_generate_refuses_in_one_line(
+    flags: list[str], words: str, photos: Path, generate: Callable[..., list[str]], refused: Callable[..., str]
+) -> None:
+    line = refused(*generate(*[flag.replace("{photos}", str(photos)) for flag in flags]))
+    assert re.search(words, line, re.IGNORECASE), line
+
+
+@pytest.mark.parametrize("subject", ["../dog", "/dog", "cat/dog", "..", "con"])
+def test_the_folder_of_a_subject_stays_where_it_is(
+    subject: str, public: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    flags = ["--model", public, "--images", photos, "--subject", subject, "--steps", 1, "--mixed-precision", "no"]
+    assert cli.main(["finetune", *map(str, flags)]) in (0, 2)
+    # "con" and "..": a class word that the model does not know is refused
+    assert all(path.is_relative_to(inside) for path in tmp_path.rglob("*") if path.is_file())
+    written = [path.name for path in inside.iterdir()]
+    assert all(name.startswith("my-") for name in written)
+
+
+def test_a_folder_that_may_not_be_written_is_refused(
+    generate: Callable[..., list[str]], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot be written to (read-only, or no permission)" in refused(*generate())
