@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from bdkit import __version__
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import is_unicode, printable
 
 # name -> (module with add_arguments and run, help); the rest of the module's docstring is the help's last part
 COMMANDS = {
@@ -99,9 +100,10 @@ def guarded(work: Callable[[], int]) -> int:
     """What `work` returns, 2 after a user error or on a full disk (one line on stderr), 130 after Ctrl-C."""
     quiet_libraries()
     warnings.showwarning = _show_warning
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    for stream in (sys.stdout, sys.stderr):
         # a folder's name in another encoding must not end a command that has done its work
-        sys.stdout.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return work()
     except KeyboardInterrupt:
@@ -147,6 +149,8 @@ def one_line(error: Exception) -> str | None:
     """One line for a user error; None for a bug."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
+    if isinstance(error, UnicodeEncodeError) and not is_unicode(str(error.object)):
+        return f"'{printable(str(error.object)[:LONGEST_SHOWN])}' is not UTF-8; rename it"
     code = error.errno if isinstance(error, OSError) else None
     name = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
     # safetensors and torch report a full disk as errors of their own, with the system's text inside

@@ -54,7 +54,9 @@ class FinetuneCommandConfig(CheckpointConfig):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_unicode(self.subject, "--subject")
+        # the libraries that write tokenizers and weights take no other names
+        for name in ("subject", "out", "model", "base"):
+            check_unicode(str(getattr(self, name) or ""), flag_of(name))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

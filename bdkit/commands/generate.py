@@ -110,7 +110,7 @@ class GenerateConfig(SubjectConfig, CheckpointConfig, SamplingConfig, ControlCon
         super().__post_init__()
         if not self.prompt.strip():
             raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
-        for name in ("prompt", "negative_prompt", "subject", "target_subject"):
+        for name in ("prompt", "negative_prompt", "subject", "target_subject", "model", "base"):
             check_unicode(getattr(self, name) or "", flag_of(name))
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps is {self.num_inference_steps}; use at least 1")

@@ -134,7 +134,7 @@ def is_unicode(text: str) -> bool:
 def check_unicode(text: str, what: str) -> None:
     """Raises InputError for text that came in another encoding than UTF-8, which no tokenizer takes."""
     if not is_unicode(text):
-        raise InputError(f"{what} {printable(text)!r} is not UTF-8; type it again in a terminal that uses UTF-8")
+        raise InputError(f"{what} '{printable(text)}' is not UTF-8; write it in UTF-8")
 
 
 def remove_unfinished(folder: str | Path) -> None:

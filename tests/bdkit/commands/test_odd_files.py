@@ -39,7 +39,7 @@ def test_generate_and_finetune_read_them_and_name_what_is_left_out(
     assert "2 images are left out: d.heic, more/c.png; save them" in capsys.readouterr().err
     assert (tmp_path / LATIN / "00000.png").exists()
     assert cli.main(generate("--images", odd_photos, "--subject", "dog", out=tmp_path / LATIN)) == 0  # all are there
-    out = tmp_path / f"my {LATIN}"
+    out = tmp_path / "mine"
     assert cli.main(finetune("--images", odd_photos, "--mixed-precision", "no", out=out)) == 0
     assert BlipDiffusion.from_pretrained(out).subject_class == "dog"
 
@@ -47,7 +47,7 @@ def test_generate_and_finetune_read_them_and_name_what_is_left_out(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--prompt", LATIN], r"--prompt 'caf\\\\udce9' is not UTF-8"),
+        (["--prompt", LATIN], r"--prompt 'caf\\udce9' is not UTF-8"),
         (["--negative-prompt", LATIN], "--negative-prompt .* is not UTF-8"),
         (["--subject", LATIN], "--subject .* is not UTF-8"),
         (["--images", "x" * 300, "--subject", "dog"], "the name is too long"),
@@ -61,6 +61,13 @@ def test_generate_refuses_in_one_line(
 ) -> None:
     line = refused(*generate(*[flag.replace("{photos}", str(photos)) for flag in flags]))
     assert re.search(words, line, re.IGNORECASE), line
+
+
+def test_a_model_is_not_trained_for_a_folder_that_cannot_be_written(
+    finetune: Callable[..., list[str]], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    assert "is not UTF-8" in refused(*finetune(out=tmp_path / LATIN))
+    assert not (tmp_path / LATIN).exists()
 
 
 @pytest.mark.parametrize("subject", ["../dog", "/dog", "cat/dog", "..", "con"])
