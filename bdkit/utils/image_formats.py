@@ -8,7 +8,7 @@ SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".dib",
     ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga",
     ".icb", ".vda", ".vst", ".psd", ".qoi", ".ico", ".icns", ".dds", ".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".ras",
-    ".xbm", ".xpm", ".im",
+    ".xbm", ".xpm",
 )  # fmt: skip
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".heics", ".heifs")
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw")

@@ -199,7 +199,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
 # Registered by Pillow, but not decoded by it alone, or no image of a photo's kind
 NOT_READ = {
     ".blp", ".bufr", ".cur", ".dcx", ".ps", ".eps", ".fit", ".fits", ".fli", ".flc", ".ftc", ".ftu", ".gbr", ".grib",
-    ".h5", ".hdf", ".iim", ".mpg", ".mpeg", ".msp", ".palm", ".pcd", ".pdf", ".pxr", ".wmf", ".emf",
+    ".h5", ".hdf", ".iim", ".im", ".mpg", ".mpeg", ".msp", ".palm", ".pcd", ".pdf", ".pxr", ".wmf", ".emf",
 }  # fmt: skip
 
 
