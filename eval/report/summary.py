@@ -130,6 +130,7 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
     settings: Mapping[str, Any] = entry.get("settings", {})
     scoring = run.get("scoring", {})
     steps = settings.get("steps") if entry.get("snapshot") is None else entry["snapshot"]
+    steps = steps if isinstance(steps, int) else None  # a class of one's own may call anything "steps"
     seeds = run.get("seed_sets") if entry or row == GROUND_TRUTH else None
     versions = run.get("versions") or scoring.get("versions", {})
     return {
@@ -141,8 +142,8 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
         "steps": steps,
         "learning_rate": _text(_first(settings, "learning_rate", "lr")) if steps else None,
         "guidance": _text(_first(settings, "guidance_scale", "guidance")),
-        "scheduler": settings.get("scheduler"),
-        "checkpoint": _first(settings, "checkpoint_hash", "checkpoint"),
+        "scheduler": _text(settings.get("scheduler")),
+        "checkpoint": _text(_first(settings, "checkpoint_hash", "checkpoint")),
         "protocol": scoring.get("protocol"),
         "suite": results.suite.name,
         "suite_hash": results.suite.hash,

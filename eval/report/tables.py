@@ -238,7 +238,9 @@ def _provenance_section(results: Results) -> Section:
     )
     settings = {row: provenance(results, row) for row in results.rows}
     values = {name: {row[name] for row in settings.values()} - {None} for name in PROVENANCE_TITLES}
-    common = [name for name in ("seed_sets", "guidance", "scheduler") if len(values[name]) == 1]
+    made = [row for row in settings.values() if row["method"] is not None]
+    shared_by_all = [name for name in ("seed_sets", "guidance", "scheduler") if None not in {row[name] for row in made}]
+    common = [name for name in shared_by_all if len(values[name]) == 1]
     if common:
         shared = ", ".join(f"{PROVENANCE_TITLES[name].lower()} {values[name].pop()}" for name in common)
         note += f" The same in every row: {shared}."

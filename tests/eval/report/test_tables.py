@@ -79,6 +79,19 @@ def test_empty_columns_are_left_out_and_equal_settings_told_once(tmp_path: Path)
     assert "The same in every row: seed sets 0 1, guidance 7.5." in text
 
 
+def test_settings_of_a_class_of_ones_own_may_be_anything(tmp_path: Path) -> None:
+    """What it does not say is not said of it, and a word or a list where numbers are expected does no harm."""
+    settings = {"steps": "many", "learning_rate": [1, 2], "scheduler": {"name": "x"}, "checkpoint": 3}
+    rows = {
+        "base": {"method": "base", "settings": {"guidance_scale": 7.5}},
+        "dreambooth": {"method": "mine:Mine", "settings": settings},
+    }
+    text = markdown(summarise(make_folder(tmp_path, rows=rows, seed_sets=[0, 1])))
+    head = text.split("## Made with\n\n")[1].splitlines()[0]
+    assert head == "| Method | Images | Guidance | Scheduler | Checkpoint |"
+    assert "The same in every row: seed sets 0 1." in text
+
+
 def test_metrics_beside_the_main_ones_have_a_table_of_their_own(tmp_path: Path) -> None:
     scores = make_scores(metrics=(*METRICS, "identity", "retrieval"))
     shown = {section.heading: section.head for section in sections(summarise(make_folder(tmp_path, scores)))}
