@@ -1,4 +1,4 @@
-"""What the README promises: its Python runs, its command lines parse, its links lead somewhere."""
+"""What the README and docs/ promise: the Python runs, command lines parse, links lead somewhere, recipes are scripts."""
 
 import re
 import shlex
@@ -14,26 +14,42 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def command_lines() -> list[str]:
-    """The README's `bdkit ...` lines, without those that only show the shape of one."""
-    lines = re.findall(r"`(bdkit [^`]+)`", README)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def command_lines(text: str) -> list[str]:
+    """The `bdkit ...` lines of a page, without those that only show the shape of one."""
+    lines = re.findall(r"`(bdkit [^`]+)`", text) + re.findall(r"^(bdkit .+)$", text, re.MULTILINE)
     return [line for line in lines if not re.search(r"\b[A-Z]{3,}\b", line)]
 
 
+def all_lines() -> list[str]:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    recipes = "\n".join(path.read_text(encoding="utf-8").replace("\\\n", "") for path in (ROOT / "runs").glob("*.sh"))
+    return sorted({*command_lines(pages), *command_lines(recipes)})
+
+
 def test_every_command_is_shown() -> None:
-    assert {line.split()[1] for line in command_lines()} == set(COMMANDS)
+    shown = {line.split()[1] for line in command_lines((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))}
+    assert shown == set(COMMANDS)
 
 
-@pytest.mark.parametrize("line", command_lines())
+@pytest.mark.parametrize("line", all_lines())
 def test_command_lines_parse(line: str) -> None:
     arguments = shlex.split(line)[1:]
     assert build_parser(arguments[0]).parse_args(arguments).command == arguments[0]
 
 
-def test_links_lead_somewhere() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", README) if "://" not in target]
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [t for t in targets if "://" not in t and not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "runs").glob("*.sh")), ids=lambda path: path.name)
+def test_recipes_are_scripts(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert script.stat().st_mode & 0o100
 
 
 def test_the_tree_is_the_tree() -> None:
