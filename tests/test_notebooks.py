@@ -72,6 +72,7 @@ def test_is_thin(name: str) -> None:
     assert len([line for line in source.splitlines() if line.strip()]) <= 80
     assert not re.search(r"^\s*(class |[!%])", source, re.MULTILINE)
     assert not MACHINE_PATH.search("\n".join(cell.source for cell in notebook.cells))
+    assert notebook.cells[0].source.startswith("# ")
     for word in ("**Claim.**", "**Paper.**", "Sec. ", "**Hardware.**", "**Minutes.**"):
         assert word in notebook.cells[0].source, word
     assert code_cells(notebook)[1].source.startswith("MODEL = "), "the second code cell is the config"
@@ -81,9 +82,8 @@ def test_is_thin(name: str) -> None:
 def test_ends_with_command_lines_that_parse(name: str) -> None:
     last = read(name).cells[-1]
     assert last.cell_type == "markdown"
-    lines = re.findall(r"`(bdkit [^`]+)`", last.source)
-    assert lines
-    for line in lines:
+    assert re.search(r"`(bdkit|python -m studies\.\w+) [^`]+`", last.source)
+    for line in re.findall(r"`(bdkit [^`]+)`", last.source):
         arguments = shlex.split(line)[1:]
         assert build_parser(arguments[0]).parse_args(arguments).command == arguments[0]
 
@@ -113,8 +113,8 @@ def test_runs_at_smoke_settings(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
         cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(FOLDER)}}
     NotebookClient(notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=where).execute()
-    pictures = shown_images(notebook)
-    assert pictures
-    assert all(picture.width >= 128 and picture.height >= 128 for picture in pictures)
+    images = shown_images(notebook)
+    assert images
+    assert all(image.width >= 128 and image.height >= 128 for image in images)
     assert all(cell.execution_count for cell in code_cells(notebook))
     assert not MACHINE_PATH.search(printed(notebook))
