@@ -1,4 +1,4 @@
-"""What the README and docs/ promise: the Python runs, command lines parse, links lead somewhere, recipes are scripts."""
+"""What the README and docs/ promise: Python runs, command lines parse, links lead somewhere, recipes are scripts."""
 
 import re
 import shlex
