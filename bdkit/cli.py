@@ -18,6 +18,7 @@ from bdkit.utils.io import is_unicode, printable
 # name -> (module with add_arguments and run, help); the rest of the module's docstring is the help's last part
 COMMANDS = {
     "generate": ("bdkit.commands.generate", "generate images of a subject in new contexts"),
+    "interpolate": ("eval.commands.interpolate", "generate images between two subjects: a strip and a GIF"),
     "finetune": ("bdkit.commands.finetune", "teach the model your own subject in a few steps"),
     "prepare": ("bdkit.commands.prepare", "turn images with captions into shards to train on"),
     "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),
