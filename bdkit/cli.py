@@ -19,6 +19,7 @@ from bdkit.utils.io import is_unicode, printable
 COMMANDS = {
     "generate": ("bdkit.commands.generate", "generate images of a subject in new contexts"),
     "interpolate": ("eval.commands.interpolate", "generate images between two subjects: a strip and a GIF"),
+    "attention": ("eval.commands.attention", "see where each subject vector and each word looks"),
     "finetune": ("bdkit.commands.finetune", "teach the model your own subject in a few steps"),
     "prepare": ("bdkit.commands.prepare", "turn images with captions into shards to train on"),
     "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bdkit.miniworld.render import render
+from bdkit.miniworld.render import Rendering, render
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO, sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, sample_subject
 from bdkit.utils.images import read_image, write_png
@@ -51,7 +51,12 @@ def draw_references(suite: Suite, subject: SuiteSubject) -> list[Image.Image]:
 
 def draw_ground_truth(suite: Suite, subject: SuiteSubject, prompt_template: str, seed: int) -> Image.Image:
     """The mini world's own image of a procedural subject and a prompt."""
-    return Image.fromarray(render(scene_for_prompt(_individual(suite, subject), prompt_template, seed)).image)
+    return Image.fromarray(render_prompt(suite, subject, prompt_template, seed).image)
+
+
+def render_prompt(suite: Suite, subject: SuiteSubject, prompt_template: str, seed: int) -> Rendering:
+    """The same with the subject's mask."""
+    return render(scene_for_prompt(_individual(suite, subject), prompt_template, seed))
 
 
 def _individual(suite: Suite, subject: SuiteSubject) -> Subject:
