@@ -17,6 +17,7 @@ from bdkit.losses import draw_noise
 from bdkit.models.latent_diffusion import LatentDiffusion, encode_images, latent_factor
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.utils.errors import InputError
+from bdkit.utils.rgb import as_rgb
 
 Floats = npt.NDArray[np.floating]
 
@@ -85,7 +86,7 @@ def attention_maps(
         raise InputError(f"{steps} timesteps; use 1 to {most}")
     (tokens,), hidden = encode_prompts(model, [prompt], subject_embeddings)
     side = model.resolution
-    pixels = pixels_from_arrays(np.array(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))[None])
+    pixels = pixels_from_arrays(np.array(as_rgb(image).resize((side, side), Image.Resampling.BICUBIC))[None])
     clean = encode_images(model.vae, pixels.to(model.device, model.vae.dtype), mean=True).float()
     noise = draw_noise(clean, torch.Generator().manual_seed(seed))
     scheduler: Any = DDIMScheduler.from_config(model.scheduler.config)
@@ -211,10 +212,10 @@ def figure(found: AttentionMaps, image: Image.Image, mask: Image.Image | None = 
     draw = ImageDraw.Draw(whole)
     for line, (label, _, _) in enumerate(rows):
         draw.text((2, LABEL + line * CELL + CELL // 2 - 6), label, fill="black")
-    shown = image.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
+    shown = as_rgb(image).resize((CELL, CELL), Image.Resampling.BICUBIC)
     whole.paste(shown, (CELL, LABEL))
     if mask is not None:
-        whole.paste(mask.convert("RGB").resize((CELL, CELL)), (CELL, LABEL + CELL))
+        whole.paste(as_rgb(mask).resize((CELL, CELL)), (CELL, LABEL + CELL))
     grey = np.asarray(shown.convert("L"), np.float64)[..., None]
     for column, (label, positions) in enumerate(found.tokens, start=2):
         draw.text((column * CELL + 2, 1), label, fill="black")
