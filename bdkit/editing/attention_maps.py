@@ -108,7 +108,9 @@ def attention_maps(
 
 def _named(prompt: PromptTokens) -> list[tuple[str, tuple[int, ...]]]:
     vectors = [place for place in range(prompt.length) if prompt.subject_mask[place]]
-    named = [(f"subject {number}", (place,)) for number, place in enumerate(vectors, start=1)]
+    named: list[tuple[str, tuple[int, ...]]] = [
+        (f"subject {number}", (place,)) for number, place in enumerate(vectors, start=1)
+    ]
     begin = 0
     for word in prompt.text.split():
         begin = prompt.text.index(word, begin)

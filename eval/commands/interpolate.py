@@ -85,10 +85,11 @@ def run(args: argparse.Namespace) -> int:
     for subject in subjects:
         check_class_noun(subject["class_noun"], model.record.get("class_nouns"))
     model.to(pick_device())
-    ends = [model.mean_subjects(subject["images"], subject["class_noun"]) for subject in subjects]
+    first, second = (model.mean_subjects(subject["images"], subject["class_noun"]) for subject in subjects)
     images = walk(
         model,
-        *ends,
+        first,
+        second,
         config.prompt,
         [subject["class_noun"] for subject in subjects],
         steps=config.steps,
