@@ -123,13 +123,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generates the images that do not exist yet."""
+    return generate(config_from_args(GenerateConfig, args))
+
+
+def generate(config: GenerateConfig) -> int:
+    """The same for a config."""
     from bdkit.checkpoints.adapters import load_drawable
     from bdkit.checkpoints.load import checkpoint_hash
     from bdkit.methods.base import make_scheduler
     from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
     from bdkit.models.prompts import split_prompt
 
-    config = config_from_args(GenerateConfig, args)
     seeds = parse_numbers(config.seeds)
     check_free(config.out, overwrite=True)
     references = list_images(config.images) if config.images else []
@@ -152,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"All {len(seeds)} images are already in {config.out}.")
         return 0
     height, width = config.height or model.resolution, config.width or model.resolution
-    control = _make_control(config, structures, height, width)
+    control = _make_control(config, structures, height, width, model)
     if config.cpu_offload and pick_device() != "cpu":
         model.enable_cpu_offload(pick_device())
     else:
@@ -213,17 +217,16 @@ def parse_control(text: str) -> tuple[str, Path]:
     return kind, Path(name)
 
 
-def _make_control(config: GenerateConfig, structures: list[tuple[str, Path]], height: int, width: int) -> Any:
+def _make_control(
+    config: GenerateConfig, structures: list[tuple[str, Path]], height: int, width: int, model: Any
+) -> Any:
     """The `StructureControl` that the flags ask for, None without any; structures are detected at the image's size."""
-    from bdkit.editing.structure_control import CONTROLNETS, StructureControl, has_own_controlnet
+    from bdkit.editing.structure_control import StructureControl, default_controlnet
     from bdkit.editing.structures import structure_map
 
     if not structures:
         return None
-    paths = list(config.controlnet) or [
-        config.model if kind == "canny" and has_own_controlnet(config.model) else CONTROLNETS[kind]
-        for kind, _ in structures
-    ]
+    paths = list(config.controlnet) or [default_controlnet(kind, config.model, model.unet) for kind, _ in structures]
     maps = [read_image(path) for _, path in structures]
     if not config.control_ready:
         maps = [structure_map(kind, image, height, width) for (kind, _), image in zip(structures, maps, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ CONTROLNETS = {
     "hed": "lllyasviel/sd-controlnet-hed",
     "scribble": "lllyasviel/sd-controlnet-scribble",
 }
+# Those that are shipped, once trained (`bdkit pretrain controlnet`), and the structure that they keep
+SHIPPED = {"mini-canny": Path(__file__).parents[1] / "weights" / "mini-controlnet-canny"}
 Maps = Image.Image | Sequence[Image.Image]
 
 
@@ -82,8 +84,8 @@ class StructureControl:
         """Reads the ControlNets; see the class for the other arguments.
 
         Args:
-            paths: folders or ids, or keys of `CONTROLNETS`: a ControlNet itself, or a model that holds one in its
-                folder controlnet/, such as salesforce/blipdiffusion-controlnet.
+            paths: folders or ids, or keys of `CONTROLNETS` or `SHIPPED`: a ControlNet itself, or a model that holds one
+                in its folder controlnet/, such as salesforce/blipdiffusion-controlnet.
         """
         if isinstance(paths, (str, Path)):
             return cls(load_controlnet(paths), structures, **settings)
@@ -123,8 +125,8 @@ class StructureControl:
 
 
 def load_controlnet(path: str | Path) -> ControlNetModel:
-    """A ControlNet in float32: a folder, an id or a key of `CONTROLNETS`; a model's own is found in controlnet/."""
-    source = CONTROLNETS.get(str(path), str(path))
+    """A ControlNet in float32: a folder, an id or a key of `CONTROLNETS` or `SHIPPED`; or a model's own."""
+    source = CONTROLNETS.get(str(path)) or str(SHIPPED.get(str(path), path))
     folder = _controlnet_folder(source)
     settings = read_json(folder / "config.json")
     if settings.get("_class_name", "ControlNetModel") != "ControlNetModel":
@@ -151,6 +153,24 @@ def _controlnet_folder(source: str) -> Path:
     raise InputError(
         f"no ControlNet at {source!r}: neither config.json nor controlnet/config.json; give another folder"
     )
+
+
+def default_controlnet(kind: str, model: str | Path, unet: UNet2DConditionModel) -> str:
+    """Which ControlNet keeps a structure where none is named: the model's own for edges, a shipped one, the public one.
+
+    Args:
+        kind: a key of `CONTROLNETS`.
+        model: where the model was read from.
+        unet: its U-Net; a shipped ControlNet must belong to it.
+    """
+    if kind == "canny" and has_own_controlnet(model):
+        return str(model)
+    shipped = f"mini-{kind}"
+    if shipped in SHIPPED and (SHIPPED[shipped] / "config.json").exists():
+        config = ControlNetModel.load_config(SHIPPED[shipped])
+        if _mismatch(config, unet.config) is None:
+            return shipped
+    return CONTROLNETS[kind]
 
 
 def has_own_controlnet(model: str | Path) -> bool:
@@ -180,14 +200,21 @@ def _one_each(name: str, value: float | Sequence[float], count: int) -> list[flo
 
 
 def _check_fits(net: ControlNetModel, unet: UNet2DConditionModel, factor: int) -> None:
-    for name in ("cross_attention_dim", "block_out_channels", "in_channels", "layers_per_block"):
-        ours, theirs = unet.config[name], net.config[name]
-        ours, theirs = (tuple(v) if isinstance(v, (list, tuple)) else v for v in (ours, theirs))
-        if ours != theirs:
-            raise InputError(
-                f"the ControlNet belongs to another U-Net: its {name} is {theirs}, the model's {ours}; "
-                "use one for the model's Stable Diffusion"
-            )
+    name = _mismatch(net.config, unet.config)
+    if name is not None:
+        raise InputError(
+            f"the ControlNet belongs to another U-Net: its {name} is {net.config[name]}, the model's "
+            f"{unet.config[name]}; use one for the model's Stable Diffusion"
+        )
     shrinks = 2 ** (len(net.config.conditioning_embedding_out_channels) - 1)
     if shrinks != factor:
         raise InputError(f"the ControlNet makes maps {shrinks} times smaller, the model's autoencoder {factor} times")
+
+
+def _mismatch(net: Mapping[str, Any], unet: Mapping[str, Any]) -> str | None:
+    """The first part of their configs in which a ControlNet and a U-Net do not belong together."""
+    for name in ("cross_attention_dim", "block_out_channels", "in_channels", "layers_per_block"):
+        ours, theirs = (tuple(v) if isinstance(v, (list, tuple)) else v for v in (unet[name], net[name]))
+        if ours != theirs:
+            return name
+    return None

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from bdkit.utils.edges import CANNY_HIGH, CANNY_LOW, canny
 from bdkit.utils.errors import InputError
 from bdkit.utils.rgb import as_rgb
 
-# The thresholds of the public BLIP-Diffusion example; ControlNet's own demonstration has 100 and 200.
-CANNY_LOW, CANNY_HIGH = 30, 70
 DEPTH_MODEL = "Intel/dpt-large"  # what the public depth ControlNet was shown with
 ANNOTATORS = "lllyasviel/Annotators"
 EXTRA = "pip install 'bdkit[structure]'"
@@ -26,10 +25,7 @@ def canny_edges(image: Image.Image, *, low: float = CANNY_LOW, high: float = CAN
         low: gradients below this (of 0..255 values) are no edge.
         high: gradients above this are; those between are where they touch one.
     """
-    import cv2  # half a second that only edges should cost
-
-    edges = cv2.Canny(np.asarray(as_rgb(image)), low, high)
-    return Image.fromarray(edges).convert("RGB")
+    return Image.fromarray(canny(np.asarray(as_rgb(image)), low, high)).convert("RGB")
 
 
 def depth_map(image: Image.Image, *, model: str = DEPTH_MODEL) -> Image.Image:

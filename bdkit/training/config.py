@@ -51,6 +51,10 @@ PRETRAINING_STAGES = {
 }
 
 
+# Trained beside the finished base; part of no model, so not of `bdkit pretrain mini`
+BESIDE_STAGES = {"controlnet": "edges to images: a ControlNet beside the run's own base, or the shipped one (Sec. 4.2)"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Settings of one training run.

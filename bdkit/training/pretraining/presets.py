@@ -93,8 +93,33 @@ def _mini(scale: float, corpus: CorpusConfig, **changes: Any) -> PretrainConfig:
     return PretrainConfig(**(config | changes))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControlNetPreset:
+    """The training of a ControlNet beside the finished base."""
+
+    corpus: CorpusConfig
+    training: TrainingConfig
+
+
 PRETRAIN: dict[str, PretrainConfig] = {
     "mini": _mini(1.0, CorpusConfig()),
     # Everything once, in under two minutes, for tests; the images are noise.
     "mini-smoke": _mini(0.001, CorpusConfig(scenes=256, seed=1), mattes=8, backgrounds=32),
+}
+
+CONTROLNET: dict[str, ControlNetPreset] = {
+    "mini": ControlNetPreset(
+        corpus=CorpusConfig(scenes=8192, seed=4),
+        training=TrainingConfig(
+            steps=3000,
+            batch_size=8,
+            learning_rate=7e-4,
+            warmup_steps=50,
+            ema_decay=0.99,
+            mixed_precision="bf16",
+        ),
+    ),
+    "mini-smoke": ControlNetPreset(
+        corpus=CorpusConfig(scenes=32, seed=4), training=TrainingConfig(steps=2, batch_size=4, learning_rate=7e-4)
+    ),
 }

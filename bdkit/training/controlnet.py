@@ -1,0 +1,153 @@
+"""A ControlNet beside a frozen text-to-image model (arXiv 2302.05543); the subject model then uses it (Sec. 4.2)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bdkit.checkpoints.load import load_model
+from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
+from bdkit.models.latent_diffusion import LatentDiffusion, latent_factor
+from bdkit.training.config import TrainingConfig
+from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop
+from bdkit.training.pretraining.autoencoder import encode_corpus
+from bdkit.training.pretraining.corpus import Corpus, build_corpus
+from bdkit.training.pretraining.presets import CONTROLNET, PRETRAIN
+from bdkit.training.pretraining.stages import MiniPretraining
+from bdkit.utils.edges import canny
+from bdkit.utils.io import write_atomically, write_json
+
+# Channels of the condition embedding: one halving for each after the first, as the public ControlNets have them
+CONDITION_CHANNELS = (16, 32, 96, 256)
+NAME = "mini-controlnet-canny"
+
+
+class ControlNetLoss(nn.Module):
+    """Noise prediction guided by the caption and the structure; only the ControlNet is trained."""
+
+    def __init__(self, controlnet: ControlNetModel, unet: UNet2DConditionModel, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.controlnet, self.scheduler = controlnet, training_scheduler()
+        self._frozen = (unet, text_encoder)  # in a tuple: no parameters of this module
+
+    def forward(
+        self, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        latents, input_ids, structure = batch
+        unet, text_encoder = self._frozen
+        with torch.no_grad():
+            hidden = text_encoder(input_ids)
+
+        def controlled(noisy: Tensor, timesteps: Tensor, context: Tensor) -> Any:
+            down, middle = self.controlnet(noisy, timesteps, context, structure, return_dict=False)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            return unet(noisy, timesteps, context, **residuals)
+
+        return noise_prediction_loss(controlled, self.scheduler, latents, hidden, generator), {}
+
+
+def new_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
+    """A ControlNet that starts as a copy of the U-Net's down half, its outputs zero (arXiv 2302.05543, Sec. 3.2).
+
+    Args:
+        factor: pixels of the structure map per latent, along one side.
+    """
+    channels = CONDITION_CHANNELS[: factor.bit_length()]
+    net: ControlNetModel = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
+    return net
+
+
+def train_controlnet(
+    model: LatentDiffusion,
+    corpus: Corpus,
+    latents: Tensor,
+    structures: np.ndarray,
+    config: TrainingConfig,
+    out: Path | None,
+    *,
+    empty_share: float = 0.5,
+    **loop: Any,
+) -> tuple[ControlNetModel, dict[str, Any]]:
+    """Trains a ControlNet for the text-to-image model, which stays as it is.
+
+    Args:
+        model: whose U-Net, text encoder and tokenizer are used; nothing of it is changed.
+        latents: (N, C, h, w) scaled latents of the corpus's images.
+        structures: (N, H, W) uint8 structure maps of the same images, such as `edges_of`.
+        empty_share: share of empty captions, so that the structure is read where the text says nothing (half, as
+            there).
+
+    Returns:
+        The trained ControlNet and the training's record.
+    """
+    device = model.device
+    trained = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(False)
+    torch.manual_seed(config.seed)  # of the condition embedding's random weights
+    controlnet = new_controlnet(model.unet, latent_factor(model.vae)).to(device, memory_format=torch.channels_last)
+    indices = epoch_indices(len(corpus), config.batch_size, config.seed)
+
+    def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = indices(index)
+        empty = torch.rand(len(chosen), generator=generator) < empty_share
+        captions = ["" if none else text for none, text in zip(empty, corpus.captions_at(chosen), strict=True)]
+        ids, _ = model.tokenize(captions)
+        maps = torch.as_tensor(structures[chosen]).float()[:, None].expand(-1, 3, -1, -1) / 255
+        known = latents[chosen].float().to(device, memory_format=torch.channels_last)
+        return known, ids.to(device), maps.to(device, memory_format=torch.channels_last)
+
+    module = ControlNetLoss(controlnet, model.unet, model.text_encoder)
+    batches = FunctionBatches(batch, config.seed)
+    try:
+        with training_attention(model.unet), training_attention(controlnet):
+            training = TrainingLoop(module, batches, config, out=out, name="controlnet", **loop)
+            training.run()
+    finally:
+        for parameter, value in zip(model.parameters(), trained, strict=True):
+            parameter.requires_grad_(value)
+    return controlnet.eval(), training.record()
+
+
+def edges_of(images: np.ndarray) -> np.ndarray:
+    """Canny edges (N, H, W) uint8, 0 or 255, of images (N, H, W, 3) uint8."""
+    return np.stack([canny(image) for image in images])
+
+
+def pretrain_controlnet(out: Path, *, smoke: bool = False, progress: bool = True, device: str | None = None) -> Path:
+    """Trains the mini ControlNet on the edges of rendered images; returns its folder, in half precision.
+
+    The model beside it is the base of the pre-training in ``out`` where that is finished, else the shipped mini-base.
+    A run that was stopped resumes.
+    """
+    name = "mini-smoke" if smoke else "mini"
+    preset = CONTROLNET[name]
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    finished, folder = out / "weights" / NAME, out / "controlnet"
+    if (finished / "config.json").exists():
+        return finished
+    run = MiniPretraining(out, PRETRAIN[name], device=device)
+    beside = str(out / "base") if run.load("autoencoder") and run.load("base") else "mini-base"
+    model = (load_model("mini-base") if beside == "mini-base" else run.model).to(device)
+    corpus = build_corpus(preset.corpus, folder / "corpus", progress=progress)
+    cached = folder / "latents.safetensors"
+    if not cached.exists():
+        latents = encode_corpus(model.vae, corpus.images)
+        write_atomically(cached, lambda path: save_file({"latents": latents}, path))
+    net, record = train_controlnet(
+        model,
+        corpus,
+        load_file(cached)["latents"],
+        edges_of(corpus.images),
+        preset.training,
+        folder,
+        progress=progress,
+        device=device,
+    )
+    net.half().save_pretrained(finished)
+    write_json({"beside": beside, **record}, finished / "run.json")
+    return finished
