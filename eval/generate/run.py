@@ -78,7 +78,7 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     )
     fit_seconds = _run_tasks(config, suite, tasks, methods, show_progress)
     complete = not any(task.missing(suite, out) for task in everything)
-    if complete:
+    if complete and not any((out / FITS).rglob("*.safetensors")):  # which another process would need
         shutil.rmtree(out / FITS, ignore_errors=True)
     before = read_run(out).get("fit_seconds", {})
     update_run(
@@ -108,33 +108,38 @@ def run_task(
     out = config.results_dir
     suite, rows = load_saved_suite(out), read_run(out)["rows"]
     fit = task.fit_path(out, rows.get(task.rows[0].name, {}).get("settings"))
-    try:
-        with FileLock(fit.with_suffix(".lock"), timeout=-1 if wait else 0), one_thread():
-            missing = task.missing(suite, out)
-            for folder in {image.path(out).parent for image in missing}:
-                remove_unfinished(folder)
-            if task.is_ground_truth:
-                subject, templates = task.subject_and_templates(suite)
-                for image in sorted(missing):
-                    drawn = draw_ground_truth(suite, subject, templates[image.prompt], image.seed(suite.name))
-                    write_png(drawn, image.path(out))
-                    on_images(1)
-            if task.is_ground_truth or not missing:
-                return []
-            method = method_of(config, task.rows[0], methods)
-            seconds = _fit(config, suite, task, method, fit)
-            for row in task.rows:
-                method.select(row.snapshot)
-                images, size = task.images(suite, row), rows[row.name]["images_per_batch"]
-                for start in range(0, len(images), size):
-                    batch = images[start : start + size]
-                    if not missing.isdisjoint(batch):
-                        _generate(suite, task, method, batch, missing, out)
-                        on_images(len(missing.intersection(batch)))
-            fit.unlink(missing_ok=True)
-            return seconds
-    except Timeout:
-        return None
+    while True:
+        try:
+            lock = FileLock(fit.with_suffix(".lock")).acquire(timeout=-1 if wait else 0)
+            break
+        except Timeout:
+            return None
+        except FileNotFoundError:
+            pass  # a process that made its last image has just removed FITS
+    with lock, one_thread():
+        missing = task.missing(suite, out)
+        for folder in {image.path(out).parent for image in missing}:
+            remove_unfinished(folder)
+        if task.is_ground_truth:
+            subject, templates = task.subject_and_templates(suite)
+            for image in sorted(missing):
+                drawn = draw_ground_truth(suite, subject, templates[image.prompt], image.seed(suite.name))
+                write_png(drawn, image.path(out))
+                on_images(1)
+        if task.is_ground_truth or not missing:
+            return []
+        method = method_of(config, task.rows[0], methods)
+        seconds = _fit(config, suite, task, method, fit)
+        for row in task.rows:
+            method.select(row.snapshot)
+            images, size = task.images(suite, row), rows[row.name]["images_per_batch"]
+            for start in range(0, len(images), size):
+                batch = images[start : start + size]
+                if not missing.isdisjoint(batch):
+                    _generate(suite, task, method, batch, missing, out)
+                    on_images(len(missing.intersection(batch)))
+        fit.unlink(missing_ok=True)
+        return seconds
 
 
 def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,21 @@ def test_a_task_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
     assert seconds >= 0
     assert written == [1, 1]
     assert files(tmp_path) == made
+
+
+def test_locks_may_vanish_while_a_process_waits(tmp_path: Path, whole: Path) -> None:
+    run(tmp_path)
+    task = list_tasks(config(tmp_path), SUITE)[0]
+    task.images(SUITE)[0].path(tmp_path).unlink()
+    lock = task.fit_path(tmp_path, read_run(tmp_path)["rows"]["tiny"]["settings"]).with_suffix(".lock")
+    with ThreadPoolExecutor() as executor:
+        with FileLock(lock):
+            waiting = executor.submit(run_task, config(tmp_path), task, METHODS)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+            shutil.rmtree(tmp_path / "fits")
+        assert len(waiting.result() or []) == 1
+    assert files(tmp_path) == files(whole)
 
 
 def test_unknown_method(tmp_path: Path) -> None:
