@@ -18,6 +18,7 @@ from bdkit.utils.io import is_unicode, printable
 # name -> (module with add_arguments and run, help); the rest of the module's docstring is the help's last part
 COMMANDS = {
     "generate": ("bdkit.commands.generate", "generate images of a subject in new contexts"),
+    "edit": ("bdkit.commands.edit", "put your subject, or other words, into an image that otherwise stays"),
     "stylize": ("bdkit.commands.stylize", "draw a subject in the shape of another object"),
     "interpolate": ("eval.commands.interpolate", "generate images between two subjects: a strip and a GIF"),
     "attention": ("eval.commands.attention", "see where each subject vector and each word looks"),

@@ -30,6 +30,10 @@ class LocalBlend:
         start: share of the steps without blending at the beginning, 0..1 (0.2 in the null-text code).
         subtract: words, as ``words``, whose region is taken out again; not pooled.
         mask: an image, bright where the edit goes, instead of words; resized to the latents.
+        smooth: interpolate the maps linearly instead of pooling them and taking the nearest value: closer to the
+            subject's outline where the latents are small.
+
+    The word ``{}`` stands for the subject's vectors.
     """
 
     words: Words | None = None
@@ -37,6 +41,7 @@ class LocalBlend:
     start: float = 0.0
     subtract: Words | None = None
     mask: Image.Image | None = None
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if (self.words is None) == (self.mask is None):
@@ -83,10 +88,11 @@ class BlendMask:
         if maps is None or self.words is None:
             raise InputError("a local blend by words needs attention maps")
         kept, removed = self.blend.thresholds
-        mask = _region(maps, self.words, kept, (height, width), pool=True)
+        smooth = self.blend.smooth
+        mask = _region(maps, self.words, kept, (height, width), pool=not smooth, smooth=smooth)
         mask = mask[:1] | mask[1:]
         if self.subtract is not None:
-            other = _region(maps, self.subtract, removed, (height, width), pool=False)
+            other = _region(maps, self.subtract, removed, (height, width), pool=False, smooth=smooth)
             mask = mask & ~(other[:1] | other[1:])
         return mask
 
@@ -98,17 +104,22 @@ def _chosen(words: Words, prompts: Sequence[PromptTokens], original: bool) -> Te
     rows = torch.zeros(len(prompts), prompts[0].length)
     for row, prompt, entry in zip(rows, prompts, words, strict=False):
         for word in [entry] if isinstance(entry, str) else entry:
-            places = word_positions(prompt, word, original=original)
+            if word == "{}":
+                places = [place for place, subject in enumerate(prompt.subject_mask) if subject]
+            else:
+                places = word_positions(prompt, word, original=original)
             if not places and not original:
                 raise InputError(f"the word {word!r} is not in {prompt.text!r}")
             row[places] = 1
     return rows
 
 
-def _region(maps: Tensor, chosen: Tensor, threshold: float, size: tuple[int, int], *, pool: bool) -> Tensor:
+def _region(
+    maps: Tensor, chosen: Tensor, threshold: float, size: tuple[int, int], *, pool: bool, smooth: bool
+) -> Tensor:
     """(prompts, 1, *size) bool; a prompt without words has no region."""
     values = (maps * chosen.to(maps)[:, None, None, :]).sum(dim=-1)[:, None]
     if pool:
         values = F.max_pool2d(values, 3, stride=1, padding=1)
-    values = F.interpolate(values, size=size)
+    values = F.interpolate(values, size=size, mode="bilinear" if smooth else "nearest")
     return values / values.amax(dim=(2, 3), keepdim=True) > threshold

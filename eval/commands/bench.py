@@ -1,4 +1,4 @@
-"""`bdkit bench`: every method of the paper's table, fitted, generated and scored.
+"""`bdkit bench`: every method of the paper's table, fitted, generated and scored; or edit-mini, which measures edits.
 
 examples:
   bdkit bench mini-quick
@@ -6,18 +6,22 @@ examples:
   bdkit bench mini --shard 1/3 --out results/mini
   bdkit bench mini-quick --methods blip-diffusion-finetuned,my_package.my_module:MyMethod
   bdkit bench mini-quick --rows rows.json
+  bdkit bench edit-mini --methods fixed,lavis --scenes 20
 """
 
 import argparse
 from pathlib import Path
 
-from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
+from bdkit.utils.errors import InputError
+from dreambench.editing import EDIT_MINI, EditMiniConfig
 from eval.experiments import TABLE1, BenchConfig, read_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `BenchConfig`; its rows come from a file."""
+    """Adds the flags of `BenchConfig`; its rows come from a file; and those of edit-mini."""
     add_dataclass_arguments(parser, BenchConfig, skip=["rows"])
+    add_dataclass_arguments(parser, EditMiniConfig)
     group = parser.add_argument_group("Rows of your own", "docs/own_method.md shows both ways")
     text = (
         "JSON list of rows, each an object with name, method (a known one, or my_package.my_module:MyMethod) and "
@@ -38,6 +42,11 @@ def config_of(args: argparse.Namespace) -> BenchConfig:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the benchmark, resumes a stopped one, and prints the table."""
+    if getattr(args, "suite", None) == EDIT_MINI:
+        return run_edits(args)
+    for name in given_fields(EditMiniConfig, args):
+        raise InputError(f"{flag_of(name)} is of {EDIT_MINI} alone; leave it out")
+
     from eval.bench import run_bench
 
     config = config_of(args)
@@ -50,4 +59,20 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print((out / "table.md").read_text(encoding="utf-8"))
     print(f"Everything is in {out}: table.md, grid.png, report.html, scores.csv.")
+    return 0
+
+
+def run_edits(args: argparse.Namespace) -> int:
+    """Runs edit-mini; of the common flags it knows a few."""
+    given = given_fields(BenchConfig, args)
+    for name in given.keys() - {"suite", "model", "out", "methods"}:
+        raise InputError(f"{EDIT_MINI} has no {flag_of(name)}; leave it out")
+    config = config_from_args(EditMiniConfig, args)
+
+    from eval.mini.edit_scores import run_edit_mini
+
+    out = given.get("out") or Path("results") / EDIT_MINI
+    run_edit_mini(config, out, given.get("model", "mini"), given.get("methods"))
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"Everything is in {out}: table.md, differences.csv, grid.png, scores.csv.")
     return 0

@@ -38,14 +38,14 @@ def load_references(suite: Suite, subject: SuiteSubject, photos: Path | None = N
 
 def draw_references(suite: Suite, subject: SuiteSubject) -> list[Image.Image]:
     """A procedural subject's references: one in the studio, the others in different contexts, as it is, unchanged."""
-    individual = _individual(suite, subject)
+    shown = individual(suite, subject)
     key = ("references", suite.split, suite.seed, subject.name)
     shuffled = sorted(CONTEXTS, key=lambda context: derive_seed(*key, context))
     contexts = sorted(
         [STUDIO, *shuffled[: subject.n_references - 1]], key=lambda context: derive_seed(*key, 1, context)
     )
     rng = np.random.default_rng(derive_seed(*key))
-    scenes = [sample_scene(individual, rng, context=context, outfit=None, change=None) for context in contexts]
+    scenes = [sample_scene(shown, rng, context=context, outfit=None, change=None) for context in contexts]
     return [Image.fromarray(render(scene).image) for scene in scenes]
 
 
@@ -56,10 +56,11 @@ def draw_ground_truth(suite: Suite, subject: SuiteSubject, prompt_template: str,
 
 def render_prompt(suite: Suite, subject: SuiteSubject, prompt_template: str, seed: int) -> Rendering:
     """The same with the subject's mask."""
-    return render(scene_for_prompt(_individual(suite, subject), prompt_template, seed))
+    return render(scene_for_prompt(individual(suite, subject), prompt_template, seed))
 
 
-def _individual(suite: Suite, subject: SuiteSubject) -> Subject:
+def individual(suite: Suite, subject: SuiteSubject) -> Subject:
+    """The mini world's individual that a procedural subject is."""
     assert suite.split is not None
     key = f"{suite.split}/{suite.seed}/{subject.name}"
     return sample_subject(subject.class_noun, key=key, split=suite.split)
