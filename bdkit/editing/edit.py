@@ -225,15 +225,6 @@ def edit_batch(model: LatentDiffusion, edits: Sequence[Edit], config: EditConfig
     return results
 
 
-def find_preset(preset: str | EditConfig) -> EditConfig:
-    """Settings by their name."""
-    if isinstance(preset, EditConfig):
-        return preset
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r} of an edit; use {', '.join(PRESETS)}")
-    return PRESETS[preset]
-
-
 def edited_word(source_prompt: str) -> str | None:
     """The word in braces of ``a {cat} on a sofa``; None without one."""
     marked = re.findall(r"\{([^{}]*)\}", source_prompt)

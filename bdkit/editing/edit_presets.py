@@ -70,6 +70,15 @@ PRESETS: dict[str, EditConfig] = {
 }
 
 
+def find_preset(preset: str | EditConfig) -> EditConfig:
+    """Settings by their name."""
+    if isinstance(preset, EditConfig):
+        return preset
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r} of an edit; use {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
 def settings_of(config: EditConfig) -> dict[str, Any]:
     """What a run record says of an edit's settings."""
     return asdict(config)

@@ -15,6 +15,7 @@ from torch import Tensor
 from bdkit.checkpoints.load import load_model
 from bdkit.editing.edit import Edit, EditResult, edit_batch
 from bdkit.editing.edit_presets import PRESETS, EditConfig
+from bdkit.editing.inversion import Inversion
 from bdkit.miniworld.render import Rendering, render
 from bdkit.miniworld.scenes import sample_scene
 from bdkit.miniworld.subjects import sample_subject
@@ -93,6 +94,7 @@ class Drawer:
         self.name = model
         self._model: BlipDiffusion | None = None
         self._segmenter: SegmenterNet | None = None
+        self._inversions: dict[str, Inversion] = {}  # of one batch, by scene and method
 
     @property
     def model(self) -> BlipDiffusion:
@@ -108,6 +110,7 @@ class Drawer:
 
     def sources(self, out: Path, cases: Sequence[Case], kind: str) -> None:
         """The images that are edited."""
+        self._inversions.clear()
         paths = [image_path(out, "source", kind, case.scene) for case in cases]
         if all(path.exists() for path in paths):
             return
@@ -158,10 +161,15 @@ class Drawer:
                 target_prompt=case.scene.target_prompt.replace("{} ", "") if plain else case.scene.target_prompt,
                 subject_embeddings=None if plain else self.embedding(case),
                 seed=case.scene.seed,
+                inversion=self._inversions.get(f"{case.scene.name} {EDITED[row].inversion}"),
             )
             for case, source in zip(cases, sources, strict=True)
         ]
-        return edit_batch(self.model, requests, EDITED[row])
+        results = edit_batch(self.model, requests, EDITED[row])
+        for case, result in zip(cases, results, strict=True):
+            if result.inversion is not None:
+                self._inversions[f"{case.scene.name} {result.inversion.method}"] = result.inversion
+        return results
 
     def embedding(self, case: Case) -> Tensor:
         """The subject's mean vectors (1, Q, D)."""
