@@ -67,9 +67,7 @@ def server(published: Path) -> Iterator[tuple[str, type[Handler]]]:
         thread.join()
 
 
-def test_downloads_then_only_what_is_missing_or_damaged(
-    tmp_path: Path, server: tuple[str, type[Handler]], files: list[RemoteFile], published: Path
-) -> None:
+def test_downloads_then_only_what_is_missing_or_damaged(tmp_path, server, files, published):
     url, handler = server
     config = FetchConfig(out=tmp_path / "photos", base_url=url + "/")
     assert fetch_dreambench(config, files) == tmp_path / "photos"
@@ -85,27 +83,21 @@ def test_downloads_then_only_what_is_missing_or_damaged(
     assert sorted(path.name for path in (tmp_path / "photos/dog").iterdir()) == ["00.jpg", "01.jpg", "02.jpg"]
 
 
-def test_broken_connection_is_tried_again(
-    tmp_path: Path, server: tuple[str, type[Handler]], files: list[RemoteFile]
-) -> None:
+def test_broken_connection_is_tried_again(tmp_path, server, files):
     url, handler = server
     handler.cut.add("/dog/01.jpg")
     fetch_dreambench(FetchConfig(out=tmp_path / "photos", base_url=url), files)
     assert handler.asked.count("/dog/01.jpg") == 2
 
 
-def test_other_content_is_refused_and_not_kept(
-    tmp_path: Path, server: tuple[str, type[Handler]], files: list[RemoteFile], published: Path
-) -> None:
+def test_other_content_is_refused_and_not_kept(tmp_path, server, files, published):
     (published / "dog/01.jpg").write_bytes(b"?" * 1000)
     with pytest.raises(InputError, match=r"dog/01\.jpg is not the published file"):
         fetch_dreambench(FetchConfig(out=tmp_path / "photos", base_url=server[0]), files)
     assert [path.name for path in (tmp_path / "photos/dog").iterdir()] == ["00.jpg"]
 
 
-def test_longer_content_is_refused(
-    tmp_path: Path, server: tuple[str, type[Handler]], files: list[RemoteFile], published: Path
-) -> None:
+def test_longer_content_is_refused(tmp_path, server, files, published):
     (published / "dog/00.jpg").write_bytes(b"\0" * 5000)
     with pytest.raises(InputError, match="is not the published file"):
         fetch_dreambench(FetchConfig(out=tmp_path / "photos", base_url=server[0]), files)

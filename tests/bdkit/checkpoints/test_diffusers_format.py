@@ -131,9 +131,7 @@ def test_the_old_names_of_the_vae_are_understood(public: Path, model: BlipDiffus
         ),
     ],
 )
-def test_every_key_is_accounted_for(
-    file: str, edit: Callable[[dict[str, Tensor]], Any], message: str, public: Path
-) -> None:
+def test_every_key_is_accounted_for(file, edit, message, public):
     def edited(state: dict[str, Tensor]) -> None:
         edit(state)
 
@@ -163,9 +161,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("make", ["zip", "plain"])
-def test_a_pickle_bomb_is_one_line_and_does_nothing(
-    make: str, public: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickle_bomb_is_one_line_and_does_nothing(make, public, tmp_path, capsys):
     target, path = tmp_path / "exploded", public / "unet" / f"{STEM}.bin"
     (public / "unet" / f"{STEM}.safetensors").unlink()
     bomb = {"conv_in.weight": Bomb(target)}
@@ -253,9 +249,7 @@ def test_a_hub_id_offline_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_cache_serves_offline(
-    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_serves_offline(tiny_folders, tmp_path, monkeypatch):
     import huggingface_hub.constants
 
     snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("0" * 40)

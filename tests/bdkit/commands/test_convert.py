@@ -29,7 +29,7 @@ def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
     assert all(torch.equal(value, right[name]) for name, value in left.items())
 
 
-def test_round_trip_through_every_format(public: Path, tmp_path: Path, run: Call) -> None:
+def test_round_trip_through_every_format(public, tmp_path, run):
     run("convert", public, tmp_path / "ours")
     said = run("convert", tmp_path / "ours", tmp_path / "lavis", "--to", "lavis")
     assert "not square" in said  # LAVIS crops where diffusers squashes
@@ -43,7 +43,7 @@ def test_round_trip_through_every_format(public: Path, tmp_path: Path, run: Call
     assert ours.record["method_preset"] == "public"
 
 
-def test_the_stock_libraries_read_each_part(public: Path, tmp_path: Path, run: Call) -> None:
+def test_the_stock_libraries_read_each_part(public, tmp_path, run):
     run("convert", public, tmp_path / "ours")
     folder, model = tmp_path / "ours", public_tiny_model()
     parts = {
@@ -65,7 +65,7 @@ def test_the_stock_libraries_read_each_part(public: Path, tmp_path: Path, run: C
         assert words("a dog").input_ids == model.qformer_tokenizer("a dog").input_ids
 
 
-def test_half_precision_and_a_subject_without_a_word(public: Path, tmp_path: Path, run: Call) -> None:
+def test_half_precision_and_a_subject_without_a_word(public, tmp_path, run):
     model = BlipDiffusion.from_pretrained(public)
     model.subject_embeddings = torch.randn(1, 16, 128, generator=torch.Generator().manual_seed(0))
     lavis = save_lavis(model, tmp_path / "lavis")
@@ -76,7 +76,7 @@ def test_half_precision_and_a_subject_without_a_word(public: Path, tmp_path: Pat
     assert torch.equal(loaded.subject_embeddings, model.subject_embeddings)
 
 
-def test_a_controlnet_comes_along(tmp_path: Path, run: Call) -> None:
+def test_a_controlnet_comes_along(tmp_path, run):
     folder = write_tiny_checkpoint(tmp_path / "public", controlnet=True)
     run("convert", folder, tmp_path / "ours")
     assert has_own_controlnet(tmp_path / "ours")
@@ -88,7 +88,7 @@ def test_a_controlnet_comes_along(tmp_path: Path, run: Call) -> None:
     assert f"no room for the ControlNet; give it with --controlnet {folder}" in said
 
 
-def test_a_lavis_folder_names_what_it_lacks(tmp_path: Path, refused: Call) -> None:
+def test_a_lavis_folder_names_what_it_lacks(tmp_path, refused):
     folder = write_tiny_checkpoint(tmp_path / "lavis", "lavis")
     (folder / BLIP).with_name("other.pt").write_bytes(b"")
     (folder / "unet" / "config.json").unlink()

@@ -46,9 +46,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_folder_is_named_after_the_subject_by_default(
-    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Call, refused: Call
-) -> None:
+def test_the_folder_is_named_after_the_subject_by_default(model, photos, tmp_path, monkeypatch, run, refused):
     monkeypatch.chdir(tmp_path)
     command = ("finetune", "--model", model, "--images", photos, "--subject", "dog", "--steps", 1)
     assert "--model my-dog" in run(*command, "--mixed-precision", "no")
@@ -64,14 +62,12 @@ def test_the_folder_is_named_after_the_subject_by_default(
         ("textual-inversion", "learned_embeds.safetensors", "a <*> dog in the snow"),
     ],
 )
-def test_the_other_methods(tmp_path: Path, finetune: Arguments, method: str, file: str, words: str, run: Call) -> None:
+def test_the_other_methods(tmp_path, finetune, method, file, words, run):
     assert words in run(*finetune("--method", method, "--steps", 1))
     assert (tmp_path / "mine" / file).is_file()
 
 
-def test_a_folder_is_kept_unless_overwrite_is_given(
-    tmp_path: Path, finetune: Arguments, run: Call, refused: Call
-) -> None:
+def test_a_folder_is_kept_unless_overwrite_is_given(tmp_path, finetune, run, refused):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -84,9 +80,7 @@ def test_a_folder_is_kept_unless_overwrite_is_given(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion"])
-def test_a_killed_fit_resumes_and_ends_with_the_same_bytes(
-    name: str, tmp_path: Path, finetune: Arguments, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_fit_resumes_and_ends_with_the_same_bytes(name, tmp_path, finetune, capsys):
     out, checkpoint = tmp_path / "mine", tmp_path / "mine" / ".fit" / "checkpoint.pt"
     flags = ["--method", name, "--steps", STEPS, "--learning-rate", 1e-3, "--checkpoint-seconds", 0]
     child = start(finetune(*flags))
@@ -118,7 +112,7 @@ class Stopped(Exception):
     pass
 
 
-def test_snapshots_and_images_of_the_class_survive_a_stop(photos: Path, tmp_path: Path) -> None:
+def test_snapshots_and_images_of_the_class_survive_a_stop(photos, tmp_path):
     """Stopped amid the class's images, and again between two snapshots."""
     settings = {"steps": 6, "snapshots": (2, 4), "prior_loss_weight": 1.0, "class_images": 20, "preset": "mini"}
 
@@ -155,7 +149,7 @@ def test_snapshots_and_images_of_the_class_survive_a_stop(photos: Path, tmp_path
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
-def test_an_unfinished_fit_is_no_other_fits(tmp_path: Path, finetune: Arguments, run: Call, refused: Call) -> None:
+def test_an_unfinished_fit_is_no_other_fits(tmp_path, finetune, run, refused):
     work = tmp_path / "mine" / ".fit"
     work.mkdir(parents=True)
     (work / "fit.json").write_text(json.dumps({"subject": "cat"}))
@@ -167,7 +161,7 @@ def test_an_unfinished_fit_is_no_other_fits(tmp_path: Path, finetune: Arguments,
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_help_shows_the_numbers_of_its_method_and_only_those(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_numbers_of_its_method_and_only_those(name, capsys):
     with pytest.raises(SystemExit):
         cli.main(["finetune", "--help", f"--method={name}"])
     shown = set(re.findall(r"--([a-z][a-z-]+)", capsys.readouterr().out.partition("examples:")[0]))
@@ -178,7 +172,7 @@ def test_help_shows_the_numbers_of_its_method_and_only_those(name: str, capsys: 
     assert ("train-text-encoder" in shown) == (name == "dreambooth")
 
 
-def test_every_number_of_a_method_reaches_its_record(tmp_path: Path, finetune: Arguments, run: Call) -> None:
+def test_every_number_of_a_method_reaches_its_record(tmp_path, finetune, run):
     flags = {"--rank": 2, "--alpha": 3, "--token": "cat", "--target-modules": "to_q,to_v", "--batch-size": 1}
     class_flags = {"--prior-loss-weight": 0.5, "--class-images": 2, "--guidance-scale": 2, "--num-inference-steps": 1}
     given = [item for flag in {**flags, **class_flags}.items() for item in flag]
@@ -193,9 +187,7 @@ def test_every_number_of_a_method_reaches_its_record(tmp_path: Path, finetune: A
 
 
 @pytest.mark.parametrize("flags", [["--class-images", 0], ["--prior-loss-weight", 0]])
-def test_the_images_of_the_class_can_be_turned_off(
-    flags: list[object], finetune: Arguments, run: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_images_of_the_class_can_be_turned_off(flags, finetune, run, monkeypatch, tmp_path):
     monkeypatch.setattr(DreamBooth, "_prior", lambda *_: pytest.fail("images of the class were made"))
     small = ["--preset", "public", "--method", "dreambooth", "--mixed-precision", "no"]
     run(*finetune(*small, *flags))

@@ -63,16 +63,7 @@ def assert_same(left: list[np.ndarray], right: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "start"), CASES)
-def test_the_folder_draws_what_the_fitted_method_draws(
-    name: str,
-    start: str,
-    starts: dict[str, Path],
-    photos: Path,
-    tmp_path: Path,
-    finetune: Arguments,
-    draw: Arguments,
-    run: Call,
-) -> None:
+def test_the_folder_draws_what_the_fitted_method_draws(name, start, starts, photos, tmp_path, finetune, draw, run):
     model, out = starts[start], tmp_path / "mine"
     run(*finetune("--model", model, "--method", name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
@@ -90,9 +81,7 @@ def test_the_folder_draws_what_the_fitted_method_draws(
 
 
 @pytest.mark.parametrize("name", ["dreambooth-lora", "textual-inversion"])
-def test_weights_on_top_of_a_model_find_it_again(
-    name: str, starts: dict[str, Path], tmp_path: Path, finetune: Arguments, draw: Arguments, run: Call, refused: Call
-) -> None:
+def test_weights_on_top_of_a_model_find_it_again(name, starts, tmp_path, finetune, draw, run, refused):
     shutil.copytree(starts["sd"], tmp_path / "here" / "mini-base")
     mine = tmp_path / "here" / "mine"
     hint = run(*finetune("--model", tmp_path / "here" / "mini-base", "--method", name, out=mine))
@@ -118,15 +107,7 @@ def test_weights_on_top_of_a_model_find_it_again(
         load_drawable(mine, LoadOptions(base=tmp_path / "elsewhere"))
 
 
-def test_words_in_the_prompt_are_what_the_place_stands_for(
-    starts: dict[str, Path],
-    photos: Path,
-    tmp_path: Path,
-    finetune: Arguments,
-    draw: Arguments,
-    run: Call,
-    refused: Call,
-) -> None:
+def test_words_in_the_prompt_are_what_the_place_stands_for(starts, photos, tmp_path, finetune, draw, run, refused):
     mine = tmp_path / "mine"
     assert '{} stands for "<*> dog"' in run(*finetune("--model", starts["sd"], "--method", "textual-inversion"))
     run(*draw(mine, tmp_path / "place"))
@@ -146,16 +127,7 @@ def test_words_in_the_prompt_are_what_the_place_stands_for(
 
 
 @pytest.mark.parametrize(("name", "file"), [("dreambooth-lora", LORA), ("textual-inversion", WORD)])
-def test_weights_that_do_not_fit_are_told(
-    name: str,
-    file: str,
-    starts: dict[str, Path],
-    tmp_path: Path,
-    finetune: Arguments,
-    draw: Arguments,
-    run: Call,
-    refused: Call,
-) -> None:
+def test_weights_that_do_not_fit_are_told(name, file, starts, tmp_path, finetune, draw, run, refused):
     mine = tmp_path / "mine"
     run(*finetune("--model", starts["sd"], "--method", name))
     whole = load_file(mine / file)
@@ -168,9 +140,7 @@ def test_weights_that_do_not_fit_are_told(
     assert f"{file} cannot be read" in refused(*draw(mine, tmp_path / "out"))
 
 
-def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(
-    starts: dict[str, Path], photos: Path, tmp_path: Path
-) -> None:
+def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(starts, photos, tmp_path):
     """diffusers and others take alpha for the rank when the file does not tell it."""
     from diffusers import UNet2DConditionModel
 
@@ -191,9 +161,7 @@ def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(
 
 
 @pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora"])
-def test_a_bfloat16_model_keeps_what_was_trained_in_float32(
-    name: str, starts: dict[str, Path], photos: Path, tmp_path: Path, finetune: Arguments, draw: Arguments, run: Call
-) -> None:
+def test_a_bfloat16_model_keeps_what_was_trained_in_float32(name, starts, photos, tmp_path, finetune, draw, run):
     mine = tmp_path / "mine"
     run(*finetune("--model", starts["own"], "--method", name, "--dtype", "bfloat16"))
     state = load_file(mine / (LORA if "lora" in name else "unet/diffusion_pytorch_model.safetensors"))
@@ -211,9 +179,7 @@ def test_a_bfloat16_model_keeps_what_was_trained_in_float32(
 
 @pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth-lora"])
 @pytest.mark.filterwarnings("ignore:.*are those of the plain base model")
-def test_checkpoints_of_others_are_fine_tuned_with_what_they_lack(
-    name: str, tmp_path: Path, finetune: Arguments, draw: Arguments, run: Call, refused: Call
-) -> None:
+def test_checkpoints_of_others_are_fine_tuned_with_what_they_lack(name, tmp_path, finetune, draw, run, refused):
     """LAVIS's weights with tokenizer and scheduler of a base folder, and a BERT tokenizer from anywhere."""
     lavis = write_tiny_checkpoint(tmp_path / "lavis", "lavis")
     base = write_tiny_checkpoint(tmp_path / "sd15")

@@ -28,9 +28,7 @@ def pixels(folder: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_a_fine_tuned_folder_holds_the_subject_and_draws_it(
-    my_dog: Path, tmp_path: Path, generate: Arguments, run: Call
-) -> None:
+def test_a_fine_tuned_folder_holds_the_subject_and_draws_it(my_dog, tmp_path, generate, run):
     loaded = BlipDiffusion.from_pretrained(my_dog)
     assert loaded.subject_class == "dog"
     assert loaded.subject_embeddings is not None
@@ -50,9 +48,7 @@ def test_a_fine_tuned_folder_holds_the_subject_and_draws_it(
     assert record["libraries"]["torch"]
 
 
-def test_a_stopped_generation_resumes_with_the_same_bytes(
-    photos: Path, tmp_path: Path, generate: Arguments, run: Call
-) -> None:
+def test_a_stopped_generation_resumes_with_the_same_bytes(photos, tmp_path, generate, run):
     arguments = generate("--images", photos, "--subject", "dog", "--seeds", "0-4")
     run(*arguments)
     paths = sorted((tmp_path / "out").glob("*.png"))
@@ -68,7 +64,7 @@ def test_a_stopped_generation_resumes_with_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_one_line_and_whole_images(my_dog: Path, tmp_path: Path, generate: Arguments) -> None:
+def test_ctrl_c_ends_with_130_and_one_line_and_whole_images(my_dog, tmp_path, generate):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bdkit.cli", *generate("--model", my_dog, "--seeds", "0-9999")]
     # A shell's background jobs, this test's among them, ignore Ctrl-C, and their children inherit that.
@@ -88,9 +84,7 @@ def test_ctrl_c_ends_with_130_and_one_line_and_whole_images(my_dog: Path, tmp_pa
             image.load()
 
 
-def test_images_of_another_command_are_kept_unless_overwrite_is_given(
-    my_dog: Path, tmp_path: Path, generate: Arguments, run: Call, refused: Call
-) -> None:
+def test_images_of_another_command_are_kept_unless_overwrite_is_given(my_dog, tmp_path, generate, run, refused):
     out = tmp_path / "out"
     run(*generate("--model", my_dog, "--seeds", "0-1"))
     first = (out / "00000.png").read_bytes()
@@ -103,17 +97,13 @@ def test_images_of_another_command_are_kept_unless_overwrite_is_given(
     assert sorted(path.name for path in out.iterdir()) == ["00000.png", "mine.png", "run.json"]
 
 
-def test_a_long_prompt_is_cut_with_a_warning(
-    my_dog: Path, generate: Arguments, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_prompt_is_cut_with_a_warning(my_dog, generate, capsys):
     prompt = "a {} in the snow" + " and the jungle" * 20
     assert cli.main(generate("--model", my_dog, "--prompt", prompt)) == 0
     assert "is cut off" in capsys.readouterr().err
 
 
-def test_a_public_folder_draws(
-    public: Path, photos: Path, tmp_path: Path, copied: Callable[[Path], Path], run: Call, refused: Call
-) -> None:
+def test_a_public_folder_draws(public, photos, tmp_path, copied, run, refused):
     folder = copied(public)
     shutil.move(folder / "qformer_tokenizer", tmp_path / "bert")
     small = ("--num-inference-steps", "1", "--height", "16", "--width", "24", "--out", tmp_path / "out")
@@ -127,9 +117,7 @@ def test_a_public_folder_draws(
     assert record["model"]["prompt_reps"] == 20
 
 
-def test_a_fine_tuned_lavis_folder_needs_the_class_word(
-    public: Path, photos: Path, tmp_path: Path, generate: Arguments, run: Call, refused: Call
-) -> None:
+def test_a_fine_tuned_lavis_folder_needs_the_class_word(public, photos, tmp_path, generate, run, refused):
     model = BlipDiffusion.from_pretrained(public)
     model.subject_embeddings = torch.randn(1, 16, 128, generator=torch.Generator().manual_seed(0))
     folder = save_lavis(model, tmp_path / "lavis")
@@ -140,9 +128,7 @@ def test_a_fine_tuned_lavis_folder_needs_the_class_word(
     assert (tmp_path / "out" / "00000.png").exists()
 
 
-def test_a_structure_is_kept_and_recorded_by_its_hash(
-    controlnet: Path, photos: Path, tmp_path: Path, generate: Arguments, run: Call, refused: Call
-) -> None:
+def test_a_structure_is_kept_and_recorded_by_its_hash(controlnet, photos, tmp_path, generate, run, refused):
     plain = generate("--prompt", "a dog in the snow", out=tmp_path / "plain")
     first, second = (["--control", f"canny={photos / name}", "--controlnet", controlnet] for name in ("0.png", "1.png"))
     out = ["--out", tmp_path / "out"]
@@ -160,9 +146,7 @@ def test_a_structure_is_kept_and_recorded_by_its_hash(
     assert "another command" in refused(*plain, *second, *out)
 
 
-def test_several_structures_and_ready_maps(
-    controlnet: Path, photos: Path, tmp_path: Path, generate: Arguments, run: Call
-) -> None:
+def test_several_structures_and_ready_maps(controlnet, photos, tmp_path, generate, run):
     two = f"canny={photos / '0.png'},scribble={photos / '1.png'}"
     flags = ["--prompt", "a dog", "--control-strength", "1,0.5", "--control-ready", "--control-end", "1,0.6"]
     run(*generate(*flags, "--control", two, "--controlnet", f"{controlnet},{controlnet}", out=tmp_path / "two"))
@@ -171,15 +155,7 @@ def test_several_structures_and_ready_maps(
     assert (pixels(tmp_path / "two") != pixels(tmp_path / "one")).any()
 
 
-def test_a_models_own_controlnet_is_taken_for_edges(
-    model: Path,
-    controlnet: Path,
-    photos: Path,
-    tmp_path: Path,
-    copied: Callable[[Path], Path],
-    generate: Arguments,
-    run: Call,
-) -> None:
+def test_a_models_own_controlnet_is_taken_for_edges(model, controlnet, photos, tmp_path, copied, generate, run):
     own = copied(model)
     shutil.copytree(controlnet, own / "controlnet")
     index = json.loads((own / "model_index.json").read_text())

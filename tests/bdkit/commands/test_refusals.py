@@ -1,8 +1,6 @@
 """What a user can get wrong: one line that says what to do, exit code 2, nothing written. One table a command."""
 
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -102,16 +100,7 @@ OTHERS = [
         *OTHERS,
     ],
 )
-def test_a_wrong_value_is_refused(
-    arguments: list[str],
-    words: str,
-    refused: Callable[..., str],
-    fill: Callable[[Sequence[str]], list[str]],
-    generate: Callable[..., list[str]],
-    finetune: Callable[..., list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_wrong_value_is_refused(arguments, words, refused, fill, generate, finetune, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = {"GENERATE": generate, "FINETUNE": finetune}
     if arguments and arguments[0] in whole:
@@ -129,9 +118,7 @@ def test_a_wrong_value_is_refused(
         (lambda folder: Image.new("RGB", (100, 10)).save(folder / "a.png"), "a.png is a strip of 100 x 10"),
     ],
 )
-def test_images_that_cannot_be_used_are_named(
-    command: str, make: Callable[[Path], object], words: str, tmp_path: Path, refused: Callable[..., str]
-) -> None:
+def test_images_that_cannot_be_used_are_named(command, make, words, tmp_path, refused):
     folder = tmp_path / "photos"
     folder.mkdir()
     make(folder)
@@ -141,37 +128,25 @@ def test_images_that_cannot_be_used_are_named(
     assert not out.exists()
 
 
-def test_a_loss_that_is_not_finite_leaves_nothing(
-    finetune: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loss_that_is_not_finite_leaves_nothing(finetune, tmp_path, capsys):
     assert cli.main(finetune("--learning-rate", "1e30")) == 2
     assert "the loss is" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_control_that_never_applies_is_refused(
-    model: Path, photos: Path, controlnet: Path, generate: Callable[..., list[str]], refused: Callable[..., str]
-) -> None:
+def test_a_control_that_never_applies_is_refused(model, photos, controlnet, generate, refused):
     flags = ("--prompt", "a dog", "--control", f"canny={photos}/0.png", "--controlnet", controlnet)
     assert "from 1.0 to 1.0" in refused(*generate(*flags, "--control-start", 1))
 
 
 @pytest.mark.parametrize("part", ["unet", "qformer_tokenizer", "bdkit.json", "vae/diffusion_pytorch_model.safetensors"])
-def test_a_missing_part_of_a_model_is_named(
-    part: str,
-    model: Path,
-    copied: Callable[[Path], Path],
-    generate: Callable[..., list[str]],
-    refused: Callable[..., str],
-) -> None:
+def test_a_missing_part_of_a_model_is_named(part, model, copied, generate, refused):
     folder = copied(model)
     (folder / part).rename(folder.with_name("taken away"))
     assert re.search(rf"{re.escape(part)}.* missing", refused(*generate("--model", folder, "--subject", "dog")))
 
 
-def test_damaged_weights_are_named(
-    model: Path, copied: Callable[[Path], Path], generate: Callable[..., list[str]], refused: Callable[..., str]
-) -> None:
+def test_damaged_weights_are_named(model, copied, generate, refused):
     path = copied(model) / "unet" / "diffusion_pytorch_model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -179,9 +154,7 @@ def test_damaged_weights_are_named(
     assert f"{path} is damaged" in line
 
 
-def test_what_a_checkpoint_lacks_is_named(
-    public: Path, photos: Path, tmp_path: Path, copied: Callable[[Path], Path], refused: Callable[..., str]
-) -> None:
+def test_what_a_checkpoint_lacks_is_named(public, photos, tmp_path, copied, refused):
     plain = copied(public)
     (plain / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert "is a plain Stable Diffusion model: it has no subject encoder" in refused("convert", plain, tmp_path / "out")

@@ -54,9 +54,7 @@ def latents_of(model: BlipDiffusion, control: StructureControl | None, **setting
     return model(PROMPT, reference(), "dog", control=control, output_type="latent", **settings)
 
 
-def public_pipeline(
-    model: BlipDiffusion, nets: Any, maps: Any, guidance_scale: float, scheduler: Any, **settings: Any
-) -> Tensor:
+def public_pipeline(model, nets, maps, guidance_scale, scheduler, **settings):
     """diffusers' StableDiffusionControlNetPipeline on the same parts, noise and prompt embeddings."""
     pipe = StableDiffusionControlNetPipeline(
         vae=model.vae,
@@ -89,9 +87,7 @@ def public_pipeline(
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
 @pytest.mark.parametrize(("strength", "start", "end"), [(1.0, 0.0, 1.0), (0.4, 0.2, 0.7)])
-def test_as_diffusers_draws(
-    model: BlipDiffusion, name: str, guidance_scale: float, strength: float, start: float, end: float
-) -> None:
+def test_as_diffusers_draws(model, name, guidance_scale, strength, start, end):
     net, scheduler = controlnet(), getattr(diffusers, name).from_config(model.scheduler.config)
     control = StructureControl(net, structure(), strength=strength, start=start, end=end)
     ours = latents_of(model, control, guidance_scale=guidance_scale, scheduler=scheduler)

@@ -3,8 +3,6 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -139,9 +137,7 @@ def test_one_prompt_with_two_subjects(model: BlipDiffusion) -> None:
         (2, 1, "dog", ["dog", "cat", "vase"]),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(
-    prompts: int, pictures: int, words: Any, targets: Sequence[str] | None, model: BlipDiffusion
-) -> None:
+def test_numbers_that_do_not_fit_are_refused(prompts, pictures, words, targets, model):
     with pytest.raises(InputError) as caught:
         latents(model, ["in the snow"] * prompts, [picture(k) for k in range(pictures)], words, targets)
     assert "\n" not in str(caught.value)
@@ -268,9 +264,7 @@ np.save(sys.argv[3], model("in the snow", Image.open(sys.argv[2]), "dog", **call
 
 
 @pytest.mark.slow
-def test_a_generation_after_fine_tuning_is_that_of_a_fresh_process(
-    tiny_folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_generation_after_fine_tuning_is_that_of_a_fresh_process(tiny_folders, tmp_path):
     model = BlipDiffusion.from_pretrained(tiny_folders["diffusers"])
     picture().save(tmp_path / "dog.png")
     method = BlipDiffusionMethod(model, BlipDiffusionConfig(steps=2, batch_size=1))

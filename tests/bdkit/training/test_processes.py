@@ -38,8 +38,6 @@ def test_processes_that_would_each_train_alone_are_refused(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_pretraining_tells_its_loops_the_device_so_that_processes_find_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pretraining_tells_its_loops_the_device_so_that_processes_find_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert MiniPretraining(tmp_path, PRETRAIN["mini-smoke"], progress=False).loop["device"] == "cpu"

@@ -44,9 +44,7 @@ def durations(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_shards", [1, 3])
-def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(
-    tmp_path: Path, whole: Path, durations: tuple[float, float], n_shards: int
-) -> None:
+def test_killed_at_twenty_random_moments_ends_with_the_same_bytes(tmp_path, whole, durations, n_shards):
     rng = random.Random(n_shards)
     generating, everything = durations
     out = tmp_path / "out"

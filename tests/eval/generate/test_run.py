@@ -141,9 +141,7 @@ def test_other_settings_are_refused_or_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "calls"), [(1, 4 * ["2 of dog"]), (5, 2 * ["4 of dog"]), (100, ["8 of dog"])])
-def test_batches_are_whole_prompts_and_stay_as_they_were_begun(
-    tmp_path: Path, batch_size: int, calls: list[str]
-) -> None:
+def test_batches_are_whole_prompts_and_stay_as_they_were_begun(tmp_path, batch_size, calls):
     asked: list[str] = []
     named: dict[str, Any] = {"subjects": 1, "prompts": None, "seed_sets": (0,), "rows": ROWS[1:2]}
     run(tmp_path, counting(asked), batch_size=batch_size, **named)

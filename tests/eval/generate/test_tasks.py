@@ -88,13 +88,7 @@ def test_bad_configs(tmp_path: Path, named: dict, message: str) -> None:
         (["--protocol", "magic"], "unknown protocol 'magic'"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing_behind(
-    flags: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_mistakes_are_one_line_and_leave_nothing_behind(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -63,9 +63,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("name", list(TRAININGS))
-def test_a_stopped_run_ends_with_the_same_weights(
-    name: str, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_with_the_same_weights(name, material, tmp_path, monkeypatch):
     training = replace(SMOKE[name], steps=4, batch_size=8, checkpoint_seconds=0)
     entry = train_evaluator(name, material, training, tmp_path / "whole", tmp_path / "a", progress=False)
     usual = TASKS[name].after_step
@@ -116,9 +114,7 @@ def test_classifier_learns_the_class_and_keeps_the_running_statistics(material: 
     assert entry["measures"]["accuracy_class"] > 0.85
 
 
-def test_a_loss_that_is_not_finite_writes_no_weights(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_writes_no_weights(material, tmp_path, monkeypatch):
     usual = IdentityTask.batch
 
     def poisoned(self: IdentityTask, index: int, generator: torch.Generator) -> torch.Tensor:

@@ -31,9 +31,7 @@ from eval.score.score import COLUMNS
 SUBJECTS = ("dog", "vase", "cat", "can", "toy", "boot")
 
 
-def make_scores(
-    methods: tuple[str, ...] = ("a", "b"), metrics: tuple[str, ...] = ("dino",), seed_sets: int = 2
-) -> pd.DataFrame:
+def make_scores(methods=("a", "b"), metrics=("dino",), seed_sets=2):
     rng = np.random.default_rng(5)
     keys = product(methods, range(seed_sets), SUBJECTS, range(3), range(2), metrics)
     rows = [(*key, float(rng.random() + 0.3 * (key[0] == "b"))) for key in keys]

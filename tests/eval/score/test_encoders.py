@@ -216,9 +216,7 @@ def test_keys_tell_apart_all_that_embeddings_depend_on(shipped: Path) -> None:
     assert clip.key != clip.text_key
 
 
-def test_weights_come_from_the_named_file_then_the_folder_then_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_come_from_the_named_file_then_the_folder_then_the_cache(tmp_path, monkeypatch):
     cached, flat = tmp_path / "cached", tmp_path / "folder" / "net.safetensors"
     named, deep = tmp_path / "mine.pth", tmp_path / "folder" / "net" / "model.safetensors"
     monkeypatch.delenv("BDKIT_WEIGHTS_DIR", raising=False)

@@ -97,9 +97,7 @@ def values(scores: pd.DataFrame, metric: str, subject: str, method: str = METHOD
 
 @pytest.mark.weights
 @pytest.mark.parametrize(("metric", "encoder"), [("dino_subject", "dino"), ("clip_i_subject", "clip")])
-def test_subject_metrics_see_the_subject_alone(
-    folder: Path, scores: pd.DataFrame, evaluators: Evaluators, metric: str, encoder: str
-) -> None:
+def test_subject_metrics_see_the_subject_alone(folder, scores, evaluators, metric, encoder):
     network = evaluators.encoders[encoder]
     for subject in SUITE.subjects:
         paths = [one.path(folder) for one in subject_ids(SUITE, METHOD, 0, subject)]
@@ -155,9 +153,7 @@ def test_every_metric_asked_for_is_there(folder: Path, scores: pd.DataFrame, eva
 
 
 @pytest.mark.weights
-def test_masks_are_part_of_what_is_cached(
-    folder: Path, scores: pd.DataFrame, evaluators: Evaluators, tmp_path: Path
-) -> None:
+def test_masks_are_part_of_what_is_cached(folder, scores, evaluators, tmp_path):
     """Other masks give other scores, with the same cache; the same masks the same bytes."""
     for path in (folder.parent / "masks").rglob("*.png"):
         mask = Image.fromarray(255 - np.asarray(Image.open(path)))
@@ -233,9 +229,7 @@ def test_lpips_from_files(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.weights
-def test_what_is_missing_is_one_line(
-    folder: Path, evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_one_line(folder, evaluators, tmp_path, monkeypatch):
     masks = str(folder.parent / "masks")
     for extras, message in (
         ({}, "give the subjects' masks with --masks"),

@@ -184,10 +184,7 @@ def texts_of(template: str, noun: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", reference.VARIANTS)
-def test_every_protocol_is_the_references(
-    name: str, suite: Suite, found: ImageTree, photos: Path, networks: Networks,
-    embedded: tuple[Callable[..., np.ndarray], ...], cache_folder: Path, tmp_path: Path,
-) -> None:  # fmt: skip
+def test_every_protocol_is_the_references(name, suite, found, photos, networks, embedded, cache_folder, tmp_path):
     if name in COSTLY:
         suite = replace(suite, subjects=suite.subjects[: max(1, COSTLY[name] // 7)])
     names = {subject.name: subject for subject in suite.subjects}
@@ -230,10 +227,7 @@ def test_no_protocol_is_left_out() -> None:
 
 
 @pytest.mark.slow
-def test_both_oracles_are_the_references(
-    suite: Suite, photos: Path, networks: Networks, embedded: tuple[Callable[..., np.ndarray], ...],
-    cache_folder: Path, tmp_path: Path,
-) -> None:  # fmt: skip
+def test_both_oracles_are_the_references(suite, photos, networks, embedded, cache_folder, tmp_path):
     frame = score_images(
         ImageTree(tmp_path, ()), suite, networks.evaluators("dreambench"), tmp_path / "out", photos=photos, rows=[],
         options=ScoreOptions(cache=cache_folder, workers=0), show_progress=False,

@@ -32,9 +32,7 @@ def score(theirs: Path, out: Path, *more: str) -> int:
     return main(["score", str(theirs), "--suite", "mini-quick", "--out", str(out), "--workers", "0", *more])
 
 
-def test_a_folder_is_scored_and_tabled_and_protocols_are_never_mixed(
-    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_scored_and_tabled_and_protocols_are_never_mixed(theirs, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BDKIT_CACHE_DIR", str(tmp_path / "cache"))
     out = tmp_path / "out"
     assert score(theirs, out) == 0
@@ -52,9 +50,7 @@ def test_a_folder_is_scored_and_tabled_and_protocols_are_never_mixed(
     assert "a table never mixes protocols" in capsys.readouterr().err
 
 
-def test_missing_images_stop_it_or_show_in_the_table(
-    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_images_stop_it_or_show_in_the_table(theirs, tmp_path, capsys):
     lost = theirs / "dog" / "00-0.png"
     data = lost.read_bytes()
     lost.unlink()
@@ -70,9 +66,7 @@ def test_missing_images_stop_it_or_show_in_the_table(
         lost.write_bytes(data)
 
 
-def test_shards_fill_the_cache_for_the_same_bytes(
-    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_fill_the_cache_for_the_same_bytes(theirs, tmp_path, capsys):
     assert score(theirs, tmp_path / "whole", "--no-cache") == 0
     cache = ["--cache", str(tmp_path / "cache")]
     for number in (2, 1):
@@ -100,14 +94,7 @@ def test_shards_fill_the_cache_for_the_same_bytes(
         (["--dino-weights", "none.pth", "--protocol", "dreambench"], "none.pth of dino is not there"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(
-    theirs: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    more: list[str],
-    words: str,
-) -> None:
+def test_mistakes_are_one_line_and_write_nothing(theirs, tmp_path, capsys, monkeypatch, more, words):
     monkeypatch.setenv("BDKIT_WEIGHTS_DIR", str(tmp_path))
     assert score(theirs, tmp_path / "out", *more) == 2
     err = capsys.readouterr().err

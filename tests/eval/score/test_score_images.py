@@ -305,9 +305,7 @@ def n_embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_second_run_and_a_second_protocol_embed_nothing_new(
-    tmp_path: Path, photos: Path, n_embedded: list[int]
-) -> None:
+def test_a_second_run_and_a_second_protocol_embed_nothing_new(tmp_path, photos, n_embedded):
     found = read_images(draw_tree(tmp_path / "mine"), SUITE)
     cache = tmp_path / "cache"
     first = score(found, photos, tmp_path / "one", cache=cache)
@@ -320,9 +318,7 @@ def test_a_second_run_and_a_second_protocol_embed_nothing_new(
 
 
 @pytest.mark.parametrize("count", [2, 3, 40])
-def test_shards_fill_the_cache_and_the_whole_run_embeds_nothing(
-    tmp_path: Path, photos: Path, n_embedded: list[int], count: int
-) -> None:
+def test_shards_fill_the_cache_and_the_whole_run_embeds_nothing(tmp_path, photos, n_embedded, count):
     for method in ("one", "two"):
         draw_tree(tmp_path / "mine" / method)
     draw(tmp_path / "mine" / "two" / SUITE.subjects[0].name / "00-0.png", 500)

@@ -171,13 +171,7 @@ def small_corpus() -> Corpus:
     )
 
 
-def batches(
-    jitter: bool = True,
-    mattes: bool = False,
-    size: int = 16,
-    seed: int = 0,
-    plain: dict[int, tuple[np.ndarray, np.ndarray]] | None = None,
-) -> SubjectBatches:
+def batches(jitter=True, mattes=False, size=16, seed=0, plain=None):
     corpus = replace(small_corpus(), plain=plain or {})
     count = len(corpus)
     made = (255 - corpus.images[:5], corpus.alphas[:5] // 2) if mattes else None
