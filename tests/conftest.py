@@ -17,6 +17,11 @@ os.environ["BDKIT_CACHE_DIR"] = CACHE.name  # embeddings, never in the user's ow
 quiet_libraries()  # before any test imports a library that a command would find talking
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # numpy's remark on what diffusers does with tensors
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     if not any(item.get_closest_marker("gpu") for item in items):

@@ -2,10 +2,19 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """An untrained tiny model, unless a room has another one."""
+    from bdkit.testing.tiny_model import tiny_model
+
+    return tiny_model()
 
 
 @pytest.fixture(scope="session")

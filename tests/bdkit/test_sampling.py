@@ -24,9 +24,6 @@ from bdkit.sampling import initial_noise, sample
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
-# numpy's remark on what diffusers does with tensors
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
 SCHEDULERS = (
     "DDIM",
     "PNDM",

@@ -11,9 +11,8 @@ from PIL import Image
 
 from dreambench.registry import load_suite
 from eval.bench import BenchConfig, run_bench
-from eval.report.grid import fit_tile, spread
 from eval.report.statistics import estimates, subject_means
-from eval.report.tables import format_figure, make_tables, markdown, read_paper, summarise
+from eval.report.tables import format_figure, make_tables, markdown, summarise
 from eval.results_dir import REAL
 
 FILES = {
@@ -128,20 +127,3 @@ def test_tables_of_scores_from_elsewhere(out: Path, tmp_path: Path) -> None:
     assert "tiny" in results.rows
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert {row["steps"] for row in rows} == {""}
-
-
-def test_paper_table_is_the_papers() -> None:
-    rows = {row["row"]: row for row in read_paper()}
-    assert len(rows) == 8
-    assert (rows["blip-diffusion-finetuned"]["dino"], rows["real-images"]["clip_t"]) == ("0.670", "")
-    assert all("2305.14720" in row["source"] for row in rows.values())
-
-
-def test_tiles_keep_the_whole_image() -> None:
-    tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
-    assert tile.size == (16, 16)
-    assert tile.getpixel((8, 8)) == (255, 0, 0)
-    assert tile.getpixel((8, 1)) == (255, 255, 255)
-    assert spread(tuple(range(10)), 4) == [0, 3, 6, 9]
-    assert spread((1, 2), 4) == [1, 2]
-    assert spread((1, 2), 1) == [1]

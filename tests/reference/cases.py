@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 SEED = 0
 NEGATIVE = "low quality"
+
+
+def case(*values: Any) -> dict[str, Any]:
+    names = ("image", "prompts", "targets", "size", "seeds", "steps", "guidance", "reps")
+    return dict(zip(names, values, strict=True))
+
+
+SWIMMING, BEACH = "swimming underwater", "on the beach"
 CASES = {
     # the reference's defaults: template, 20 repetitions, guidance; a square image
-    "square": {
-        "picture": (40, 40),
-        "prompts": ["swimming underwater"],
-        "targets": ["dog"],
-        "size": (32, 48),
-        "seeds": [3],
-        "steps": 5,
-        "guidance": 7.5,
-        "reps": 20,
-    },
-    "two_prompts": {  # a wide image that is squashed
-        "picture": (60, 36),
-        "prompts": ["swimming underwater", "on the beach"],
-        "targets": ["dog", "cat"],
-        "size": (24, 40),
-        "seeds": [4, 11],
-        "steps": 4,
-        "guidance": 7.5,
-        "reps": 20,
-    },
-    "unguided": {  # a tall image
-        "picture": (35, 51),
-        "prompts": ["in the snow"],
-        "targets": ["vase"],
-        "size": (32, 32),
-        "seeds": [5],
-        "steps": 6,
-        "guidance": 1.0,
-        "reps": 3,
-    },
+    "square": case((40, 40), [SWIMMING], ["dog"], (32, 48), [3], 5, 7.5, 20),
+    # a wide image that is squashed
+    "two_prompts": case((60, 36), [SWIMMING, BEACH], ["dog", "cat"], (24, 40), [4, 11], 4, 7.5, 20),
+    # a tall image
+    "unguided": case((35, 51), ["in the snow"], ["vase"], (32, 32), [5], 6, 1.0, 3),
 }
 CONTROL_CASES = {
     "control": {**CASES["square"], "condition": (48, 32)},
@@ -51,7 +36,7 @@ LAVIS_CASES = {
 SUBJECT = "dog"
 
 
-def picture(size: tuple[int, int], name: str) -> Image.Image:
+def image(size: tuple[int, int], name: str) -> Image.Image:
     """A smooth random image, (width, height), that every version of NumPy makes alike."""
     seed = sum(map(ord, name)) + 1000 * size[0] + size[1]
     coarse = np.random.RandomState(seed).randint(0, 256, (6, 7, 3)).astype(np.uint8)
@@ -60,7 +45,7 @@ def picture(size: tuple[int, int], name: str) -> Image.Image:
 
 def condition(size: tuple[int, int]) -> Image.Image:
     """A black and white image, as edges are."""
-    grey = np.asarray(picture(size, "condition").convert("L"))
+    grey = np.asarray(image(size, "condition").convert("L"))
     return Image.fromarray(np.where(np.abs(np.diff(grey.astype(int), axis=1, prepend=0)) > 3, 255, 0).astype(np.uint8))
 
 

@@ -34,7 +34,7 @@ from transformers.models.blip_2.configuration_blip_2 import Blip2Config
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-from cases import CASES, CONTROL_CASES, LAVIS_CASES, NEGATIVE, SEED, SUBJECT, cached_subject, condition, picture  # noqa: E402
+from cases import CASES, CONTROL_CASES, LAVIS_CASES, NEGATIVE, SEED, SUBJECT, cached_subject, condition, image  # noqa: E402
 
 from bdkit.models.configs import PUBLIC_SCHEDULER, TINY, TINY_CONTROLNET  # noqa: E402
 from bdkit.testing.seeded_weights import seeded_state  # noqa: E402
@@ -115,7 +115,7 @@ def record(pipe: Any, case: dict[str, Any], **extra: Any) -> dict[str, np.ndarra
     try:
         images = pipe(
             prompt=case["prompts"],
-            reference_image=picture(case["picture"], SUBJECT),
+            reference_image=image(case["image"], SUBJECT),
             source_subject_category=[SUBJECT] * len(case["prompts"]),
             target_subject_category=case["targets"],
             guidance_scale=case["guidance"],

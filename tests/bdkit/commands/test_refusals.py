@@ -75,6 +75,8 @@ OTHERS = [
     (["bench", "mini@-1"], "unknown suite"),
     (["bench", "mini-quick", "--methods", "lora"], "unknown method 'lora'; known are base"),
     (["bench", "mini-quick", "--subjects", "0"], "leaves nothing to measure"),
+    (["bench", "--shard", "4/3"], "'4/3' is no shard; write 1/3, 2/3 and 3/3 for the three parts"),
+    (["bench", "--workers", "0"], "0 is too small"),
     (["bench", "mini-quick", "--seed-sets", "0,0"], "seed sets must be different"),
     (["bench", "mini-quick", "--samples", "two"], "--samples"),
     (["bench", "mini-quick", "--protocol", "x"], "protocol 'x'"),

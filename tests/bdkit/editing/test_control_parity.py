@@ -41,7 +41,7 @@ def test_the_references_latents_and_images(folder: Path, name: str) -> None:
     model = BlipDiffusion.from_pretrained(folder)
     call = {
         "prompt": case["prompts"],
-        "reference_images": cases.picture(case["picture"], cases.SUBJECT),
+        "reference_images": cases.image(case["image"], cases.SUBJECT),
         "source_subject": cases.SUBJECT,
         "target_subject": case["targets"],
         "negative_prompt": cases.NEGATIVE,

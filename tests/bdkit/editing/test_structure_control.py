@@ -19,9 +19,6 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
-# numpy's remark on what diffusers does with tensors
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
 PROMPT = "a {} in the jungle"
 
 
@@ -42,11 +39,6 @@ def structure(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
 
 def reference(seed: int = 9) -> Image.Image:
     return structure(seed, (40, 36))
-
-
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return tiny_model()
 
 
 def latents_of(model: BlipDiffusion, control: StructureControl | None, **settings: Any) -> Tensor:
@@ -146,9 +138,9 @@ def test_images_need_not_be_square_and_maps_are_resized(model: BlipDiffusion) ->
 
 
 def test_maps_become_pixels_as_pillow_resizes() -> None:
-    picture = structure(0, (20, 10))
-    pixels = structure_pixels([picture], 16, 24)
-    expected = np.asarray(picture.resize((24, 16), Image.Resampling.BICUBIC)) / 255
+    image = structure(0, (20, 10))
+    pixels = structure_pixels([image], 16, 24)
+    expected = np.asarray(image.resize((24, 16), Image.Resampling.BICUBIC)) / 255
     assert pixels.shape == (1, 3, 16, 24)
     assert np.allclose(pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
 

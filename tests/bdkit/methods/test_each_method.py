@@ -30,11 +30,6 @@ def equal(a: list[Image.Image], b: list[Image.Image]) -> bool:
     return [image.tobytes() for image in a] == [image.tobytes() for image in b]
 
 
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return tiny_model()
-
-
 @pytest.mark.parametrize(
     ("template", "result"),
     [

@@ -16,45 +16,29 @@ from bdkit.miniworld.scenes import (
 from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
 from bdkit.miniworld.truth import truth
 
-# DreamBench's prompts as published, with the token and the class noun left open
-SHARED = """a {} {} in the jungle
-a {} {} in the snow
-a {} {} on the beach
-a {} {} on a cobblestone street
-a {} {} on top of pink fabric
-a {} {} on top of a wooden floor
-a {} {} with a city in the background
-a {} {} with a mountain in the background
-a {} {} with a blue house in the background
-a {} {} on top of a purple rug in a forest""".splitlines()
-OBJECT = """a {} {} with a wheat field in the background
-a {} {} with a tree and autumn leaves in the background
-a {} {} with the Eiffel Tower in the background
-a {} {} floating on top of water
-a {} {} floating in an ocean of milk
-a {} {} on top of green grass with sunflowers around it
-a {} {} on top of a mirror
-a {} {} on top of the sidewalk in a crowded street
-a {} {} on top of a dirt road
-a {} {} on top of a white rug""".splitlines()
-LIVE = """a {} {} wearing a red hat
-a {} {} wearing a santa hat
-a {} {} wearing a rainbow scarf
-a {} {} wearing a black top hat and a monocle
-a {} {} in a chef outfit
-a {} {} in a firefighter outfit
-a {} {} in a police outfit
-a {} {} wearing pink glasses
-a {} {} wearing a yellow shirt
-a {} {} in a purple wizard outfit""".splitlines()
-PROPERTY = """a red {} {}
-a purple {} {}
-a shiny {} {}
-a wet {} {}
-a cube shaped {} {}""".splitlines()
+# DreamBench's prompts as published, without "a TOKEN CLASS"
+SHARED = (
+    "in the jungle, in the snow, on the beach, on a cobblestone street, on top of pink fabric, "
+    "on top of a wooden floor, with a city in the background, with a mountain in the background, "
+    "with a blue house in the background, on top of a purple rug in a forest"
+)
+OBJECT = (
+    "with a wheat field in the background, with a tree and autumn leaves in the background, "
+    "with the Eiffel Tower in the background, floating on top of water, floating in an ocean of milk, "
+    "on top of green grass with sunflowers around it, on top of a mirror, "
+    "on top of the sidewalk in a crowded street, on top of a dirt road, on top of a white rug"
+)
+LIVE = (
+    "wearing a red hat, wearing a santa hat, wearing a rainbow scarf, wearing a black top hat and a monocle, "
+    "in a chef outfit, in a firefighter outfit, in a police outfit, wearing pink glasses, wearing a yellow shirt, "
+    "in a purple wizard outfit"
+)
+CONTEXT_PROMPTS = [f"a {{}} {{}} {words}" for words in f"{SHARED}, {OBJECT}".split(", ")]
+OUTFIT_PROMPTS = [f"a {{}} {{}} {words}" for words in LIVE.split(", ")]
+CHANGE_PROMPTS = [f"a {word} {{}} {{}}" for word in ("red", "purple", "shiny", "wet", "cube shaped")]
 
 
-@pytest.mark.parametrize("template", [*SHARED, *OBJECT, *LIVE, *PROPERTY])
+@pytest.mark.parametrize("template", [*CONTEXT_PROMPTS, *OUTFIT_PROMPTS, *CHANGE_PROMPTS])
 def test_every_dreambench_prompt_gives_what_it_asks_for(template):
     subject = sample_subject("dog", "prompts", "test")
     scene = scene_for_prompt(subject, template, 7)
@@ -65,13 +49,13 @@ def test_every_dreambench_prompt_gives_what_it_asks_for(template):
 
 def test_object_prompts_are_the_contexts_in_order():
     vase = sample_subject("vase", "order")
-    for i, template in enumerate([*SHARED, *OBJECT]):
+    for i, template in enumerate(CONTEXT_PROMPTS):
         scene = scene_for_prompt(vase, template, i)
         assert (scene.context, truth(scene)["context_index"]) == (CONTEXTS[i], i)
-    for i, template in enumerate(PROPERTY):
+    for i, template in enumerate(CHANGE_PROMPTS):
         assert truth(scene_for_prompt(vase, template, i))["change_index"] == i + 1
     cat = sample_subject("cat", "order")
-    for i, template in enumerate(LIVE):
+    for i, template in enumerate(OUTFIT_PROMPTS):
         assert truth(scene_for_prompt(cat, template, i))["outfit_index"] == i + 1
 
 

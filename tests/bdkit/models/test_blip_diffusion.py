@@ -18,14 +18,6 @@ from bdkit.sampling import initial_noise
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
-# numpy's remark on what diffusers does with tensors
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
-
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return tiny_model()
-
 
 @pytest.fixture(scope="module")
 def references() -> list[Image.Image]:
@@ -72,14 +64,12 @@ def test_vectors_of_several_references_are_averaged(model: BlipDiffusion, refere
     words = model.encode_subject(references[:2], ["dog", "cat"])
     assert torch.allclose(words[0], vectors[0], atol=1e-6)
     assert not torch.allclose(words[1], vectors[1], atol=1e-5)
-    mean = (vectors[0] + vectors[1] + vectors[2])[None] / 3
     from_images = latents(model, "a {} on the beach", references, "dog", seeds=[0])
-    from_vectors = latents(model, seeds=[0], subject_embeddings=mean)
+    from_vectors = latents(model, seeds=[0], subject_embeddings=vectors.mean(0, keepdim=True))
     assert torch.allclose(from_images, from_vectors, atol=1e-5)
-    first_only = latents(model, "a {} on the beach", references[:1], "dog", seeds=[0])
-    plain = latents(model, seeds=[0])
-    assert not torch.equal(from_images, first_only)
-    assert not torch.equal(from_images, plain)
+    assert not torch.equal(from_images, latents(model, seeds=[0]))
+    with pytest.raises(InputError, match="3 images but 2 category words"):
+        model.encode_subject(references, ["dog", "cat"])
 
 
 def test_the_cached_subject_is_used_and_given_vectors_win(references: list[Image.Image]) -> None:
@@ -142,12 +132,12 @@ def test_a_long_prompt_is_cut_with_one_warning_that_names_what_is_lost(model: Bl
 
 def test_output_types(model: BlipDiffusion) -> None:
     call = {"target_subject": "dog", "num_inference_steps": 1, "seeds": [0, 1]}
-    pictures, arrays = model("a {}", **call), model("a {}", **call, output_type="np")
-    assert [p.size for p in pictures] == [(32, 32)] * 2
-    assert pictures[0].mode == "RGB"
+    images, arrays = model("a {}", **call), model("a {}", **call, output_type="np")
+    assert [p.size for p in images] == [(32, 32)] * 2
+    assert images[0].mode == "RGB"
     assert arrays.shape == (2, 32, 32, 3)
     assert arrays.dtype == np.float32
-    assert np.array_equal(np.asarray(pictures[1]), (arrays[1] * 255).round().astype(np.uint8))
+    assert np.array_equal(np.asarray(images[1]), (arrays[1] * 255).round().astype(np.uint8))
     with torch.no_grad():
         decoded = decode_latents(model.vae, model("a {}", **call, output_type="latent"))
     assert np.abs(decoded.permute(0, 2, 3, 1).numpy() / 2 + 0.5 - arrays).max() <= 0.51 / 255
@@ -211,11 +201,6 @@ def test_wrong_input_is_one_line(model: BlipDiffusion, settings: dict[str, Any],
     with pytest.raises(InputError, match=message) as caught:
         model(**({"prompt": "a {}", "target_subject": "dog"} | settings))
     assert "\n" not in str(caught.value)
-
-
-def test_words_that_do_not_fit_the_images_are_refused(model: BlipDiffusion, references: list[Image.Image]) -> None:
-    with pytest.raises(InputError, match="3 images but 2 category words"):
-        model.encode_subject(references, ["dog", "cat"])
 
 
 def test_settings_for_records(model: BlipDiffusion) -> None:

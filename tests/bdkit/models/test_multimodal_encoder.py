@@ -6,14 +6,8 @@ from torch import Tensor
 
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.multimodal_encoder import MultimodalEncoder, SubjectProjection
-from bdkit.testing.tiny_model import tiny_model
 
 QUERIES = 4
-
-
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,6 @@ from bdkit.checkpoints.lavis_format import save_lavis
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_checkpoints import tiny_controlnet
 
-# numpy's remark on what diffusers does with tensors
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
 REFERENCE = Path(__file__).parents[2] / "reference"
 GOLDEN = REFERENCE / "golden"
 LAYOUTS = ("diffusers", "lavis", "bdkit")
@@ -30,7 +27,7 @@ def models(tiny_folders: dict[str, Path]) -> dict[str, BlipDiffusion]:
 
 def ours(model: BlipDiffusion, case: dict[str, Any], *, cached: bool = False) -> dict[str, np.ndarray]:
     """Every stage of one call, through the public interface."""
-    picture = REF.picture(case["picture"], REF.SUBJECT)
+    image = REF.image(case["image"], REF.SUBJECT)
     height, width = case["size"]
     call = {
         "target_subject": case["targets"],
@@ -43,12 +40,12 @@ def ours(model: BlipDiffusion, case: dict[str, Any], *, cached: bool = False) ->
         "seeds": case["seeds"],
     }
     words = [REF.SUBJECT] * len(case["prompts"])
-    subject = model.subject_embeddings if cached else model.encode_subject([picture] * len(words), words)
-    reference = () if cached else (picture, words)
+    subject = model.subject_embeddings if cached else model.encode_subject([image] * len(words), words)
+    reference = () if cached else (image, words)
     latents = model(case["prompts"], *reference, **call, output_type="latent")
     prompt = model.encode_prompt(case["prompts"], subject, case["targets"], prompt_reps=case["reps"])
     return {
-        "pixels": model.conventions.pixels([picture], model.multimodal_encoder.image_size).numpy(),
+        "pixels": model.conventions.pixels([image], model.multimodal_encoder.image_size).numpy(),
         "subject": subject.numpy(),
         "prompt": prompt.numpy(),
         "latents": latents.numpy(),
@@ -80,7 +77,7 @@ def test_every_stage_is_that_of_the_reference(layout: str, name: str, models: di
 
 def test_lavis_crops_as_torchvision_does(models: dict[str, BlipDiffusion]) -> None:
     assert_agree(ours(models["lavis"], REF.LAVIS_CASES["lavis"]), GOLDEN / "lavis.npz")
-    square = REF.LAVIS_CASES["lavis"] | {"picture": (40, 40)}
+    square = REF.LAVIS_CASES["lavis"] | {"image": (40, 40)}
     assert not np.allclose(
         ours(models["lavis"], REF.LAVIS_CASES["lavis"])["pixels"], ours(models["diffusers"], square)["pixels"], atol=0.1
     )
@@ -103,7 +100,7 @@ def test_lavis_cached_subject_is_used(models: dict[str, BlipDiffusion], tmp_path
 
 def test_a_prompt_with_a_place_and_one_without_are_the_same(models: dict[str, BlipDiffusion]) -> None:
     model, case = models["diffusers"], REF.CASES["square"]
-    subject = model.encode_subject(REF.picture(case["picture"], REF.SUBJECT), REF.SUBJECT)
+    subject = model.encode_subject(REF.image(case["image"], REF.SUBJECT), REF.SUBJECT)
     with np.load(GOLDEN / "square.npz") as golden:
         for text in ("swimming underwater", "a {} swimming underwater"):
             hidden = model.encode_prompt(text, subject, "dog").numpy()

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from small_calls import PROMPTS, latents, picture
+from public_calls import PROMPTS, latents, photo
 
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.prompts import PROMPT_TEMPLATES
+from bdkit.testing.tiny_checkpoints import public_tiny_model
 from bdkit.utils.errors import InputError
 
-# numpy's remark on what diffusers does with tensors
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
+@pytest.fixture(scope="module")
+def model() -> BlipDiffusion:
+    return public_tiny_model()
 
 
 def ids(model: BlipDiffusion, prompt: str, **extra: Any) -> tuple[list[int], list[int]]:
@@ -39,16 +42,16 @@ def test_the_templates(model: BlipDiffusion) -> None:
     assert places == list(range(11, 27))
     assert paper[27] == model.tokenizer.eos_token_id
     with pytest.raises(InputError, match="unknown prompt template 'other'; use place, public, paper"):
-        latents(model, "in the snow", picture(), "dog", template="other")
+        latents(model, "in the snow", photo(), "dog", template="other")
 
 
 def test_a_template_brings_its_own_number_of_repetitions(model: BlipDiffusion) -> None:
-    paper = latents(model, "in the snow", picture(), "dog", template="paper")
-    assert torch.equal(paper, latents(model, "in the snow", picture(), "dog", template="paper", prompt_reps=1))
-    assert not torch.equal(paper, latents(model, "in the snow", picture(), "dog"))
+    paper = latents(model, "in the snow", photo(), "dog", template="paper")
+    assert torch.equal(paper, latents(model, "in the snow", photo(), "dog", template="paper", prompt_reps=1))
+    assert not torch.equal(paper, latents(model, "in the snow", photo(), "dog"))
     assert torch.equal(
-        latents(model, "in the snow", picture(), "dog"),
-        latents(model, "a {} in the snow", picture(), "dog", template="public", prompt_reps=20),
+        latents(model, "in the snow", photo(), "dog"),
+        latents(model, "a {} in the snow", photo(), "dog", template="public", prompt_reps=20),
     )
 
 
@@ -68,7 +71,7 @@ def test_long_prompts_are_cut_with_one_warning_that_says_what(model: BlipDiffusi
     long = "in the snow " * 40 + "vase"
     call = {"num_inference_steps": 1, "negative_prompt": "low quality " * 50 + "city"}
     with pytest.warns(UserWarning, match="the prompt is longer than 59 tokens") as caught:
-        latents(model, long, picture(), "dog", **call)
+        latents(model, long, photo(), "dog", **call)
     assert len(caught) == 1
     message = str(caught[0].message)
     assert "the negative prompt is longer than 75 tokens" in message
@@ -87,8 +90,8 @@ def test_a_paper_prompt_is_cut_before_its_tail(model: BlipDiffusion) -> None:
 
 
 def test_lists_of_negative_prompts(model: BlipDiffusion) -> None:
-    both = latents(model, "in the snow", picture(), "dog", seeds=[1, 2], negative_prompt=["low quality", "a red vase"])
-    alone = latents(model, "in the snow", picture(), "dog", seeds=[2], negative_prompt="a red vase")
+    both = latents(model, "in the snow", photo(), "dog", seeds=[1, 2], negative_prompt=["low quality", "a red vase"])
+    alone = latents(model, "in the snow", photo(), "dog", seeds=[2], negative_prompt="a red vase")
     assert torch.allclose(both[1:], alone, atol=1e-4)
     with pytest.raises(InputError, match="2 negative prompts for 3 images"):
-        latents(model, "in the snow", picture(), "dog", seeds=[1, 2, 3], negative_prompt=["a", "b"])
+        latents(model, "in the snow", photo(), "dog", seeds=[1, 2, 3], negative_prompt=["a", "b"])

@@ -36,11 +36,6 @@ def subject_images(count: int = 4, seed: int = 0) -> list[Image.Image]:
     return images
 
 
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return tiny_model()
-
-
 def test_latents_of_images_and_their_mirror_images(model: BlipDiffusion) -> None:
     images = subject_images(5)
     plain, both = cache_latents(model, images, 0), cache_latents(model, images, 0, random_flip=True)

@@ -1,10 +1,12 @@
-"""What the optimiser does: accumulation, the moving average and the groups, against plain arithmetic."""
+"""What the optimiser does: accumulation, moving average, groups and loss scale, against plain arithmetic."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from bdkit.training.config import TrainingConfig
@@ -84,3 +86,40 @@ def test_each_group_moves_at_its_own_rate_times_the_factor() -> None:
     # Adam moves by the rate itself when the gradient never changes: half of it, then all of it.
     assert torch.allclose(module["a"], torch.full((3,), 0.15), atol=1e-5)
     assert torch.allclose(module["b"], torch.full((3,), 0.03), atol=1e-5)
+
+
+class Stopped(Exception):
+    pass
+
+
+def scaled(out: Path | None, stop_at: int = 0) -> TrainingLoop:
+    """A loop with a scaler, which works on a CPU too, though accelerate makes none there."""
+
+    def stop(step: int) -> None:
+        if step == stop_at:
+            raise Stopped
+
+    config = replace(PLAIN, schedule="constant", warmup_steps=0, max_grad_norm=0, checkpoint_seconds=0)
+    made = loop(
+        config,
+        Quadratic().float(),
+        lambda index, generator: torch.randn(4, 6, generator=generator),
+        out=out,
+        on_step=stop,
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=5)
+    made.accelerator.scaler = scaler
+    made.optimizer = AcceleratedOptimizer(made.optimizer.optimizer, device_placement=False, scaler=scaler)
+    return made
+
+
+def test_the_loss_scale_of_float16_survives_a_stop(tmp_path: Path) -> None:
+    undisturbed = scaled(None)
+    undisturbed.run()
+    with pytest.raises(Stopped):
+        scaled(tmp_path, 14).run()
+    resumed = scaled(tmp_path)
+    resumed.run()
+    assert torch.equal(resumed.module.weight, undisturbed.module.weight)
+    assert resumed.accelerator.scaler.state_dict() == undisturbed.accelerator.scaler.state_dict()
+    assert undisturbed.accelerator.scaler.get_scale() == 8.0 * 2**4

@@ -1,6 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from generate_helpers import files, run
 from PIL import Image
@@ -54,37 +54,18 @@ def test_a_suite_of_photos_fits_on_the_photos_and_guards_them(tmp_path: Path) ->
     assert files(tmp_path / "out") != made
 
 
-def bad_photo(path: Path, kind: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    if kind.startswith("truncated"):
-        Image.fromarray(noise).save(path, kind.split()[1])
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif kind == "strip":
-        Image.new("RGB", (900, 100)).save(path, "PNG")
-    elif kind == "huge":
-        Image.new("1", (8001, 8000)).save(path, "PNG")
-    else:
-        path.write_bytes({"empty": b"", "text": b"hello\n", "header only": b"\x89PNG\r\n\x1a\n" + bytes(40)}[kind])
+BAD: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "strip": lambda path: Image.new("RGB", (900, 100)).save(path),
+    "huge": lambda path: Image.new("1", (8001, 8000)).save(path),
+}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "empty",
-        "text",
-        "header only",
-        "truncated PNG",
-        "truncated JPEG",
-        "truncated WEBP",
-        "truncated TIFF",
-        "strip",
-        "huge",
-    ],
-)
+@pytest.mark.parametrize("kind", BAD)
 def test_bad_photos_are_one_line(tmp_path: Path, kind: str) -> None:
     photos = make_photos(tmp_path / "photos")
     bad = photos / "backpack/02.png"
-    bad_photo(bad, kind)
+    BAD[kind](bad)
     with pytest.raises(InputError, match=str(bad)) as caught:
         run(tmp_path / "out", photos=photos, **ONE_PHOTO_SUBJECT)
     line = one_line(caught.value) or "\n"

@@ -6,7 +6,6 @@ import pytest
 from eval_helpers import ROWS
 from generate_helpers import SUITE, config
 
-from bdkit.cli import main
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from eval.experiments import TABLE1, BenchConfig, Row, protocol_of
@@ -75,26 +74,6 @@ def test_bad_shards(text: str) -> None:
 def test_bad_configs(tmp_path: Path, named: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         config(tmp_path, **named)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["nano"], "unknown suite 'nano'"),
-        (["--subjects", "0"], "at least 1"),
-        (["--shard", "4/3"], "'4/3' is no shard; write 1/3, 2/3 and 3/3 for the three parts"),
-        (["--workers", "0"], "0 is too small"),
-        (["--methods", "magic"], "unknown method 'magic'"),
-        (["--protocol", "magic"], "unknown protocol 'magic'"),
-    ],
-)
-def test_mistakes_are_one_line_and_leave_nothing_behind(flags, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["bench", *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bdkit: error: ")
-    assert message in line
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_protocol_fits_suite_and_model() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from eval.generate.references import load_references, prepare
-from eval.report.grid import image_grid, jpeg
+from eval.report.grid import fit_tile, image_grid, jpeg, spread
 
 RED, BLUE, GREY = (Image.new(mode, (8, 8), colour) for mode, colour in (("RGB", "red"), ("RGBA", "blue"), ("L", 128)))
 
@@ -62,3 +62,13 @@ def test_references_of_photos_need_the_photos(tmp_path: Path) -> None:
         load_references(suite, subject, tmp_path)
     RED.save(tmp_path / subject.name / "last.png")
     assert len(load_references(suite, subject, tmp_path)) == subject.n_references
+
+
+def test_tiles_keep_the_whole_image() -> None:
+    tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
+    assert tile.size == (16, 16)
+    assert tile.getpixel((8, 8)) == (255, 0, 0)
+    assert tile.getpixel((8, 1)) == (255, 255, 255)
+    assert spread(tuple(range(10)), 4) == [0, 3, 6, 9]
+    assert spread((1, 2), 4) == [1, 2]
+    assert spread((1, 2), 1) == [1]

@@ -109,7 +109,7 @@ def test_command_makes_it_from_finished_scores(out: Path, tmp_path: Path, capsys
     page = (folder / "report.html").read_text()
     assert "<h2>Published results</h2>" in page
     assert "copied, protocol unknown" in page
-    sources = [picture[0] for picture in data_of(folder / "report.html")["images"]]
+    sources = [image[0] for image in data_of(folder / "report.html")["images"]]
     assert len(sources) == N
     assert all((folder / source).resolve().is_relative_to(out.resolve()) for source in sources)
 
@@ -133,12 +133,12 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     """A manifest may name a method anything."""
     make_folder(tmp_path, make_scores(METHODS))
     add_images(tmp_path, ("base",))
-    pictures = [
+    images = [
         ImageFile(image.path, replace(image.id, method=method))
         for method in METHODS
         for image in read_tree(tmp_path, SUITE, "x").images
     ]
-    make_report(tmp_path, make_tables(tmp_path), tree=ImageTree(tmp_path, tuple(pictures)), show_progress=False)
+    make_report(tmp_path, make_tables(tmp_path), tree=ImageTree(tmp_path, tuple(images)), show_progress=False)
     page = (tmp_path / "report.html").read_text()
     assert "<b>bold" not in page
     assert data_of(tmp_path / "report.html")["rows"] == [METHODS[1], "Base model, not personalised"]

@@ -70,25 +70,6 @@ def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
     assert estimates(subject_means(scores)).get(("a", "clip_t")) is None
 
 
-def test_interval_is_the_percentiles_of_resampled_means() -> None:
-    values = np.random.default_rng(1).normal(2.0, 1.0, 30)
-    rng = np.random.default_rng(123)
-    resampled = []
-    for _ in range(4000):
-        total = 0.0
-        for place in rng.integers(0, 30, 30):
-            total += values[place]
-        resampled.append(total / 30)
-    resampled.sort()
-    low, high = interval(values)
-    assert low == pytest.approx(resampled[100], abs=0.03)
-    assert high == pytest.approx(resampled[3899], abs=0.03)
-    # closed form: the bootstrap's standard error is the population standard deviation over sqrt(n)
-    half = 1.96 * values.std() / math.sqrt(30)
-    assert high - low == pytest.approx(2 * half, rel=0.06)
-    assert interval(values) == (low, high)
-
-
 def test_interval_is_seeded_and_wants_two_values() -> None:
     assert N_RESAMPLES >= 2000
     assert SEED == 0

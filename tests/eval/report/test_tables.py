@@ -221,6 +221,9 @@ def test_published_results_stand_beside_ours_with_their_protocols(out: Path) -> 
 def test_published_files_are_whole() -> None:
     rows = read_published()
     assert rows[:8] == read_paper()
+    assert all("2305.14720" in row["source"] for row in rows[:8])
+    paper = {row["row"]: row for row in rows[:8]}
+    assert (paper["blip-diffusion-finetuned"]["dino"], paper["real-images"]["clip_t"]) == ("0.670", "")
     assert len({row["row"] for row in rows}) == len(rows) >= 25
     for row in rows:
         assert row["suite"] == "dreambench"

@@ -73,16 +73,16 @@ def clip_text(network, tokenizer, text):
         return network.encode_text(tokens)[0].numpy()
 
 
-def score(name, dino_of, clip_of, text_of, pictures, references, given):
+def score(name, dino_of, clip_of, text_of, images, references, given):
     """{(subject, prompt, sample): (DINO, CLIP-I, CLIP-T)}.
 
     dino_of(network, resize, path), clip_of(path), text_of(text): embeddings
-    pictures: {(subject, prompt, sample): (path, {kind of text: text})}; references: {subject: [path]}
-    given: {key of a picture: index of the reference that it is compared with}
+    images: {(subject, prompt, sample): (path, {kind of text: text})}; references: {subject: [path]}
+    given: {key of an image: index of the reference that it is compared with}
     """
     network, resize, which, text, factor, floor = VARIANTS[name]
     found = {}
-    for key, (path, texts) in pictures.items():
+    for key, (path, texts) in images.items():
         others = references[key[0]]
         others = {"all": others, "first": others[:1], "given": [others[given[key]]]}[which]
         dino = [cosine(dino_of(network, resize, path), dino_of(network, resize, other)) for other in others]

@@ -13,10 +13,8 @@ from bdkit.cli import main
 from dreambench.dreambench_plus import FOLDERS, KINDS, PUBLISHED_COUNTS
 from dreambench.registry import load_suite
 from eval.bench import BenchConfig, run_bench
-from eval.report.tables import make_tables, markdown, summarise
-from eval.results_dir import load_saved_suite, save_suite
-from eval.score.images import read_images
-from eval.score.score import score_images
+from eval.report.tables import markdown, summarise
+from eval.results_dir import load_saved_suite
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +51,6 @@ def test_bench_runs_on_it(photos: Path, tmp_path: Path) -> None:
     assert "## Split: object" in text
     kinds = pd.read_csv(tmp_path / "by_split.csv").query("split == 'type'")["part"]
     assert set(kinds) == {"photorealistic", "style_transfer"}  # of 9 prompts the limit takes 0, 3 and 6
-
-
-def test_images_of_its_own_code_are_scored(photos: Path, tmp_path: Path) -> None:
-    """samples/METHOD/tgt_image/SUBJECT/PROMPT_SAMPLE.jpg, with the prompts in text/."""
-    suite = load_suite("dreambench-plus", photos).limited(subjects=2)
-    rng = np.random.default_rng(1)
-    for subject in suite.subjects:
-        for prompt in suite.prompts(subject):
-            target = tmp_path / "samples" / "emu2" / "tgt_image" / subject.name / f"{prompt.index}_0.jpg"
-            words = tmp_path / "samples" / "emu2" / "text" / subject.name / f"{prompt.index}_0.txt"
-            for path in (target, words):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(target)
-            words.write_text(prompt.text(subject.class_noun))
-    found = read_images(tmp_path / "samples", suite)
-    assert len(found.images) == 18
-    assert not found.unknown
-    out = tmp_path / "scores"
-    save_suite(suite, out)
-    score_images(found, suite, evaluators(classifier=False), out, photos=photos, show_progress=False)
-    results = make_tables(out)
-    assert results.coverage["emu2"].n_images == 18
-    assert results.estimates["emu2", "clip_t"].n_subjects == 2
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from eval.experiments import BenchConfig
 from eval.generate.references import prepare
 from eval.generate.run import generate
 from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF
-from eval.score.images import read_images
 from eval.score.metrics import METRICS
 from eval.score.score import COLUMNS, read_scores, score_folder
 
@@ -127,26 +126,6 @@ def test_many_missing_images_are_one_line_and_a_file(out: Path) -> None:
         score(out, rows=[("absent", 0)])
     assert "\n" not in str(caught.value)
     assert len(pd.read_csv(out / "problems.csv")) == SUITE.n_images
-
-
-def test_broken_image_is_named(out: Path) -> None:
-    path = out / "images/seed0/tiny-2/dog/00-0.png"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"dog/00-0\.png is not a readable image"):
-        score(out)
-
-
-def test_images_of_another_program_are_scored(tmp_path: Path) -> None:
-    prepare(SUITE, tmp_path)
-    for subject in SUITE.subjects:
-        for prompt in SUITE.prompts(subject):
-            for sample in range(2):
-                path = tmp_path / f"images/seed0/theirs/{subject.name}/{prompt.index:02d}-{sample}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGBA", (30, 20), (9, prompt.index, sample, 100)).save(path)
-    assert read_images(tmp_path, SUITE).rows == [("theirs", 0)]
-    frame = score(tmp_path)
-    assert set(frame["method"]) == {REAL, REAL_WITH_SELF, "theirs"}
 
 
 def test_photos_have_no_ground_truth_metrics(tmp_path: Path) -> None:

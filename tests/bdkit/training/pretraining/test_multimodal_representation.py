@@ -198,16 +198,27 @@ def test_generation_loss_word_by_word(module: MultimodalRepresentation, image_to
 
 
 @torch.no_grad()
-def test_written_words_are_the_likeliest_and_end(module: MultimodalRepresentation, image_tokens: Tensor) -> None:
-    free = module.write_words(image_tokens, end_token_id=-1, length=5)
-    assert free.shape == (4, 5)
-    seen = torch.tensor([[module.dec_token_id, *free[2, :4].tolist()]])
-    hidden = module.encoder.query(image_tokens[2:3], seen, multimodal_causal_mask(QUERIES, torch.ones_like(seen)))
-    logits = module.word_transform(hidden[0, -1]) @ module.encoder.qformer.get_input_embeddings().weight.T
-    assert int((logits + module.word_bias).argmax()) == int(free[2, 4])
-    end = int(free[0, 0])
-    ended = module.write_words(image_tokens[:1], end_token_id=end, length=5)
-    assert ended.tolist() == [[end]]
+def test_each_word_is_what_itg_predicts_from_all_before_it(module: MultimodalRepresentation, image_tokens) -> None:
+    written = module.write_words(image_tokens, end_token_id=-1, length=6)
+    assert written.shape == (4, 6)
+    ids = torch.cat([torch.full((4, 1), module.dec_token_id), written[:, :-1]], dim=1)
+    mask = multimodal_causal_mask(QUERIES, torch.ones_like(ids))
+    hidden = module.encoder.query(image_tokens, ids, mask)[:, QUERIES:]
+    words = module.encoder.qformer.get_input_embeddings().weight
+    at_once = (module.word_transform(hidden) @ words.T + module.word_bias).argmax(-1)
+    assert at_once.tolist() == written.tolist()
+
+
+def test_the_end_ends_a_caption(module: MultimodalRepresentation, image_tokens: Tensor) -> None:
+    tokens = image_tokens[:1]
+    free = module.write_words(tokens, end_token_id=-1, length=6)[0].tolist()
+    end = free[3]
+    stopped = module.write_words(tokens, end_token_id=end, length=6)[0].tolist()
+    assert stopped == free[: free.index(end) + 1]
+    # a row that has ended is filled up while another goes on
+    both = module.write_words(tokens.repeat(2, 1, 1) * torch.tensor([1.0, -1.0]).view(2, 1, 1), end_token_id=end)
+    first = both[0].tolist()
+    assert set(first[first.index(end) :]) == {end}
 
 
 def test_training_moves_the_qformer_alone() -> None:

@@ -7,15 +7,9 @@ from torch import Tensor
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.prompts import insert_placeholder_ids
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.testing.tiny_model import tiny_model
 
 QUERIES, LENGTH = 4, 20
 Inputs = tuple[Tensor, Tensor, Tensor]
-
-
-@pytest.fixture(scope="module")
-def model() -> BlipDiffusion:
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")
