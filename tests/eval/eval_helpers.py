@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,9 +177,19 @@ def exact_evaluators(protocol: str = "dreambench", seed: int = 1) -> Evaluators:
     return Evaluators(protocol=protocol, encoders={"dino": dino, "clip": clip})
 
 
+def cosine(one: list[float], other: list[float]) -> float:
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
 # Images to score, and where they lie
 
 PHOTO_SUITE = load_suite("dreambench").limited(subjects=2, prompts=3, samples=2)
+
+
+def texture(width: int, height: int, seed: int = 0) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (48, 40), **how: object) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eval_helpers import texture
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -20,13 +21,8 @@ from eval.score.masks import ClipSegSegmenter, keep, mean_colour, read_mask
 from eval.score.protocols import PROTOCOLS
 
 
-def draw_image(size: tuple[int, int] = (6, 4)) -> Image.Image:
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3))
-    return Image.fromarray(values.astype(np.uint8))
-
-
 def test_keep_is_a_plain_loop() -> None:
-    image, fill = draw_image(), (10, 20, 30)
+    image, fill = texture(6, 4), (10, 20, 30)
     mask = np.random.default_rng(1).random((4, 6))
     for kept in ("subject", "background"):
         found = np.asarray(keep(image, mask, kept, fill))  # type: ignore[arg-type]
@@ -42,7 +38,7 @@ def test_the_other_side_does_not_matter() -> None:
     """What is blanked out cannot change what a network sees."""
     mask = np.zeros((4, 6))
     mask[1:3, 2:5] = 1
-    first, second = np.asarray(draw_image()).copy(), np.asarray(draw_image()).copy()
+    first, second = np.asarray(texture(6, 4)).copy(), np.asarray(texture(6, 4)).copy()
     second[mask == 0] = 77
     fill = mean_colour(PROTOCOLS["mini"].dino)
     views = [keep(Image.fromarray(p), mask, "subject", fill) for p in (first, second)]
@@ -50,7 +46,7 @@ def test_the_other_side_does_not_matter() -> None:
     others = [keep(Image.fromarray(p), mask, "background", fill) for p in (first, second)]
     assert others[0].tobytes() != others[1].tobytes()
     with pytest.raises(ValueError, match="does not fit"):
-        keep(draw_image((5, 5)), mask, "subject", fill)
+        keep(texture(5, 5), mask, "subject", fill)
 
 
 def test_fill_is_what_the_network_sees_as_zero() -> None:
@@ -98,7 +94,7 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clipseg_masks_have_the_images_sizes(clipseg: Path) -> None:
     segment = ClipSegSegmenter(str(clipseg))
-    images = [draw_image((40, 30)), draw_image((20, 50))]
+    images = [texture(40, 30), texture(20, 50)]
     masks = segment(images, "dog")
     assert [mask.shape for mask in masks] == [(30, 40), (50, 20)]
     assert all(set(np.unique(mask)) <= {0.0, 1.0} for mask in masks)

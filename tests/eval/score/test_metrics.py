@@ -1,10 +1,8 @@
 """Every metric against a plain float64 loop over real embeddings of real images."""
 
-import math
-
 import numpy as np
 import pytest
-from eval_helpers import TinyEncoder, tiny_classifier
+from eval_helpers import TinyEncoder, cosine, tiny_classifier
 from PIL import Image
 
 from bdkit.miniworld.changes import CHANGES
@@ -46,11 +44,6 @@ def batch() -> Batch:
         subject_index=OWN,
         class_index=class_nouns().index("vase"),
     )
-
-
-def cosine(one: list[float], other: list[float]) -> float:
-    dot = sum(a * b for a, b in zip(one, other, strict=True))
-    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
 
 
 @pytest.mark.parametrize(("metric", "encoder"), [("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")])

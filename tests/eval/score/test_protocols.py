@@ -1,9 +1,8 @@
 import re
 from dataclasses import fields
 
-import numpy as np
 import pytest
-from PIL import Image
+from eval_helpers import texture
 from timm.data import create_transform
 from torchvision import transforms
 
@@ -22,14 +21,9 @@ from eval.score.protocols import (
 )
 
 
-def draw_image(width: int, height: int) -> Image.Image:
-    coarse = np.random.default_rng(width).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
 @pytest.mark.parametrize("size", [(400, 300), (300, 431), (224, 224), (100, 37), (512, 512)])
 def test_squashed_and_timms_own_pixels_are_the_published_ones(size: tuple[int, int]) -> None:
-    image = draw_image(*size)
+    image = texture(*size)
     normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     squash = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), normalise])
     assert (to_batch([image], PROTOCOLS["dino-squash"].dino)[0] == squash(image)).all()

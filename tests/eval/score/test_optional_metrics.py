@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from eval_helpers import TinyEncoder
+from eval_helpers import TinyEncoder, cosine
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import structural_similarity
@@ -70,11 +70,6 @@ def batch() -> Batch:
         subject_index=0,
         class_index=0,
     )
-
-
-def cosine(one: list[float], other: list[float]) -> float:
-    dot = sum(a * b for a, b in zip(one, other, strict=True))
-    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
 
 
 def cosines(batch: Batch, encoder: str) -> list[list[float]]:
