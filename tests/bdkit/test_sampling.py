@@ -11,14 +11,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from bdkit.losses import (
-    NOISE_SCHEDULE,
-    draw_noise,
-    draw_timesteps,
-    noise_prediction_loss,
-    timestep_weights,
-    training_scheduler,
-)
+from bdkit import losses
 from bdkit.models.latent_diffusion import Vae, decode_latents, encode_images, latent_factor
 from bdkit.sampling import initial_noise, sample
 from bdkit.testing.tiny_model import tiny_model
@@ -46,7 +39,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 
 def scheduler(name: str) -> Any:
     extra = {"skip_prk_steps": True} if name == "PNDM" else {}
-    return getattr(diffusers, f"{name}Scheduler")(**NOISE_SCHEDULE, **extra)
+    return getattr(diffusers, f"{name}Scheduler")(**losses.NOISE_SCHEDULE, **extra)
 
 
 def alpha_bar() -> list[float]:
@@ -62,7 +55,9 @@ def alpha_bar() -> list[float]:
 @torch.no_grad()
 def test_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> None:
     latents, states = random(6, 4, 8, 8, seed=1), random(6, 20, 32, seed=2)
-    loss = noise_prediction_loss(unet, training_scheduler(), latents, states, torch.Generator().manual_seed(5))
+    loss = losses.noise_prediction_loss(
+        unet, losses.training_scheduler(), latents, states, torch.Generator().manual_seed(5)
+    )
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(0, 1000, (6,), generator=generator)
@@ -78,10 +73,10 @@ def test_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> None:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_noise_depends_on_the_generator_alone(device: str) -> None:
     like = torch.zeros(64, 4, 16, 16, device=device)
-    first, second = (draw_noise(like, torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    first, second = (losses.draw_noise(like, torch.Generator().manual_seed(seed)) for seed in (5, 6))
     generator = torch.Generator().manual_seed(5)
-    assert torch.equal(draw_noise(like, generator), first)
-    assert not torch.equal(draw_noise(like, generator), first)  # it goes on
+    assert torch.equal(losses.draw_noise(like, generator), first)
+    assert not torch.equal(losses.draw_noise(like, generator), first)  # it goes on
     assert not torch.equal(second, first)
     assert first.device == like.device
     assert abs(float(first.mean())) < 0.01
@@ -92,14 +87,14 @@ def test_noise_depends_on_the_generator_alone(device: str) -> None:
 def test_weighted_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> None:
     latents, states = random(6, 4, 8, 8, seed=1), random(6, 20, 32, seed=2)
     places = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(8)) + 0.5
-    scheduler = training_scheduler()
-    loss = noise_prediction_loss(
+    scheduler = losses.training_scheduler()
+    loss = losses.noise_prediction_loss(
         unet,
         scheduler,
         latents,
         states,
         torch.Generator().manual_seed(5),
-        timestep_weights(scheduler, 0.2, 10.0),
+        losses.timestep_weights(scheduler, 0.2, 10.0),
         importance_sampling=True,
         pixel_weights=places,
     )
@@ -128,7 +123,7 @@ def test_importance_sampling_leaves_the_mean_loss_as_it_is() -> None:
     generator = torch.Generator().manual_seed(0)
     error = 1 / (1 + np.arange(1000) / 50)  # a loss that falls with the timestep, as the noise's does
     for count in (1, 3, 16):
-        draws = [draw_timesteps(torch.from_numpy(weights), count, generator) for _ in range(30_000 // count)]
+        draws = [losses.draw_timesteps(torch.from_numpy(weights), count, generator) for _ in range(30_000 // count)]
         estimates = [float((factors * torch.from_numpy(error)[steps]).mean()) for steps, factors in draws]
         assert np.mean(estimates) == pytest.approx((weights * error).mean(), rel=0.01)
         timesteps = torch.cat([steps for steps, _ in draws])
@@ -139,7 +134,7 @@ def test_importance_sampling_leaves_the_mean_loss_as_it_is() -> None:
 def test_timesteps_are_spread_over_a_batch() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        timesteps, factors = draw_timesteps(torch.ones(1000), 10, generator)
+        timesteps, factors = losses.draw_timesteps(torch.ones(1000), 10, generator)
         assert [t // 100 for t in timesteps.tolist()] == list(range(10))
         assert torch.allclose(factors, torch.ones(10))
 
@@ -215,7 +210,7 @@ def test_ddim_with_guidance_against_a_reference_loop() -> None:
         before = signal[t - 50] if t - 50 >= 0 else signal[0]
         clean = (x - math.sqrt(1 - signal[t]) * eps) / math.sqrt(signal[t])
         x = math.sqrt(before) * clean + math.sqrt(1 - before) * eps
-    ddim = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **NOISE_SCHEDULE)
+    ddim = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **losses.NOISE_SCHEDULE)
     seen: list[tuple[int, int]] = []
     ours = sample(
         Analytic(),

@@ -7,14 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from studies.metric_validity import statistics as stats
 from studies.metric_validity.damage import blur, crossfade
-from studies.metric_validity.statistics import (
-    correlations,
-    correlations_within,
-    method_correlations,
-    reactions,
-    verdicts,
-)
 
 IDENTITY, PROMPT, PLACE = "true_identity", "true_prompt", "true_place"
 
@@ -46,7 +40,7 @@ def drift(noise: float) -> pd.DataFrame:
 
 def test_correlations_are_scipys() -> None:
     frame = drift(0.3)
-    found = correlations(frame, ["good", "blind", "obedient", "constant"], [IDENTITY, PROMPT])
+    found = stats.correlations(frame, ["good", "blind", "obedient", "constant"], [IDENTITY, PROMPT])
     for row in found.to_dict("records"):
         part = frame if row["prompts"] == "all" else frame[frame["kind"] == row["prompts"]]
         part = part.dropna(subset=[row["metric"]])
@@ -78,7 +72,7 @@ def test_intervals_resample_subjects_and_cover_the_truth() -> None:
     true_rho = spearmanr(large["metric"], large[IDENTITY]).statistic
     held = 0
     for _ in range(25):
-        row = correlations(world(12), ["metric"], [IDENTITY]).iloc[0]
+        row = stats.correlations(world(12), ["metric"], [IDENTITY]).iloc[0]
         held += row["low"] <= true_rho <= row["high"]
     # 95% of 25 is 24; with 12 subjects the percentile bootstrap is a little narrow
     assert held >= 20
@@ -88,19 +82,19 @@ def test_within_subjects_is_the_mean_of_scipys() -> None:
     """An offset for each subject hides from the pooled correlation what each subject's own shows."""
     frame = drift(0.05)
     frame["good"] += 5 * frame["subject"].str[1:].astype(int)
-    pooled = correlations(frame, ["good"], [IDENTITY]).iloc[0]["rho"]
-    found = correlations_within(frame, ["good", "constant"], [IDENTITY]).iloc[0]
+    pooled = stats.correlations(frame, ["good"], [IDENTITY]).iloc[0]["rho"]
+    found = stats.correlations_within(frame, ["good", "constant"], [IDENTITY]).iloc[0]
     own = [spearmanr(part["good"], part[IDENTITY]).statistic for _, part in frame.groupby("subject")]
     assert found["rho"] == pytest.approx(sum(own) / len(own), abs=1e-12)
     assert found["low"] < found["rho"] < found["high"]
     assert pooled < 0.3 < 0.8 < found["rho"]
     assert found["metric"] == "good"
-    assert len(correlations_within(frame, ["constant"], [IDENTITY])) == 0
+    assert len(stats.correlations_within(frame, ["constant"], [IDENTITY])) == 0
 
 
 def test_method_means_are_a_plain_loop() -> None:
     frame = drift(0.3)
-    found = method_correlations(frame, ["good", "blind"]).set_index(["metric", "truth"])
+    found = stats.method_correlations(frame, ["good", "blind"]).set_index(["metric", "truth"])
     by_cell = {key: own.to_dict("list") for key, own in frame.groupby(["subject", "step", PROMPT])}
     means: dict[str, list[float]] = {"good": [], "blind": [], IDENTITY: [], PROMPT: []}
     for step in range(5):
@@ -150,7 +144,7 @@ TARGETS = {"sharp": IDENTITY, "blind": IDENTITY, "fooled": IDENTITY, "text": PRO
 
 def test_reactions_are_paired_means_over_subjects() -> None:
     frame = harmed()
-    found = reactions(frame, METRICS).set_index(["damage", "strength", "metric"])
+    found = stats.reactions(frame, METRICS).set_index(["damage", "strength", "metric"])
     whole = {row["case"]: row for row in frame[frame["strength"] == 0].to_dict("records")}
     part = frame[(frame["damage"] == "trick") & (frame["strength"] == 1)].to_dict("records")
     differences: dict[int, list[float]] = {}
@@ -174,12 +168,14 @@ def test_ties_are_half_preferred() -> None:
         ("b", 1, "x", 1.0, 1.0, 1.0, 1.0, 0.7),
     ]
     frame = pd.DataFrame(rows, columns=["subject", "case", "damage", "strength", IDENTITY, PROMPT, PLACE, "m"])
-    assert reactions(frame, ["m"])["preferred"].tolist() == [0.75]
+    assert stats.reactions(frame, ["m"])["preferred"].tolist() == [0.75]
 
 
 def test_verdicts() -> None:
     yardsticks = {IDENTITY: "stranger", PROMPT: "elsewhere"}
-    found = verdicts(reactions(harmed(), METRICS), TARGETS, yardsticks).set_index(["damage", "metric"])["verdict"]
+    found = stats.verdicts(stats.reactions(harmed(), METRICS), TARGETS, yardsticks).set_index(["damage", "metric"])[
+        "verdict"
+    ]
     assert found["trick", "sharp"] == found["elsewhere", "sharp"] == found["copy", "sharp"] == "right"
     assert found["trick", "fooled"] == "fooled"
     assert found["elsewhere", "fooled"] == "distracted"

@@ -1,15 +1,6 @@
 import pytest
 
-from bdkit.miniworld.captions import (
-    NAMES,
-    RARE_TOKENS,
-    VOCABULARY,
-    caption,
-    caption_template,
-    describe,
-    dreambench_template,
-    part_words,
-)
+from bdkit.miniworld import captions
 from bdkit.miniworld.colours import name_of
 from bdkit.miniworld.scenes import CHANGES, CONTEXTS, OUTFITS, STUDIO, sample_scene
 from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
@@ -26,11 +17,11 @@ def scenes(count):
 
 def test_every_word_is_in_the_vocabulary():
     rng = generator("words")
-    known = set(VOCABULARY)
-    assert list(VOCABULARY) == sorted(known)
-    assert set(RARE_TOKENS) <= known
+    known = set(captions.VOCABULARY)
+    assert list(captions.VOCABULARY) == sorted(known)
+    assert set(captions.RARE_TOKENS) <= known
     for scene in scenes(3000):
-        text = caption(scene, rng, detail=True).lower().replace(",", " , ")
+        text = captions.caption(scene, rng, detail=True).lower().replace(",", " , ")
         assert set(text.split()) <= known
 
 
@@ -38,9 +29,9 @@ def test_templates_have_one_slot_and_dreambenchs_wording_often():
     rng = generator("templates")
     usual, total = 0, 0
     for scene in scenes(1500):
-        template = caption_template(scene, rng)
+        template = captions.caption_template(scene, rng)
         assert template.count("{}") == 1
-        usual += template.startswith(dreambench_template(scene))
+        usual += template.startswith(captions.dreambench_template(scene))
         total += 1
     assert usual / total >= 0.4
 
@@ -49,7 +40,7 @@ def test_captions_name_outfit_change_and_usually_the_context():
     rng = generator("names")
     named, special = 0, 0
     for scene in scenes(1500):
-        text = caption(scene, rng)
+        text = captions.caption(scene, rng)
         assert scene.subject.class_noun in text
         if scene.change:
             assert f"{scene.change} {scene.subject.class_noun}" in text
@@ -59,7 +50,7 @@ def test_captions_name_outfit_change_and_usually_the_context():
             assert key in text
         if (scene.outfit or scene.change) and scene.context != STUDIO:
             special += 1
-            named += len(text.split()) > len(dreambench_template(scene).split()) + 1
+            named += len(text.split()) > len(captions.dreambench_template(scene).split()) + 1
     assert named / special > 0.6
 
 
@@ -67,7 +58,7 @@ def test_captions_name_outfit_change_and_usually_the_context():
 def test_context_captions_vary_and_stay_true(context):
     rng = generator("vary", context)
     scene = sample_scene(sample_subject("bowl", "vary"), rng, context=context)
-    texts = {caption(scene, rng) for _ in range(60)}
+    texts = {captions.caption(scene, rng) for _ in range(60)}
     assert f"a bowl {context}" in texts
     assert len(texts) >= 8
     assert all(text != "a bowl" for text in texts)
@@ -75,16 +66,16 @@ def test_context_captions_vary_and_stay_true(context):
 
 def test_description_names_colours_pattern_and_a_part():
     scene = sample_scene(sample_subject("dog", "words"), generator("d"))
-    text = describe(scene, generator("d"))
+    text = captions.describe(scene, generator("d"))
     subject = scene.subject
     if subject.pattern != "plain":
         assert name_of(subject.colours[1]) in text
     assert name_of(subject.colours[0]) in text
     assert name_of(subject.colours[2]) in text
-    assert any(text.endswith(words) for words in part_words(scene))
+    assert any(text.endswith(words) for words in captions.part_words(scene))
 
 
 def test_colour_names():
-    assert all(name_of(rgb) == name for name, rgb in NAMES.items())
+    assert all(name_of(rgb) == name for name, rgb in captions.NAMES.items())
     assert name_of((250, 20, 30)) == "red"
     assert name_of((20, 60, 240)) == "blue"

@@ -3,16 +3,8 @@ from collections import Counter
 
 import pytest
 
+from bdkit.miniworld import scenes
 from bdkit.miniworld.captions import dreambench_template
-from bdkit.miniworld.scenes import (
-    CHANGES,
-    CONTEXTS,
-    OUTFITS,
-    STUDIO,
-    STUDIO_SHARE,
-    sample_scene,
-    scene_for_prompt,
-)
 from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
 from bdkit.miniworld.truth import truth
 
@@ -41,45 +33,45 @@ CHANGE_PROMPTS = [f"a {word} {{}} {{}}" for word in ("red", "purple", "shiny", "
 @pytest.mark.parametrize("template", [*CONTEXT_PROMPTS, *OUTFIT_PROMPTS, *CHANGE_PROMPTS])
 def test_every_dreambench_prompt_gives_what_it_asks_for(template):
     subject = sample_subject("dog", "prompts", "test")
-    scene = scene_for_prompt(subject, template, 7)
-    assert scene == scene_for_prompt(subject, template, 7)
-    assert scene != scene_for_prompt(subject, template, 8)
+    scene = scenes.scene_for_prompt(subject, template, 7)
+    assert scene == scenes.scene_for_prompt(subject, template, 7)
+    assert scene != scenes.scene_for_prompt(subject, template, 8)
     assert dreambench_template(scene).replace("{}", "{} {}") == template
 
 
 def test_object_prompts_are_the_contexts_in_order():
     vase = sample_subject("vase", "order")
     for i, template in enumerate(CONTEXT_PROMPTS):
-        scene = scene_for_prompt(vase, template, i)
-        assert (scene.context, truth(scene)["context_index"]) == (CONTEXTS[i], i)
+        scene = scenes.scene_for_prompt(vase, template, i)
+        assert (scene.context, truth(scene)["context_index"]) == (scenes.CONTEXTS[i], i)
     for i, template in enumerate(CHANGE_PROMPTS):
-        assert truth(scene_for_prompt(vase, template, i))["change_index"] == i + 1
+        assert truth(scenes.scene_for_prompt(vase, template, i))["change_index"] == i + 1
     cat = sample_subject("cat", "order")
     for i, template in enumerate(OUTFIT_PROMPTS):
-        assert truth(scene_for_prompt(cat, template, i))["outfit_index"] == i + 1
+        assert truth(scenes.scene_for_prompt(cat, template, i))["outfit_index"] == i + 1
 
 
 def test_random_contexts_cover_all_and_studio_has_its_share():
     rng = generator("contexts")
     subject = sample_subject("can", "contexts")
-    counts = Counter(sample_scene(subject, rng).context for _ in range(3000))
-    assert set(counts) == {*CONTEXTS, STUDIO}
-    assert counts[STUDIO] / 3000 == pytest.approx(STUDIO_SHARE, abs=0.03)
+    counts = Counter(scenes.sample_scene(subject, rng).context for _ in range(3000))
+    assert set(counts) == {*scenes.CONTEXTS, scenes.STUDIO}
+    assert counts[scenes.STUDIO] / 3000 == pytest.approx(scenes.STUDIO_SHARE, abs=0.03)
 
 
 def test_pose_and_light_stay_in_their_ranges_and_fill_them():
     rng = generator("poses")
     subject = sample_subject("bowl", "poses")
-    scenes = [sample_scene(subject, rng) for _ in range(500)]
-    rotations = [s.pose.rotation for s in scenes]
-    scales = [s.pose.scale for s in scenes]
+    drawn = [scenes.sample_scene(subject, rng) for _ in range(500)]
+    rotations = [s.pose.rotation for s in drawn]
+    scales = [s.pose.scale for s in drawn]
     assert -12 <= min(rotations) < -6
     assert 6 < max(rotations) <= 12
     assert 0.85 <= min(scales) < 0.87
     assert 1.08 < max(scales) <= 1.1
-    assert 0.4 < sum(s.pose.flip for s in scenes) / 500 < 0.6
-    assert all(0.9 < s.light.brightness < 1.08 and abs(s.light.warmth) <= 1 for s in scenes)
-    assert len({s.seed for s in scenes}) == 500
+    assert 0.4 < sum(s.pose.flip for s in drawn) / 500 < 0.6
+    assert all(0.9 < s.light.brightness < 1.08 and abs(s.light.warmth) <= 1 for s in drawn)
+    assert len({s.seed for s in drawn}) == 500
 
 
 @pytest.mark.parametrize(
@@ -93,21 +85,21 @@ def test_pose_and_light_stay_in_their_ranges_and_fill_them():
 )
 def test_impossible_wishes_are_refused(noun, wish):
     with pytest.raises(ValueError, match=re.escape(next(iter(wish)))):
-        sample_scene(sample_subject(noun, "x"), generator("x"), **wish)
+        scenes.sample_scene(sample_subject(noun, "x"), generator("x"), **wish)
 
 
 def test_other_prompts_are_refused():
     with pytest.raises(ValueError, match="not a DreamBench prompt"):
-        scene_for_prompt(sample_subject("can", "x"), "a {} {} on the moon", 0)
+        scenes.scene_for_prompt(sample_subject("can", "x"), "a {} {} on the moon", 0)
 
 
 def test_truth_names_the_subject_and_not_the_scene():
     rng = generator("truth")
-    labels = {noun: [truth(sample_scene(sample_subject(noun, "t"), rng)) for _ in range(4)] for noun in CLASSES}
+    labels = {noun: [truth(scenes.sample_scene(sample_subject(noun, "t"), rng)) for _ in range(4)] for noun in CLASSES}
     for i, noun in enumerate(CLASSES):
         assert {label["class_index"] for label in labels[noun]} == {i}
         assert len({label["identity"] for label in labels[noun]}) == 1
         assert all(label["outfit_index"] == label["change_index"] == 0 for label in labels[noun])
     assert len({label["identity"] for row in labels.values() for label in row}) == len(CLASSES)
-    assert len(OUTFITS) == 10
-    assert len(CHANGES) == 5
+    assert len(scenes.OUTFITS) == 10
+    assert len(scenes.CHANGES) == 5

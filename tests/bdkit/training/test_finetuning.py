@@ -10,15 +10,8 @@ from PIL import Image, ImageDraw, ImageOps
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.sampling import initial_noise
 from bdkit.testing.tiny_model import tiny_model
+from bdkit.training import finetuning
 from bdkit.training.config import FewStepConfig, FinetuneConfig
-from bdkit.training.finetuning import (
-    SubjectFinetuning,
-    cache_latents,
-    draw_latents,
-    finetune_subject,
-    frozen,
-    mean_embedding,
-)
 from bdkit.training.loop import TrainingDiverged
 from bdkit.utils.errors import InputError
 
@@ -38,34 +31,37 @@ def subject_images(count: int = 4, seed: int = 0) -> list[Image.Image]:
 
 def test_latents_of_images_and_their_mirror_images(model: BlipDiffusion) -> None:
     images = subject_images(5)
-    plain, both = cache_latents(model, images, 0), cache_latents(model, images, 0, random_flip=True)
+    plain, both = (
+        finetuning.cache_latents(model, images, 0),
+        finetuning.cache_latents(model, images, 0, random_flip=True),
+    )
     assert plain.shape == (5, 4, 8, 8)
     assert torch.allclose(both[:5], plain, atol=1e-5)
-    assert torch.allclose(both[5:], cache_latents(model, [ImageOps.mirror(i) for i in images], 0), atol=1e-5)
+    assert torch.allclose(both[5:], finetuning.cache_latents(model, [ImageOps.mirror(i) for i in images], 0), atol=1e-5)
     assert not torch.allclose(both[5:], plain, atol=1e-3)
 
 
 def test_no_images_are_refused(model: BlipDiffusion) -> None:
     with pytest.raises(InputError, match="no subject image"):
-        cache_latents(model, [], 0)
+        finetuning.cache_latents(model, [], 0)
 
 
 def test_a_batch_holds_different_images_as_far_as_there_are_so_many() -> None:
     latents = torch.arange(4.0).view(4, 1, 1, 1)
     seen = set()
     for seed in range(20):
-        batch = draw_latents(latents, 3, torch.Generator().manual_seed(seed)).flatten().tolist()
+        batch = finetuning.draw_latents(latents, 3, torch.Generator().manual_seed(seed)).flatten().tolist()
         assert len(set(batch)) == 3
         seen |= set(batch)
     assert seen == {0, 1, 2, 3}
-    assert draw_latents(latents[:2], 3, torch.Generator().manual_seed(0)).shape == (3, 1, 1, 1)
+    assert finetuning.draw_latents(latents[:2], 3, torch.Generator().manual_seed(0)).shape == (3, 1, 1, 1)
 
 
 def test_flipping_draws_mirror_images_but_no_image_twice() -> None:
     latents = torch.arange(8.0).view(8, 1, 1, 1)
     drawn = set()
     for seed in range(20):
-        batch = draw_latents(latents, 4, torch.Generator().manual_seed(seed), random_flip=True).flatten()
+        batch = finetuning.draw_latents(latents, 4, torch.Generator().manual_seed(seed), random_flip=True).flatten()
         assert len(set((batch % 4).tolist())) == 4
         drawn |= set(batch.tolist())
     assert drawn == set(range(8))
@@ -80,7 +76,7 @@ def test_impossible_settings_are_refused(wrong: dict) -> None:
 def test_frozen_restores_each_flag() -> None:
     layer = torch.nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    with frozen(layer):
+    with finetuning.frozen(layer):
         assert not layer.weight.requires_grad
     assert layer.weight.requires_grad
     assert not layer.bias.requires_grad
@@ -94,12 +90,14 @@ def test_fine_tuning_lowers_the_loss_on_its_images_and_leaves_the_model_alone(mo
     handle = model.multimodal_encoder.register_forward_hook(lambda *_: calls.append(1))
     unet = copy.deepcopy(model.unet)
     config = FinetuneConfig(steps=20, learning_rate=3e-3)
-    kept, history = finetune_subject(model, unet, images, "dog", config, seed=0)
+    kept, history = finetuning.finetune_subject(model, unet, images, "dog", config, seed=0)
     handle.remove()
 
-    latents = cache_latents(model, images, 0)
-    old = SubjectFinetuning(model, model.unet, mean_embedding(model, images, "dog"), "dog", train_embedding=True)
-    new = SubjectFinetuning(model, unet, kept[20]["subject_embeddings"], "dog", train_embedding=True)
+    latents = finetuning.cache_latents(model, images, 0)
+    old = finetuning.SubjectFinetuning(
+        model, model.unet, finetuning.mean_embedding(model, images, "dog"), "dog", train_embedding=True
+    )
+    new = finetuning.SubjectFinetuning(model, unet, kept[20]["subject_embeddings"], "dog", train_embedding=True)
     with torch.no_grad():
         losses = [
             np.mean([float(part(latents, torch.Generator().manual_seed(seed))[0]) for seed in range(100, 108)])
@@ -119,7 +117,7 @@ def test_a_snapshot_is_what_a_shorter_run_gives(model: BlipDiffusion) -> None:
     images = subject_images()
 
     def run(config: FinetuneConfig) -> dict:
-        return finetune_subject(model, copy.deepcopy(model.unet), images, "dog", config, seed=3)[0]
+        return finetuning.finetune_subject(model, copy.deepcopy(model.unet), images, "dog", config, seed=3)[0]
 
     long, short = run(FinetuneConfig(steps=6, snapshots=(0, 3))), run(FinetuneConfig(steps=3))
     assert sorted(long) == [0, 3, 6]
@@ -135,9 +133,9 @@ def test_the_embedding_is_the_mean_over_the_images_and_is_trained_on_demand(mode
 
     def embedding(**settings: object) -> torch.Tensor:
         config = FinetuneConfig(learning_rate=1e-3, **settings)
-        return finetune_subject(model, copy.deepcopy(model.unet), images, "dog", config, seed=0)[0][config.steps][
-            "subject_embeddings"
-        ]
+        return finetuning.finetune_subject(model, copy.deepcopy(model.unet), images, "dog", config, seed=0)[0][
+            config.steps
+        ]["subject_embeddings"]
 
     assert torch.allclose(embedding(steps=0), mean, atol=1e-5)
     assert torch.allclose(embedding(steps=2, train_embedding=False), mean, atol=1e-5)
@@ -152,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_model_is_as_before(mode
         unet.conv_in.bias.fill_(float("nan"))
     flags = [p.requires_grad for p in model.text_encoder.parameters()]
     with pytest.raises(TrainingDiverged, match="step 0"):
-        finetune_subject(model, unet, subject_images(), "dog", FinetuneConfig(steps=2), seed=0)
+        finetuning.finetune_subject(model, unet, subject_images(), "dog", FinetuneConfig(steps=2), seed=0)
     assert [p.requires_grad for p in model.text_encoder.parameters()] == flags
 
 

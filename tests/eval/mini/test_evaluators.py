@@ -9,21 +9,10 @@ import torch
 from torch import nn
 
 from bdkit.utils.errors import InputError
+from eval.mini import tasks
 from eval.mini.measure import neighbours_accuracy, retrieval
 from eval.mini.networks import HEADS, WordTokenizer, build_network, load_network, save_network
 from eval.mini.pool import Material, Pool
-from eval.mini.tasks import (
-    TASKS,
-    ClassifierTask,
-    DinoTask,
-    IdentityTask,
-    Task,
-    crop,
-    degrade,
-    jiggle,
-    sinkhorn,
-    to_tensor,
-)
 from eval.mini.train import SMOKE, TRAININGS, train_evaluator
 
 WORDS = ["a", "blue", "cup", "green", "in", "red", "snow", "the", "thing"]
@@ -66,14 +55,14 @@ class Stopped(Exception):
 def test_a_stopped_run_ends_with_the_same_weights(name, material, tmp_path, monkeypatch):
     training = replace(SMOKE[name], steps=4, batch_size=8, checkpoint_seconds=0)
     entry = train_evaluator(name, material, training, tmp_path / "whole", tmp_path / "a", progress=False)
-    usual = TASKS[name].after_step
+    usual = tasks.TASKS[name].after_step
 
-    def stop(self: Task, step: int) -> None:
+    def stop(self: tasks.Task, step: int) -> None:
         usual(self, step)
         if step == 3:
             raise Stopped
 
-    monkeypatch.setattr(TASKS[name], "after_step", stop)
+    monkeypatch.setattr(tasks.TASKS[name], "after_step", stop)
     with pytest.raises(Stopped):
         train_evaluator(name, material, training, tmp_path / "parts", tmp_path / "b", progress=False)
     monkeypatch.undo()
@@ -88,7 +77,7 @@ def test_a_stopped_run_ends_with_the_same_weights(name, material, tmp_path, monk
 
 
 def test_the_teacher_of_dino_follows_its_student(material: Material) -> None:
-    task = DinoTask(material, SMOKE["dino"])
+    task = tasks.DinoTask(material, SMOKE["dino"])
     teacher, student = task.network.norm.weight, task.student.norm.weight
     with torch.no_grad():
         student.fill_(3.0)
@@ -115,12 +104,12 @@ def test_classifier_learns_the_class_and_keeps_the_running_statistics(material: 
 
 
 def test_a_loss_that_is_not_finite_writes_no_weights(material, tmp_path, monkeypatch):
-    usual = IdentityTask.batch
+    usual = tasks.IdentityTask.batch
 
-    def poisoned(self: IdentityTask, index: int, generator: torch.Generator) -> torch.Tensor:
+    def poisoned(self: tasks.IdentityTask, index: int, generator: torch.Generator) -> torch.Tensor:
         return usual(self, index, generator) * (np.nan if index == 2 else 1)
 
-    monkeypatch.setattr(IdentityTask, "batch", poisoned)
+    monkeypatch.setattr(tasks.IdentityTask, "batch", poisoned)
     with pytest.raises(InputError, match="identity evaluator: the loss is nan at step 2"):
         train_evaluator("identity", material, SMOKE["identity"], tmp_path, tmp_path, progress=False)
     assert not (tmp_path / "identity.safetensors").exists()
@@ -171,11 +160,11 @@ def test_saved_networks_come_back_in_half_precision(tmp_path: Path) -> None:
 
 
 def test_views_keep_size_and_range_and_follow_the_seed() -> None:
-    x = to_tensor(make_pool(4, 2).images)
+    x = tasks.to_tensor(make_pool(4, 2).images)
     for view in (
-        lambda g: crop(x, 32, (0.2, 0.5), True, g),
-        lambda g: jiggle(x, 0.1, 0.1, g),
-        lambda g: degrade(x, g, share=1.0),
+        lambda g: tasks.crop(x, 32, (0.2, 0.5), True, g),
+        lambda g: tasks.jiggle(x, 0.1, 0.1, g),
+        lambda g: tasks.degrade(x, g, share=1.0),
     ):
         first, again = (view(torch.Generator().manual_seed(5)) for _ in range(2))
         other = view(torch.Generator().manual_seed(6))
@@ -183,13 +172,13 @@ def test_views_keep_size_and_range_and_follow_the_seed() -> None:
         assert not torch.equal(first, other)
         assert first.abs().max() <= 1.0 + 1e-5
         assert first.shape[:2] == x.shape[:2]
-    untouched = crop(x, 64, (1.0, 1.0), False, torch.Generator().manual_seed(0))
+    untouched = tasks.crop(x, 64, (1.0, 1.0), False, torch.Generator().manual_seed(0))
     torch.testing.assert_close(untouched, x, atol=1e-4, rtol=0)
 
 
 def test_damage_is_small_and_spares_a_share_of_the_images() -> None:
-    x = to_tensor(make_pool(20, 5).images)
-    damaged = degrade(x, torch.Generator().manual_seed(0), share=0.6)
+    x = tasks.to_tensor(make_pool(20, 5).images)
+    damaged = tasks.degrade(x, torch.Generator().manual_seed(0), share=0.6)
     change = (damaged - x).abs().mean(dim=(1, 2, 3))
     assert 0.2 < float((change == 0).float().mean()) < 0.6
     assert 0.01 < float(change[change > 0].mean()) < 0.25
@@ -198,7 +187,7 @@ def test_damage_is_small_and_spares_a_share_of_the_images() -> None:
 def test_sinkhorn_uses_all_prototypes_equally() -> None:
     # all rows prefer the first prototype; the rest of their logits differ
     logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) + torch.tensor([6.0] + [0.0] * 7)
-    q = sinkhorn(logits, iterations=50)
+    q = tasks.sinkhorn(logits, iterations=50)
     torch.testing.assert_close(q.sum(dim=1), torch.ones(64))
     torch.testing.assert_close(q.sum(dim=0), torch.full((8,), 8.0), atol=0.2, rtol=0)
 
@@ -220,7 +209,7 @@ def test_measures_on_embeddings_with_a_known_answer() -> None:
 
 
 def test_classifier_loss_falls_on_one_batch(material: Material) -> None:
-    task = ClassifierTask(material, SMOKE["classifier"])
+    task = tasks.ClassifierTask(material, SMOKE["classifier"])
     optimizer = torch.optim.AdamW(task.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
     batch = task.batch(0, generator)

@@ -10,21 +10,7 @@ from scipy.stats import bootstrap
 
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
-from eval.report.statistics import (
-    N_RESAMPLES,
-    SEED,
-    coverage,
-    differences,
-    estimates,
-    interval,
-    prompt_table,
-    rank_correlations,
-    split_prompt_kinds,
-    split_scores,
-    split_table,
-    subject_means,
-    subject_table,
-)
+from eval.report import statistics as stats
 from eval.score.metrics import METRICS
 from eval.score.score import COLUMNS
 
@@ -50,7 +36,7 @@ def test_estimate_is_mean_over_images_then_subjects_then_seed_sets() -> None:
     scores = make_scores()
     means = plain_means(scores, "a", "dino")
     by_seed_set = [sum(means[seed_set, subject] for subject in SUBJECTS) / 6 for seed_set in range(2)]
-    figure = estimates(subject_means(scores)).get(("a", "dino"))
+    figure = stats.estimates(stats.subject_means(scores)).get(("a", "dino"))
     assert figure is not None
     assert figure.mean == pytest.approx(sum(by_seed_set) / 2, abs=1e-12)
     middle = sum(by_seed_set) / 2
@@ -60,35 +46,35 @@ def test_estimate_is_mean_over_images_then_subjects_then_seed_sets() -> None:
 
 def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
     scores = make_scores(seed_sets=1)
-    figure = estimates(subject_means(scores)).get(("a", "dino"))
+    figure = stats.estimates(stats.subject_means(scores)).get(("a", "dino"))
     assert figure is not None
     assert figure.spread is None
     assert figure.low is not None
-    alone = estimates(subject_means(scores[scores["subject"] == "dog"])).get(("a", "dino"))
+    alone = stats.estimates(stats.subject_means(scores[scores["subject"] == "dog"])).get(("a", "dino"))
     assert alone is not None
     assert (alone.low, alone.high) == (None, None)
-    assert estimates(subject_means(scores)).get(("a", "clip_t")) is None
+    assert stats.estimates(stats.subject_means(scores)).get(("a", "clip_t")) is None
 
 
 def test_interval_is_seeded_and_wants_two_values() -> None:
-    assert N_RESAMPLES >= 2000
-    assert SEED == 0
-    assert interval(np.array([1.0])) == (None, None)
-    assert interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
+    assert stats.N_RESAMPLES >= 2000
+    assert stats.SEED == 0
+    assert stats.interval(np.array([1.0])) == (None, None)
+    assert stats.interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
 
 
 def test_differences_are_paired_over_subjects() -> None:
     scores = make_scores()
-    table = differences(subject_means(scores)).set_index(["method", "minus", "metric"])
+    table = stats.differences(stats.subject_means(scores)).set_index(["method", "minus", "metric"])
     one, other = plain_means(scores, "b", "dino"), plain_means(scores, "a", "dino")
     deltas = [sum(one[seed, subject] - other[seed, subject] for seed in range(2)) / 2 for subject in sorted(SUBJECTS)]
     row = table.loc[("b", "a", "dino")]
     assert row["difference"] == pytest.approx(sum(deltas) / 6, abs=1e-12)
-    assert (row["low"], row["high"]) == pytest.approx(interval(np.array(deltas)), abs=1e-12)
+    assert (row["low"], row["high"]) == pytest.approx(stats.interval(np.array(deltas)), abs=1e-12)
     assert row["n_subjects"] == 6
     assert row["n_better"] == sum(delta > 0 for delta in deltas)
     mirrored = table.loc[("a", "b", "dino")]
-    assert (mirrored["low"], mirrored["high"]) == pytest.approx(interval(-np.array(deltas)), abs=1e-12)
+    assert (mirrored["low"], mirrored["high"]) == pytest.approx(stats.interval(-np.array(deltas)), abs=1e-12)
     assert (mirrored["difference"], mirrored["low"], mirrored["high"]) == (
         -row["difference"],
         -row["high"],
@@ -100,7 +86,7 @@ def test_pairing_narrows_the_interval() -> None:
     """Two methods that differ by a constant on subjects that differ much: the paired interval has no width."""
     scores = make_scores(methods=("a",), seed_sets=1)
     shifted = scores.assign(method="b", value=scores["value"] + 0.25)
-    table = differences(subject_means(pd.concat([scores, shifted]))).set_index(["method", "minus"])
+    table = stats.differences(stats.subject_means(pd.concat([scores, shifted]))).set_index(["method", "minus"])
     assert table.loc[("b", "a"), "low"] == pytest.approx(0.25, abs=1e-12)
     assert table.loc[("b", "a"), "high"] == pytest.approx(0.25, abs=1e-12)
 
@@ -108,13 +94,13 @@ def test_pairing_narrows_the_interval() -> None:
 def test_methods_on_other_subjects_are_not_paired() -> None:
     scores = make_scores()
     scores = scores[~((scores["method"] == "b") & (scores["subject"] == "dog"))]
-    assert differences(subject_means(scores)).empty
+    assert stats.differences(stats.subject_means(scores)).empty
 
 
 def test_uneven_seed_sets_are_refused() -> None:
     scores = make_scores()
     with pytest.raises(InputError, match="of a, dino are not complete"):
-        subject_means(scores.drop(index=0))
+        stats.subject_means(scores.drop(index=0))
 
 
 def test_prompt_right_is_split_by_kind() -> None:
@@ -123,7 +109,7 @@ def test_prompt_right_is_split_by_kind() -> None:
     for subject in suite.subjects:
         for prompt in suite.prompts(subject):
             rows.append(("a", 0, subject.name, prompt.index, 0, "prompt_right", float(prompt.kind == "context")))
-    split = split_prompt_kinds(pd.DataFrame(rows, columns=list(COLUMNS)), suite)
+    split = stats.split_prompt_kinds(pd.DataFrame(rows, columns=list(COLUMNS)), suite)
     by_metric = split.groupby("metric")["value"].agg(["mean", "count"])
     assert by_metric.loc["prompt_right_context", "mean"] == 1
     assert by_metric.loc["prompt_right_property", "mean"] == 0
@@ -147,7 +133,7 @@ def test_rank_correlations_against_a_plain_loop() -> None:
     hits["value"] = (hits["value"] > 0.6).astype(float)
     oracle = scores.assign(method="real-images", prompt=-1, value=99.0)
     truth = scores.assign(method="ground-truth", value=-99.0)
-    found = rank_correlations(pd.concat([scores, hits, oracle, truth]))
+    found = stats.rank_correlations(pd.concat([scores, hits, oracle, truth]))
     assert set(found["over"]) == {"methods", "subjects", "images"}
     for metric, other, over in [
         ("clip_t", "identity", "images"),
@@ -171,17 +157,21 @@ def test_rank_correlations_against_a_plain_loop() -> None:
 def test_constant_or_absent_truth_has_no_correlation() -> None:
     scores = make_scores(metrics=("dino", "identity"))
     flat = scores.assign(value=np.where(scores["metric"] == "identity", 1.0, scores["value"]))
-    assert rank_correlations(flat).empty
-    assert rank_correlations(scores[scores["metric"] == "dino"]).empty
+    assert stats.rank_correlations(flat).empty
+    assert stats.rank_correlations(scores[scores["metric"] == "dino"]).empty
 
 
 def test_interval_is_scipys() -> None:
     for n in (2, 5, 30):
         values = np.random.default_rng(n).normal(size=n)
         found = bootstrap(
-            (values,), np.mean, n_resamples=N_RESAMPLES, method="percentile", rng=np.random.default_rng(SEED)
+            (values,),
+            np.mean,
+            n_resamples=stats.N_RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(stats.SEED),
         ).confidence_interval
-        assert interval(values) == pytest.approx((found.low, found.high), abs=1e-12)
+        assert stats.interval(values) == pytest.approx((found.low, found.high), abs=1e-12)
 
 
 def test_missing_images_are_refused_or_counted() -> None:
@@ -189,13 +179,13 @@ def test_missing_images_are_refused_or_counted() -> None:
     some = scores["method"].eq("base") & scores["subject"].eq("dog") & scores["seed_set"].eq(1)
     fewer = scores[~(some & scores["prompt"].eq(scores[some]["prompt"].min()) & scores["sample"].eq(0))]
     with pytest.raises(InputError, match="of base, clip_i are not complete"):
-        subject_means(fewer)
-    found = coverage(fewer, QUICK_SUITE)
+        stats.subject_means(fewer)
+    found = stats.coverage(fewer, QUICK_SUITE)
     n = 2 * QUICK_SUITE.n_images
     assert (found["base"].n_images, found["base"].n_expected, found["base"].complete) == (n - 1, n, False)
     assert found["dreambooth"].complete
     assert found["real-images"].complete
-    figure = estimates(subject_means(fewer, allow_missing=True)).get(("base", "dino"))
+    figure = stats.estimates(stats.subject_means(fewer, allow_missing=True)).get(("base", "dino"))
     assert figure is not None
     assert figure.n_images == n - 1
 
@@ -203,7 +193,7 @@ def test_missing_images_are_refused_or_counted() -> None:
 def test_pairs_over_the_subjects_that_both_have_where_images_may_be_missing() -> None:
     scores = make_scores()
     fewer = scores[~((scores["method"] == "b") & (scores["subject"] == "dog"))]
-    table = differences(subject_means(fewer, True), True).set_index(["method", "minus"])
+    table = stats.differences(stats.subject_means(fewer, True), True).set_index(["method", "minus"])
     one, other = plain_means(fewer, "b", "dino"), plain_means(fewer, "a", "dino")
     deltas = [one[seed, name] - other[seed, name] for seed in range(2) for name in SUBJECTS if name != "dog"]
     assert table.loc[("b", "a"), "n_subjects"] == 5
@@ -214,7 +204,7 @@ def test_metric_without_a_value_for_every_image_is_no_missing_image() -> None:
     scores = make_scores(metrics=("dino", "ssim_outside"))
     assert METRICS["ssim_outside"].partial
     fewer = scores.drop(index=int(scores.index[scores["metric"] == "ssim_outside"][0]))
-    assert estimates(subject_means(fewer)).get(("a", "ssim_outside")) is not None
+    assert stats.estimates(stats.subject_means(fewer)).get(("a", "ssim_outside")) is not None
 
 
 def plain_mean(scores: pd.DataFrame, **wanted: object) -> float:
@@ -230,7 +220,7 @@ def plain_mean(scores: pd.DataFrame, **wanted: object) -> float:
 def test_prompt_table_against_plain_loops() -> None:
     scores, suite = scores_of_suite(), QUICK_SUITE
     fewer = scores.drop(index=scores.index[-3:])  # the last image
-    table = prompt_table(fewer, suite)
+    table = stats.prompt_table(fewer, suite)
     assert len(table) == 2 * sum(len(suite.prompts(subject)) for subject in suite.subjects)
     assert list(table["subject"].drop_duplicates()) == [subject.name for subject in suite.subjects]
     for line in table.to_dict("records"):
@@ -245,7 +235,7 @@ def test_prompt_table_against_plain_loops() -> None:
 
 def test_subject_table_against_plain_loops() -> None:
     scores, suite = scores_of_suite(), QUICK_SUITE
-    table = subject_table(scores, suite).set_index(["method", "subject"])
+    table = stats.subject_table(scores, suite).set_index(["method", "subject"])
     per_subject = 4 * suite.samples_per_prompt
     for (method, name), line in table.iterrows():  # type: ignore[misc]
         oracle = method.startswith("real")
@@ -262,11 +252,11 @@ def test_subject_table_against_plain_loops() -> None:
 @pytest.mark.parametrize("by", ["live", "type"])
 def test_splits_have_every_image_once(by: str) -> None:
     scores, suite = scores_of_suite(), QUICK_SUITE
-    parts = split_scores(scores, suite, by)
+    parts = stats.split_scores(scores, suite, by)
     kept = scores if by == "live" else scores[scores["prompt"] != -1]
     assert sorted(index for part in parts.values() for index in part.index) == list(kept.index)
     assert set(parts) == ({"live", "object"} if by == "live" else {"context", "outfit", "property"})
-    table = split_table(scores, suite)
+    table = stats.split_table(scores, suite)
     assert set(table["split"]) == {"live", "type"}
     table = table[table["split"] == by].set_index(["part", "method", "metric"])
     subjects = {subject.name: subject for subject in suite.subjects}
@@ -288,6 +278,6 @@ def test_splits_have_every_image_once(by: str) -> None:
 def test_unknown_splits_are_refused() -> None:
     scores = scores_of_suite()
     with pytest.raises(InputError, match="unknown split 'colour'; known are live, type, category"):
-        split_scores(scores, QUICK_SUITE, "colour")
+        stats.split_scores(scores, QUICK_SUITE, "colour")
     with pytest.raises(InputError, match="has no categories"):
-        split_scores(scores, QUICK_SUITE, "category")
+        stats.split_scores(scores, QUICK_SUITE, "category")

@@ -4,16 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from eval_helpers import texture
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    CLIPSegConfig,
-    CLIPSegForImageSegmentation,
-    CLIPSegProcessor,
-    PreTrainedTokenizerFast,
-    ViTImageProcessor,
-)
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
@@ -74,21 +68,21 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real, tiny CLIPSeg with random weights, saved as the hub has it."""
     folder = tmp_path_factory.mktemp("clipseg")
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = CLIPSegConfig(
+    config = transformers.CLIPSegConfig(
         text_config={**small, "vocab_size": 12, "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1},
         vision_config={**small, "image_size": 32, "patch_size": 8},
         projection_dim=32, extract_layers=[0, 1, 2], reduce_dim=8, decoder_num_attention_heads=2,
         decoder_intermediate_size=16,
     )  # fmt: skip
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    transformers.CLIPSegForImageSegmentation(config).save_pretrained(folder)
     words = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "dog", "vase"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
-    images = ViTImageProcessor(size={"height": 32, "width": 32})
-    CLIPSegProcessor(images, fast).save_pretrained(folder)
+    images = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    transformers.CLIPSegProcessor(images, fast).save_pretrained(folder)
     return folder
 
 

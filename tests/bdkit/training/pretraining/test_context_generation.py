@@ -10,21 +10,9 @@ import torch
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.config import TrainingConfig
+from bdkit.training.pretraining import matting
+from bdkit.training.pretraining import subject_representation as stage2
 from bdkit.training.pretraining.corpus import Corpus
-from bdkit.training.pretraining.matting import (
-    blend,
-    build_mattes,
-    closed_form_matte,
-    matte_of_scene,
-    trimap,
-    trimap_of_mask,
-)
-from bdkit.training.pretraining.subject_representation import (
-    SubjectBatches,
-    SubjectRepresentationConfig,
-    jitter_cutouts,
-    train_subject_representation,
-)
 from bdkit.utils.errors import InputError
 
 SIZE = 32
@@ -44,18 +32,18 @@ def soft_disc(size: int, radius: float, softness: float, centre: tuple[float, fl
 
 def test_trimap_against_a_loop() -> None:
     probability = np.array([[0.0, 0.1, 0.11, 0.5], [0.89, 0.9, 0.91, 1.0]])
-    known = trimap(probability)
+    known = matting.trimap(probability)
     for value, got in zip(probability.flat, known.flat, strict=True):
         assert got == (1.0 if value >= 0.9 else 0.0 if value <= 0.1 else 0.5)
-    assert trimap(probability, foreground=0.6, background=0.4)[0, 3] == 0.5
-    assert trimap(probability, foreground=0.5)[0, 3] == 1.0
+    assert matting.trimap(probability, foreground=0.6, background=0.4)[0, 3] == 0.5
+    assert matting.trimap(probability, foreground=0.5)[0, 3] == 1.0
 
 
 @pytest.mark.parametrize("band", [1, 2, 4])
 def test_the_unknown_band_has_its_width_on_both_sides(band: int) -> None:
     mask = np.zeros((40, 40), dtype=np.uint8)
     mask[:, 20:] = 255
-    known = trimap_of_mask(mask, band)[20]  # far from the image's rim
+    known = matting.trimap_of_mask(mask, band)[20]  # far from the image's rim
     assert np.flatnonzero(known[:35] == 0.5).tolist() == list(range(20 - band, 20 + band))
     assert (known[: 20 - band] == 0).all()
     assert (known[20 + band : 35] == 1).all()
@@ -64,7 +52,7 @@ def test_the_unknown_band_has_its_width_on_both_sides(band: int) -> None:
 def test_masks_without_an_edge_need_no_solver() -> None:
     (image,) = random_images(1, 0, 12)
     for value in (0, 255):
-        foreground, alpha = matte_of_scene(image, np.full((12, 12), value, dtype=np.uint8))
+        foreground, alpha = matting.matte_of_scene(image, np.full((12, 12), value, dtype=np.uint8))
         assert np.array_equal(foreground, image)
         assert (alpha[4:8, 4:8] == value).all()
 
@@ -76,8 +64,8 @@ def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
     front = np.stack([0.9 - 0.1 * x, 0.2 + 0.1 * y, 0.1 + 0 * x], -1)
     back = np.stack([0.1 + 0.1 * y, 0.4 + 0.1 * x, 0.8 - 0.1 * y], -1)
     image = ((alpha[..., None] * front + (1 - alpha[..., None]) * back) * 255).round().astype(np.uint8)
-    known = trimap_of_mask((alpha * 255).astype(np.uint8), band=4)
-    matte, colours = closed_form_matte(image, known)
+    known = matting.trimap_of_mask((alpha * 255).astype(np.uint8), band=4)
+    matte, colours = matting.closed_form_matte(image, known)
     unknown = known == 0.5
     assert np.abs(matte - alpha).mean() < 0.03
     assert np.abs(matte - alpha)[unknown].mean() < 0.06
@@ -85,17 +73,17 @@ def test_matte_of_a_soft_disc_against_its_exact_alpha() -> None:
     assert np.abs(colours - front)[alpha > 0.5].mean() < 0.05
     # On another background the disc looks as if it had been drawn there.
     other = random_images(1, 0, 48)[0]
-    foreground, cut = matte_of_scene(image, (alpha * 255).astype(np.uint8))
+    foreground, cut = matting.matte_of_scene(image, (alpha * 255).astype(np.uint8))
     assert foreground.dtype == cut.dtype == np.uint8
     truth = alpha[..., None] * front * 255 + (1 - alpha[..., None]) * other
-    assert np.abs(blend(foreground, cut, other) - truth).mean() < 6
+    assert np.abs(matting.blend(foreground, cut, other) - truth).mean() < 6
 
 
 def test_blend_against_a_float_loop() -> None:
     front, back = random_images(2, 1, 6), random_images(2, 2, 6)
     alpha = np.random.default_rng(3).integers(0, 256, (2, 6, 6), dtype=np.uint8)
     alpha[0, 0, :2] = 0, 255
-    mixed = blend(front, alpha, back)
+    mixed = matting.blend(front, alpha, back)
     for index in np.ndindex(mixed.shape):
         weight = int(alpha[index[:3]]) / 255
         exact = weight * int(front[index]) + (1 - weight) * int(back[index])
@@ -110,16 +98,16 @@ def test_mattes_are_kept_and_only_missing_parts_are_made(tmp_path: Path) -> None
     images = random_images(7, 4, 16)
     masks = np.stack([(soft_disc(16, 4 + k / 2, 2) * 255).astype(np.uint8) for k in range(7)])
     settings = {"part": 3, "workers": 1, "progress": False}
-    foregrounds, alphas = build_mattes(images, masks, tmp_path, **settings)
+    foregrounds, alphas = matting.build_mattes(images, masks, tmp_path, **settings)
     for k in range(7):  # in the order of the images
-        expected = matte_of_scene(images[k], masks[k])
+        expected = matting.matte_of_scene(images[k], masks[k])
         assert np.array_equal(foregrounds[k], expected[0])
         assert np.array_equal(alphas[k], expected[1])
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
     files[1].unlink()
     times = [files[0].stat().st_mtime_ns, files[2].stat().st_mtime_ns]
-    again = build_mattes(images, masks, tmp_path, **settings)
+    again = matting.build_mattes(images, masks, tmp_path, **settings)
     assert np.array_equal(again[0], foregrounds)
     assert np.array_equal(again[1], alphas)
     assert [files[0].stat().st_mtime_ns, files[2].stat().st_mtime_ns] == times
@@ -136,7 +124,7 @@ def test_jitter_moves_colours_and_alpha_together() -> None:
     mirrored, areas, shifts = 0, [], []
     share = alpha[..., None] / 255
     cutout = torch.from_numpy(np.dstack([image * share, share]).astype(np.float32)).permute(2, 0, 1)
-    made = jitter_cutouts(cutout.expand(60, -1, -1, -1), np.random.default_rng(0))
+    made = stage2.jitter_cutouts(cutout.expand(60, -1, -1, -1), np.random.default_rng(0))
     assert made.shape == (60, 4, 64, 64)
     for one in made.permute(0, 2, 3, 1).numpy():
         moved, cut = one[..., :3] / one[..., 3:].clip(1e-6), one[..., 3] * 255
@@ -176,9 +164,9 @@ def batches(jitter=True, mattes=False, size=16, seed=0, plain=None):
     count = len(corpus)
     made = (255 - corpus.images[:5], corpus.alphas[:5] // 2) if mattes else None
     training = TrainingConfig(steps=3, batch_size=size, learning_rate=1e-3, seed=seed)
-    settings = SubjectRepresentationConfig(jitter=jitter)
+    settings = stage2.SubjectRepresentationConfig(jitter=jitter)
     latents = torch.arange(float(count)).view(count, 1, 1, 1).expand(count, 4, 8, 8).half()
-    return SubjectBatches(tiny_model(), corpus, latents, BACKGROUNDS, made, training, settings)
+    return stage2.SubjectBatches(tiny_model(), corpus, latents, BACKGROUNDS, made, training, settings)
 
 
 def test_shares_of_dropped_subjects_and_empty_prompts() -> None:
@@ -226,7 +214,7 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
     for k, index in enumerate(made.indices(2)):
         assert (batch.latents[k] == float(index)).all()
         assert batch.word_ids[k].tolist() == tokens[index % 4]
-        options = blend(corpus.images[index], corpus.alphas[index], BACKGROUNDS)
+        options = matting.blend(corpus.images[index], corpus.alphas[index], BACKGROUNDS)
         fits = [n for n, p in enumerate(pixels_from_arrays(options, clip=True)) if torch.equal(p, batch.pixels[k])]
         assert len(fits) == 1
         backgrounds |= set(fits)
@@ -239,8 +227,8 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
 def test_mattes_serve_the_images_that_have_one() -> None:
     made, corpus = batches(jitter=False, mattes=True), small_corpus()
     images = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
-    matted = [blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
-    exact = [blend(corpus.images[5], corpus.alphas[5], b) for b in BACKGROUNDS]
+    matted = [matting.blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
+    exact = [matting.blend(corpus.images[5], corpus.alphas[5], b) for b in BACKGROUNDS]
     for image, options in zip(images, (matted, exact), strict=True):
         assert any(np.array_equal(image, option) for option in options)
 
@@ -250,7 +238,7 @@ def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
     plain = 255 - corpus.images[7], corpus.alphas[8]
     made = batches(jitter=False, mattes=True, plain={4: plain})  # an image that has a matte of its own
     (image,) = made.inputs(np.array([4]), np.random.default_rng(0)).numpy()
-    assert any(np.array_equal(image, blend(*plain, b)) for b in BACKGROUNDS)
+    assert any(np.array_equal(image, matting.blend(*plain, b)) for b in BACKGROUNDS)
 
 
 def test_the_subject_counts_more_than_the_background() -> None:
@@ -276,7 +264,7 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     made = batches()
     made.config = replace(made.config, image_encoder_rate=image_encoder_rate)
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
-    history = train_subject_representation(
+    history = stage2.train_subject_representation(
         model,
         small_corpus(),
         made.latents / 48,

@@ -12,39 +12,31 @@ from torch import Tensor
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.config import TrainingConfig
+from bdkit.training.pretraining import multimodal_representation as stage1
 from bdkit.training.pretraining.corpus import Corpus
-from bdkit.training.pretraining.multimodal_representation import (
-    MultimodalRepresentation,
-    bidirectional_mask,
-    caption_ids,
-    hard_negatives,
-    multimodal_causal_mask,
-    train_multimodal_representation,
-    unimodal_mask,
-)
 
 QUERIES, LENGTH = 4, 8
 CAPTIONS = ("a red dog", "a blue cat in the snow", "a toy on the beach", "a wooden vase")
 
 
 @pytest.fixture(scope="module")
-def module() -> MultimodalRepresentation:
+def module() -> stage1.MultimodalRepresentation:
     model = tiny_model()
     torch.manual_seed(0)
     config = model.multimodal_encoder.config
     # Two layers: in one alone no word could learn of the image, and no leak could take a detour.
     encoder = MultimodalEncoder(replace(config, qformer=config.qformer | {"num_hidden_layers": 2}))
     torch.nn.init.normal_(encoder.query_tokens)
-    return MultimodalRepresentation(encoder, model.qformer_tokenizer.bos_token_id, 16).eval()
+    return stage1.MultimodalRepresentation(encoder, model.qformer_tokenizer.bos_token_id, 16).eval()
 
 
 @pytest.fixture(scope="module")
 def text() -> tuple[Tensor, Tensor]:
-    return caption_ids(tiny_model().qformer_tokenizer, CAPTIONS, LENGTH)
+    return stage1.caption_ids(tiny_model().qformer_tokenizer, CAPTIONS, LENGTH)
 
 
 @pytest.fixture(scope="module")
-def image_tokens(module: MultimodalRepresentation) -> Tensor:
+def image_tokens(module: stage1.MultimodalRepresentation) -> Tensor:
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return module.encoder.encode_image(pixels)
@@ -62,7 +54,11 @@ def may_see(kind: str, reader: int, seen: int) -> bool:
 
 @pytest.mark.parametrize(
     ("kind", "build"),
-    [("matching", bidirectional_mask), ("contrastive", unimodal_mask), ("generation", multimodal_causal_mask)],
+    [
+        ("matching", stage1.bidirectional_mask),
+        ("contrastive", stage1.unimodal_mask),
+        ("generation", stage1.multimodal_causal_mask),
+    ],
 )
 def test_masks_against_the_definition(kind: str, build, text: tuple[Tensor, Tensor]) -> None:
     _, words = text
@@ -78,7 +74,9 @@ def test_masks_against_the_definition(kind: str, build, text: tuple[Tensor, Tens
                 assert bool(mask[b, 0, reader, seen]) == (may_see(kind, reader, seen) and not padding)
 
 
-def reached(module: MultimodalRepresentation, build, image_tokens: Tensor, ids: Tensor, place: int) -> list[bool]:
+def reached(
+    module: stage1.MultimodalRepresentation, build, image_tokens: Tensor, ids: Tensor, place: int
+) -> list[bool]:
     """Which outputs of the real Q-Former move when the word at ``place`` of the second caption changes."""
     mask = build(QUERIES, torch.ones_like(ids))
     other = ids.clone()
@@ -89,18 +87,22 @@ def reached(module: MultimodalRepresentation, build, image_tokens: Tensor, ids: 
 
 
 @pytest.mark.parametrize("place", [0, 3, LENGTH - 1])
-def test_what_a_word_reaches(module: MultimodalRepresentation, image_tokens: Tensor, text, place: int) -> None:
+def test_what_a_word_reaches(module: stage1.MultimodalRepresentation, image_tokens: Tensor, text, place: int) -> None:
     ids, _ = text
-    assert reached(module, bidirectional_mask, image_tokens, ids, place) == [True] * (QUERIES + LENGTH)
-    assert reached(module, unimodal_mask, image_tokens, ids, place) == [False] * QUERIES + [True] * LENGTH
+    assert reached(module, stage1.bidirectional_mask, image_tokens, ids, place) == [True] * (QUERIES + LENGTH)
+    assert reached(module, stage1.unimodal_mask, image_tokens, ids, place) == [False] * QUERIES + [True] * LENGTH
     later = [k >= place for k in range(LENGTH)]
-    assert reached(module, multimodal_causal_mask, image_tokens, ids, place) == [False] * QUERIES + later
+    assert reached(module, stage1.multimodal_causal_mask, image_tokens, ids, place) == [False] * QUERIES + later
 
 
 @torch.no_grad()
-def test_what_the_image_reaches(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+def test_what_the_image_reaches(module: stage1.MultimodalRepresentation, image_tokens: Tensor, text) -> None:
     ids, words = text
-    for build, sees_image in ((bidirectional_mask, True), (multimodal_causal_mask, True), (unimodal_mask, False)):
+    for build, sees_image in (
+        (stage1.bidirectional_mask, True),
+        (stage1.multimodal_causal_mask, True),
+        (stage1.unimodal_mask, False),
+    ):
         mask = build(QUERIES, words)
         moved = module.encoder.query(image_tokens.flip(0), ids, mask) - module.encoder.query(image_tokens, ids, mask)
         assert bool((moved[:, QUERIES:] != 0).any()) == sees_image
@@ -108,16 +110,20 @@ def test_what_the_image_reaches(module: MultimodalRepresentation, image_tokens: 
 
 
 @torch.no_grad()
-def test_queries_and_words_apart_are_the_unimodal_mask(module: MultimodalRepresentation, image_tokens, text) -> None:
+def test_queries_and_words_apart_are_the_unimodal_mask(
+    module: stage1.MultimodalRepresentation, image_tokens, text
+) -> None:
     ids, words = text
     encoder = module.encoder
-    together = encoder.query(image_tokens, ids, unimodal_mask(QUERIES, words))
+    together = encoder.query(image_tokens, ids, stage1.unimodal_mask(QUERIES, words))
     assert torch.allclose(encoder.query(image_tokens), together[:, :QUERIES], atol=1e-5)
     assert torch.allclose(encoder.query(None, ids, words)[:, 0], together[:, QUERIES], atol=1e-5)
 
 
 @torch.no_grad()
-def test_similarity_is_the_best_query_and_never_mixes(module: MultimodalRepresentation, image_tokens, text) -> None:
+def test_similarity_is_the_best_query_and_never_mixes(
+    module: stage1.MultimodalRepresentation, image_tokens, text
+) -> None:
     ids, words = text
     to_text, to_image = module.similarities(image_tokens, ids, words)
     spread = 0.0
@@ -134,7 +140,7 @@ def test_similarity_is_the_best_query_and_never_mixes(module: MultimodalRepresen
     assert spread > 0.05  # so the best query is not the mean
 
 
-def test_contrastive_loss_against_a_loop(module: MultimodalRepresentation) -> None:
+def test_contrastive_loss_against_a_loop(module: stage1.MultimodalRepresentation) -> None:
     first, second = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     total = 0.0
     for logits in (first, second):
@@ -151,17 +157,19 @@ def test_hard_negatives_never_have_the_same_words_and_follow_the_similarity() ->
     counts = torch.zeros(2, 5, 5)
     generator = torch.Generator().manual_seed(1)
     for _ in range(2000):
-        for kind, chosen in enumerate(hard_negatives(to_text, to_image, ids, generator)):
+        for kind, chosen in enumerate(stage1.hard_negatives(to_text, to_image, ids, generator)):
             counts[kind, torch.arange(5), chosen] += 1
     assert counts[:, same].sum() == 0
     for kind, logits in enumerate((to_image, to_text)):  # first an image for each text, then a text for each image
         expected = (logits.softmax(1) + 1e-4).masked_fill(same, 0)
         assert torch.allclose(counts[kind] / 2000, expected / expected.sum(1, keepdim=True), atol=0.05)
-    hard_negatives(to_text, to_image, torch.ones_like(ids), generator)  # one caption only: still a draw
+    stage1.hard_negatives(to_text, to_image, torch.ones_like(ids), generator)  # one caption only: still a draw
 
 
 @torch.no_grad()
-def test_matching_loss_against_single_pairs(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+def test_matching_loss_against_single_pairs(
+    module: stage1.MultimodalRepresentation, image_tokens: Tensor, text
+) -> None:
     ids, words = text
     negatives = torch.tensor([1, 2, 3, 0]), torch.tensor([2, 3, 0, 1])
     loss, accuracy = module.itm(image_tokens, ids, words, negatives)
@@ -180,7 +188,7 @@ def test_matching_loss_against_single_pairs(module: MultimodalRepresentation, im
 
 
 @torch.no_grad()
-def test_generation_loss_word_by_word(module: MultimodalRepresentation, image_tokens: Tensor, text) -> None:
+def test_generation_loss_word_by_word(module: stage1.MultimodalRepresentation, image_tokens: Tensor, text) -> None:
     ids, words = text
     dec, vocabulary = module.dec_token_id, module.encoder.qformer.get_input_embeddings().weight
     losses = []
@@ -188,7 +196,7 @@ def test_generation_loss_word_by_word(module: MultimodalRepresentation, image_to
         caption = ids[row, : int(words[row].sum())].tolist()
         for place in range(1, len(caption)):  # predict caption[place] from [DEC] and the words before it, no more
             seen = torch.tensor([[dec, *caption[1:place]]])
-            mask = multimodal_causal_mask(QUERIES, torch.ones_like(seen))
+            mask = stage1.multimodal_causal_mask(QUERIES, torch.ones_like(seen))
             last = module.encoder.query(image_tokens[row : row + 1], seen, mask)[0, -1]
             log = (vocabulary @ module.word_transform(last) + module.word_bias).log_softmax(0)
             losses.append(-0.9 * float(log[caption[place]]) - 0.1 * float(log.mean()))
@@ -198,18 +206,20 @@ def test_generation_loss_word_by_word(module: MultimodalRepresentation, image_to
 
 
 @torch.no_grad()
-def test_each_word_is_what_itg_predicts_from_all_before_it(module: MultimodalRepresentation, image_tokens) -> None:
+def test_each_word_is_what_itg_predicts_from_all_before_it(
+    module: stage1.MultimodalRepresentation, image_tokens
+) -> None:
     written = module.write_words(image_tokens, end_token_id=-1, length=6)
     assert written.shape == (4, 6)
     ids = torch.cat([torch.full((4, 1), module.dec_token_id), written[:, :-1]], dim=1)
-    mask = multimodal_causal_mask(QUERIES, torch.ones_like(ids))
+    mask = stage1.multimodal_causal_mask(QUERIES, torch.ones_like(ids))
     hidden = module.encoder.query(image_tokens, ids, mask)[:, QUERIES:]
     words = module.encoder.qformer.get_input_embeddings().weight
     at_once = (module.word_transform(hidden) @ words.T + module.word_bias).argmax(-1)
     assert at_once.tolist() == written.tolist()
 
 
-def test_the_end_ends_a_caption(module: MultimodalRepresentation, image_tokens: Tensor) -> None:
+def test_the_end_ends_a_caption(module: stage1.MultimodalRepresentation, image_tokens: Tensor) -> None:
     tokens = image_tokens[:1]
     free = module.write_words(tokens, end_token_id=-1, length=6)[0].tolist()
     end = free[3]
@@ -233,7 +243,7 @@ def test_training_moves_the_qformer_alone() -> None:
     before = {k: v.clone() for k, v in model.multimodal_encoder.state_dict().items()}
     config = TrainingConfig(steps=30, batch_size=8, learning_rate=3e-3)
     settings = {"text_length": LENGTH, "progress": False, "device": "cpu"}
-    _, history = train_multimodal_representation(
+    _, history = stage1.train_multimodal_representation(
         model.multimodal_encoder, model.qformer_tokenizer, corpus, config, None, **settings
     )
     moved = {k.split(".")[0] for k, v in model.multimodal_encoder.state_dict().items() if not torch.equal(v, before[k])}
