@@ -18,14 +18,8 @@ from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
 SCHEDULERS = (
-    "DDIM",
-    "PNDM",
-    "EulerDiscrete",
-    "EulerAncestralDiscrete",
-    "DPMSolverMultistep",
-    "UniPCMultistep",
-    "LMSDiscrete",
-)
+    "DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LMSDiscrete",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +83,9 @@ def test_weighted_loss_against_a_loop_in_float64(unet: UNet2DConditionModel) -> 
     places = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(8)) + 0.5
     scheduler = losses.training_scheduler()
     loss = losses.noise_prediction_loss(
-        unet,
-        scheduler,
-        latents,
-        states,
-        torch.Generator().manual_seed(5),
-        losses.timestep_weights(scheduler, 0.2, 10.0),
-        importance_sampling=True,
-        pixel_weights=places,
-    )
+        unet, scheduler, latents, states, torch.Generator().manual_seed(5),
+        losses.timestep_weights(scheduler, 0.2, 10.0), importance_sampling=True, pixel_weights=places,
+    )  # fmt: skip
     signal = alpha_bar()
     weights = [min(10.0, max(0.2, (1 - s) / s)) for s in signal]
     mean_weight, mean_place = sum(weights) / 1000, float(places.double().mean())
@@ -171,24 +159,14 @@ def test_ancestral_noise_comes_from_the_images_own_generator(unet: UNet2DConditi
     states, noise = random(2, 20, 32, seed=3)[:1].expand(2, -1, -1), random(1, 4, 8, 8).expand(2, -1, -1, -1)
     _, generators = initial_noise([1, 2], (4, 8, 8))
     ancestral = sample(
-        unet,
-        scheduler("EulerAncestralDiscrete"),
-        noise,
-        states,
-        guidance_scale=1.0,
-        num_inference_steps=3,
+        unet, scheduler("EulerAncestralDiscrete"), noise, states, guidance_scale=1.0, num_inference_steps=3,
         generators=generators,
-    )
+    )  # fmt: skip
     assert not torch.allclose(ancestral[0], ancestral[1], atol=1e-2)
     plain = sample(
-        unet,
-        scheduler("EulerDiscrete"),
-        noise,
-        states,
-        guidance_scale=1.0,
-        num_inference_steps=3,
+        unet, scheduler("EulerDiscrete"), noise, states, guidance_scale=1.0, num_inference_steps=3,
         generators=generators,
-    )
+    )  # fmt: skip
     assert torch.allclose(plain[0], plain[1], atol=1e-4)
 
 
@@ -213,15 +191,9 @@ def test_ddim_with_guidance_against_a_reference_loop() -> None:
     ddim = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **losses.NOISE_SCHEDULE)
     seen: list[tuple[int, int]] = []
     ours = sample(
-        Analytic(),
-        ddim,
-        noise,
-        positive,
-        negative,
-        guidance_scale=guidance,
-        num_inference_steps=steps,
+        Analytic(), ddim, noise, positive, negative, guidance_scale=guidance, num_inference_steps=steps,
         callback=lambda index, timestep, latents: seen.append((index, timestep)),
-    )
+    )  # fmt: skip
     assert np.abs(ours.numpy() - x).max() < 1e-4 * np.abs(x).max()
     assert seen == [(k, 951 - 50 * k) for k in range(20)]
 

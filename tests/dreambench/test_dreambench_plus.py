@@ -14,16 +14,10 @@ from dreambench.suites import suite_from_json, suite_to_json
 
 NOUNS = {"animal": "kitten", "human": "Samurai", "object": "piggy bank", "style": "ukiyo-e"}
 PROMPTS = [
-    "A {} in a field of flowers",
-    "a {} on a wooden table",
-    "Two {}s by the sea",
-    "a photo of the {}, close-up",
-    "a watercolour of a {}",
-    "an oil painting of a {}",
-    "a neon sign of a {}",
-    "a {} that rides a {} through the clouds",
-    "a {} made of glass",
-]
+    "A {} in a field of flowers", "a {} on a wooden table", "Two {}s by the sea", "a photo of the {}, close-up",
+    "a watercolour of a {}", "an oil painting of a {}", "a neon sign of a {}",
+    "a {} that rides a {} through the clouds", "a {} made of glass",
+]  # fmt: skip
 
 
 def make_folder(root: Path, counts: dict[str, int]) -> Path:

@@ -145,8 +145,7 @@ def test_photos_folder_by_flag_variable_and_cache(tmp_path: Path, monkeypatch: p
         (tmp_path / name).mkdir(parents=True)
     assert photos_folder() == tmp_path / "cache/bdkit/dreambench"
     monkeypatch.setenv("BDKIT_DREAMBENCH_DIR", str(tmp_path / "variable"))
-    assert photos_folder() == tmp_path / "variable"
-    assert photos_folder(tmp_path / "flag") == tmp_path / "flag"
+    assert (photos_folder(), photos_folder(tmp_path / "flag")) == (tmp_path / "variable", tmp_path / "flag")
     with pytest.raises(InputError, match="is not a folder"):
         photos_folder(tmp_path / "no")
 

@@ -17,8 +17,7 @@ def test_dreambench_is_the_published_one() -> None:
     assert sum(subject.n_references for subject in suite.subjects) == 158
     assert {subject.n_references for subject in suite.subjects} == {4, 5, 6}
     assert {subject.class_noun for subject in suite.subjects if subject.live} == {"dog", "cat"}
-    assert suite.n_images == 3000
-    assert suite.source == "photos"
+    assert (suite.n_images, suite.source) == (3000, "photos")
 
 
 def test_prompts_fit_their_kinds() -> None:
@@ -41,10 +40,8 @@ def test_classes_are_the_mini_worlds() -> None:
 
 
 def test_mini_suites() -> None:
-    assert load_suite("mini") == load_suite("mini@0")
-    assert load_suite("mini").split == "test"
-    assert load_suite("mini-dev").split == "dev"
-    assert load_suite("mini@7").seed == 7
+    assert (load_suite("mini"), load_suite("mini").split) == (load_suite("mini@0"), "test")
+    assert (load_suite("mini-dev").split, load_suite("mini@7").seed) == ("dev", 7)
     assert load_suite("mini").subjects == load_suite("dreambench").subjects
     hashes = {load_suite(name).hash for name in ("dreambench", "mini", "mini@1", "mini-dev", "mini-quick")}
     assert len(hashes) == 5

@@ -78,11 +78,9 @@ class LavisImageProcessor(BlipImageProcessor):
     def preprocess(self, images: Any, **_: Any) -> dict[str, torch.Tensor]:
         side = self.size["height"]
         steps = [
-            transforms.Resize(side, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(side),
-            transforms.ToTensor(),
-            transforms.Normalize(self.image_mean, self.image_std),
-        ]
+            transforms.Resize(side, interpolation=transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(side),
+            transforms.ToTensor(), transforms.Normalize(self.image_mean, self.image_std),
+        ]  # fmt: skip
         return {"pixel_values": transforms.Compose(steps)(images).unsqueeze(0)}
 
 

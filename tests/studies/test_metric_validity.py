@@ -40,8 +40,7 @@ def test_between_moves_evenly_from_one_to_the_other(first: Subject, second: Subj
     assert harm.identity_distance(harm.between(first, second, 1.0), second) < 0.03
     shares = np.linspace(0, 1, 9)
     way = [harm.identity_distance(first, harm.between(first, second, share)) for share in shares]
-    assert way[0] == 0
-    assert way[-1] == pytest.approx(harm.identity_distance(first, second), abs=0.03)
+    assert (way[0], way[-1]) == (0, pytest.approx(harm.identity_distance(first, second), abs=0.03))
     assert np.diff(way).min() > -0.02, "every step leads further away"
     middle = harm.between(first, second, 0.5)
     np.testing.assert_allclose(middle.shape, (np.array(first.shape) + np.array(second.shape)) / 2)
@@ -50,8 +49,7 @@ def test_between_moves_evenly_from_one_to_the_other(first: Subject, second: Subj
 
 def test_identity_distance_is_a_distance() -> None:
     (dog, other), (vase, _), _ = PAIRS
-    assert harm.identity_distance(dog, dog) == 0
-    assert harm.identity_distance(dog, vase) == 1
+    assert (harm.identity_distance(dog, dog), harm.identity_distance(dog, vase)) == (0, 1)
     assert harm.identity_distance(dog, other) == harm.identity_distance(other, dog)
     same_but_pattern = replace(dog, pattern="dots" if dog.pattern != "dots" else "checks")
     assert harm.identity_distance(dog, same_but_pattern) == 0.25
@@ -117,8 +115,7 @@ def test_truth_at_full_strength(case: harm.Case) -> None:
     }
     stranger = pytest.approx(1 - harm.identity_distance(case.scene.subject, case.stranger), abs=0.03)
     assert at_full["another individual"] == (stranger, 1)
-    assert at_full["lookalike on copied background"] == (stranger, 0)
-    assert at_full["wrong pattern"] == (0.75, 1)
+    assert (at_full["lookalike on copied background"], at_full["wrong pattern"]) == ((stranger, 0), (0.75, 1))
     assert at_full["wrong class"] == at_full["subject missing"] == (0, 0)
     assert {name for name in harm.DAMAGES if harm.DAMAGES[name](case, 1.0).place == 1} == set(harm.DAMAGES) - ELSEWHERE
     assert at_full["wrong place"] == at_full["background copied"] == at_full["reference copied"] == (1, 0)

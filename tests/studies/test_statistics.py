@@ -177,10 +177,8 @@ def test_verdicts() -> None:
         "verdict"
     ]
     assert found["trick", "sharp"] == found["elsewhere", "sharp"] == found["copy", "sharp"] == "right"
-    assert found["trick", "fooled"] == "fooled"
-    assert found["elsewhere", "fooled"] == "distracted"
-    assert found["copy", "fooled"] == "rewarded"
-    assert found["copy", "text"] == "weak"
+    assert (found["trick", "fooled"], found["elsewhere", "fooled"]) == ("fooled", "distracted")
+    assert (found["copy", "fooled"], found["copy", "text"]) == ("rewarded", "weak")
     assert found["stranger", "text"] == "right"
     assert set(found.xs("blind", level="metric")) == {"no yardstick"}
 

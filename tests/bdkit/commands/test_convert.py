@@ -38,8 +38,7 @@ def test_round_trip_through_every_format(public, tmp_path, run):
     run("convert", tmp_path / "ours", tmp_path / "back")
     assert_equal(tensors(tmp_path / "back"), tensors(public))
     ours, direct = BlipDiffusion.from_pretrained(tmp_path / "ours"), BlipDiffusion.from_pretrained(public)
-    assert ours.conventions == direct.conventions
-    assert ours.defaults == direct.defaults
+    assert (ours.conventions, ours.defaults) == (direct.conventions, direct.defaults)
     assert ours.record["method_preset"] == "public"
 
 

@@ -40,8 +40,7 @@ def test_a_fine_tuned_folder_holds_the_subject_and_draws_it(my_dog, tmp_path, ge
     with Image.open(tmp_path / "out" / "00007.png") as image:
         assert (image.size, image.mode) == ((32, 32), "RGB")
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["seeds"] == [0, 1, 7]
-    assert record["settings"]["guidance_scale"] == 1.5
+    assert (record["seeds"], record["settings"]["guidance_scale"]) == ([0, 1, 7], 1.5)
     assert record["settings"]["scheduler"] == "DDIMScheduler"
     assert record["settings"]["prompt"] == "a {} in the snow"
     assert len(record["checkpoint"]) == 12
@@ -113,8 +112,7 @@ def test_a_public_folder_draws(public, photos, tmp_path, copied, run, refused):
     run(*subject, *flags, "--reference-weights", "2,1", "--seeds", "0-1")
     assert [Image.open(tmp_path / "out" / f"0000{k}.png").size for k in range(2)] == [(24, 16)] * 2
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["settings"]["template"] == "paper"
-    assert record["model"]["prompt_reps"] == 20
+    assert (record["settings"]["template"], record["model"]["prompt_reps"]) == ("paper", 20)
 
 
 def test_a_fine_tuned_lavis_folder_needs_the_class_word(public, photos, tmp_path, generate, run, refused):

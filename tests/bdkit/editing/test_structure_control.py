@@ -49,16 +49,10 @@ def latents_of(model: BlipDiffusion, control: StructureControl | None, **setting
 def public_pipeline(model, nets, maps, guidance_scale, scheduler, **settings):
     """diffusers' StableDiffusionControlNetPipeline on the same parts, noise and prompt embeddings."""
     pipe = StableDiffusionControlNetPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder.model,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        controlnet=nets,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
+        vae=model.vae, text_encoder=model.text_encoder.model, tokenizer=model.tokenizer, unet=model.unet,
+        controlnet=nets, scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
-    )
+    )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     subject = model.encode_subject(reference(), "dog")
     noise = torch.stack([torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(s)) for s in (3, 4)])
@@ -84,15 +78,9 @@ def test_as_diffusers_draws(model, name, guidance_scale, strength, start, end):
     control = StructureControl(net, structure(), strength=strength, start=start, end=end)
     ours = latents_of(model, control, guidance_scale=guidance_scale, scheduler=scheduler)
     expected = public_pipeline(
-        model,
-        net,
-        structure_pixels([structure()], 32, 32),
-        guidance_scale,
-        scheduler,
-        controlnet_conditioning_scale=strength,
-        control_guidance_start=start,
-        control_guidance_end=end,
-    )
+        model, net, structure_pixels([structure()], 32, 32), guidance_scale, scheduler,
+        controlnet_conditioning_scale=strength, control_guidance_start=start, control_guidance_end=end,
+    )  # fmt: skip
     assert (ours - expected).abs().max() < 2e-4
     assert (ours - latents_of(model, None, guidance_scale=guidance_scale, scheduler=scheduler)).abs().max() > 1e-2
 
@@ -102,15 +90,9 @@ def test_several_at_once_as_diffusers_draws(model: BlipDiffusion) -> None:
     control = StructureControl(nets, maps, strength=(0.7, 0.3), start=(0.0, 0.4), end=(0.6, 1.0))
     ours = latents_of(model, control, guidance_scale=4.0)
     expected = public_pipeline(
-        model,
-        MultiControlNetModel(nets),
-        [structure_pixels([m], 32, 32) for m in maps],
-        4.0,
-        model.scheduler,
-        controlnet_conditioning_scale=[0.7, 0.3],
-        control_guidance_start=[0.0, 0.4],
-        control_guidance_end=[0.6, 1.0],
-    )
+        model, MultiControlNetModel(nets), [structure_pixels([m], 32, 32) for m in maps], 4.0, model.scheduler,
+        controlnet_conditioning_scale=[0.7, 0.3], control_guidance_start=[0.0, 0.4], control_guidance_end=[0.6, 1.0],
+    )  # fmt: skip
     assert (ours - expected).abs().max() < 2e-4
 
 
@@ -230,13 +212,8 @@ def test_what_does_not_fit_is_refused(model: BlipDiffusion) -> None:
     with pytest.raises(InputError, match="8 times smaller, the model's autoencoder 4 times"):
         latents_of(model, StructureControl(other, structure()))
     small = ControlNetModel(
-        block_out_channels=(8, 8),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-        conditioning_embedding_out_channels=(8, 8, 8),
-    )
+        block_out_channels=(8, 8), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), layers_per_block=1,
+        cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4, conditioning_embedding_out_channels=(8, 8, 8),
+    )  # fmt: skip
     with pytest.raises(InputError, match="cross_attention_dim is 16, the model's 32"):
         latents_of(model, StructureControl(small, structure()))

@@ -52,16 +52,9 @@ def test_settings_reach_the_function() -> None:
 def test_depth_by_a_transformers_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=32,
-        patch_size=8,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-    )
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+    )  # fmt: skip
     DPTForDepthEstimation(config).save_pretrained(tmp_path)
     DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     depth = structure_map("depth", square(), 40, 48, model=str(tmp_path))

@@ -73,8 +73,7 @@ def test_the_record_names_the_preset_and_drawing_can_be_changed() -> None:
     assert build_method("blip-diffusion", model).settings["learning_rate"] == 5e-5
     model.record["method_preset"] = "public"
     method = build_method("blip-diffusion", model, scheduler="DDIMScheduler", guidance_scale=1.5)
-    assert method.settings["learning_rate"] == 5e-6
-    assert method.settings["guidance_scale"] == 1.5
+    assert (method.settings["learning_rate"], method.settings["guidance_scale"]) == (5e-6, 1.5)
     assert method.settings["scheduler"] == "DDIMScheduler"
 
 

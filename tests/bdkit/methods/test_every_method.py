@@ -170,8 +170,7 @@ def test_a_template_for_each_seed(fitted: dict[str, Method], case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_settings_are_json_with_the_numbers_and_the_checkpoint(fitted: dict[str, Method], case: str) -> None:
     settings = json.loads(json.dumps(fitted[case].settings))
-    assert settings["method"] == CASES[case][0]
-    assert settings["scheduler"] == "PNDMScheduler"
+    assert (settings["method"], settings["scheduler"]) == (CASES[case][0], "PNDMScheduler")
     assert (settings["guidance_scale"], settings["num_inference_steps"]) == (3.0, 3)
     assert settings.get("steps", 0) == CASES[case][1].get("steps", 0)
     other = build(case, tiny_model(1)).settings

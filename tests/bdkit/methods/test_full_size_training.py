@@ -45,24 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion's layout, written by diffusers itself, with weights that depend on their names."""
     tokenizer = clip_tokenizer(TINY_WORDS, 77)
     text = CLIPTextConfig(
-        **TINY.text_encoder,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
+        **TINY.text_encoder, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-    )
+    )  # fmt: skip
     parts = {"unet": UNet2DConditionModel(**TINY.unet), "vae": AutoencoderKL(**TINY.vae), "text": CLIPTextModel(text)}
     for name, part in parts.items():
         part.load_state_dict(seeded_state({key: value.shape for key, value in part.state_dict().items()}, name))
     pipeline = StableDiffusionPipeline(
-        vae=parts["vae"],
-        unet=parts["unet"],
-        text_encoder=parts["text"],
-        tokenizer=tokenizer,
-        scheduler=PNDMScheduler(**PUBLIC_SCHEDULER),
-        safety_checker=None,
-        feature_extractor=None,
+        vae=parts["vae"], unet=parts["unet"], text_encoder=parts["text"], tokenizer=tokenizer,
+        scheduler=PNDMScheduler(**PUBLIC_SCHEDULER), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
-    )
+    )  # fmt: skip
     pipeline.save_pretrained(tmp_path_factory.mktemp("base") / "sd15")
     return tmp_path_factory.getbasetemp() / "base0" / "sd15"
 

@@ -77,5 +77,4 @@ def test_description_names_colours_pattern_and_a_part():
 
 def test_colour_names():
     assert all(name_of(rgb) == name for name, rgb in captions.NAMES.items())
-    assert name_of((250, 20, 30)) == "red"
-    assert name_of((20, 60, 240)) == "blue"
+    assert (name_of((250, 20, 30)), name_of((20, 60, 240))) == ("red", "blue")

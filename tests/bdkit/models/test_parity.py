@@ -30,15 +30,10 @@ def ours(model: BlipDiffusion, case: dict[str, Any], *, cached: bool = False) ->
     image = REF.image(case["image"], REF.SUBJECT)
     height, width = case["size"]
     call = {
-        "target_subject": case["targets"],
-        "negative_prompt": REF.NEGATIVE,
-        "guidance_scale": case["guidance"],
-        "num_inference_steps": case["steps"],
-        "prompt_reps": case["reps"],
-        "height": height,
-        "width": width,
+        "target_subject": case["targets"], "negative_prompt": REF.NEGATIVE, "guidance_scale": case["guidance"],
+        "num_inference_steps": case["steps"], "prompt_reps": case["reps"], "height": height, "width": width,
         "seeds": case["seeds"],
-    }
+    }  # fmt: skip
     words = [REF.SUBJECT] * len(case["prompts"])
     subject = model.subject_embeddings if cached else model.encode_subject([image] * len(words), words)
     reference = () if cached else (image, words)

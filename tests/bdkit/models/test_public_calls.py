@@ -171,8 +171,7 @@ def test_the_public_call_is_the_promised_one() -> None:
         *("negative_prompt", "guidance_scale", "num_inference_steps", "height", "width", "seeds", "latents"),
         *("prompt_reps", "scheduler", "output_type"),
     ]
-    assert list(parameters)[:5] == positional
-    assert list(parameters)[5:15] == keywords
+    assert (list(parameters)[:5], list(parameters)[5:15]) == (positional, keywords)
     assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in keywords)
     assert not [name for name in parameters if name.startswith("cond")]  # no misspelt condtioning_image
 
@@ -193,12 +192,9 @@ def test_given_latents_set_the_size(model: BlipDiffusion) -> None:
 def test_progress_and_callback(model: BlipDiffusion, capsys: pytest.CaptureFixture[str]) -> None:
     steps: list[tuple[int, int, float]] = []
     result = latents(
-        model,
-        *("in the snow", photo(), "dog"),
-        num_inference_steps=4,
-        progress=True,
+        model, *("in the snow", photo(), "dog"), num_inference_steps=4, progress=True,
         callback=lambda index, timestep, now: steps.append((index, timestep, float(now.sum()))),
-    )
+    )  # fmt: skip
     assert "5/5" in capsys.readouterr().err  # PNDM runs the U-Net once more than there are steps
     assert [index for index, *_ in steps] == list(range(5))
     assert steps[-1][2] == pytest.approx(float(result.sum()))

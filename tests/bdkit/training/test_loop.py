@@ -140,13 +140,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     kept: list[Tensor] = []
     module = Regression()
     diverging = loop(
-        tmp_path,
-        config,
-        module=module,
-        batches=poisoned,
-        name="stage 9",
+        tmp_path, config, module=module, batches=poisoned, name="stage 9",
         on_step=lambda step: kept.append(module.net[0].weight.detach().clone()),
-    )
+    )  # fmt: skip
     with pytest.raises(
         TrainingDiverged, match=r"^stage 9: the loss is nan at step 5, batch 11 \(seed 0\).*kept"
     ) as caught:
@@ -263,8 +259,7 @@ def test_records_of_a_run(tmp_path: Path) -> None:
     history = loop(tmp_path, replace(PLAIN, steps=6), module=module, name="a name").run()
     assert not module.training
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["name"] == "a name"
-    assert record["config"]["learning_rate"] == 1e-2
+    assert (record["name"], record["config"]["learning_rate"]) == ("a name", 1e-2)
     assert record["final"] == history[-1]
     assert record["trained_parameters"] == sum(p.numel() for p in module.parameters())
     with (tmp_path / "loss.csv").open() as file:

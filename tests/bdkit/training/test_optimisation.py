@@ -101,12 +101,9 @@ def scaled(out: Path | None, stop_at: int = 0) -> TrainingLoop:
 
     config = replace(PLAIN, schedule="constant", warmup_steps=0, max_grad_norm=0, checkpoint_seconds=0)
     made = loop(
-        config,
-        Quadratic().float(),
-        lambda index, generator: torch.randn(4, 6, generator=generator),
-        out=out,
+        config, Quadratic().float(), lambda index, generator: torch.randn(4, 6, generator=generator), out=out,
         on_step=stop,
-    )
+    )  # fmt: skip
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=5)
     made.accelerator.scaler = scaler
     made.optimizer = AcceleratedOptimizer(made.optimizer.optimizer, device_placement=False, scaler=scaler)

@@ -34,14 +34,9 @@ def train(folder: Path, batch: int, device: str | None) -> None:
     config = TrainingConfig(steps=6, batch_size=batch, learning_rate=1e-2, ema_decay=0.9)
     module = Loss()
     loop = TrainingLoop(
-        module,
-        FunctionBatches(lambda index, _: NUMBERS[torch.from_numpy(indices(index))], config.seed),
-        config,
-        out=folder,
-        progress=False,
-        device=device,
-        find_unused_parameters=True,
-    )
+        module, FunctionBatches(lambda index, _: NUMBERS[torch.from_numpy(indices(index))], config.seed), config,
+        out=folder, progress=False, device=device, find_unused_parameters=True,
+    )  # fmt: skip
     loop.run()
     if loop.accelerator.is_main_process:
         save_file(dict(module.state_dict()), folder / "weights.safetensors")

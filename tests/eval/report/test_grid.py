@@ -66,9 +66,6 @@ def test_references_of_photos_need_the_photos(tmp_path: Path) -> None:
 
 def test_tiles_keep_the_whole_image() -> None:
     tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
-    assert tile.size == (16, 16)
-    assert tile.getpixel((8, 8)) == (255, 0, 0)
+    assert (tile.size, tile.getpixel((8, 8))) == ((16, 16), (255, 0, 0))
     assert tile.getpixel((8, 1)) == (255, 255, 255)
-    assert spread(tuple(range(10)), 4) == [0, 3, 6, 9]
-    assert spread((1, 2), 4) == [1, 2]
-    assert spread((1, 2), 1) == [1]
+    assert (spread(tuple(range(10)), 4), spread((1, 2), 4), spread((1, 2), 1)) == ([0, 3, 6, 9], [1, 2], [1])

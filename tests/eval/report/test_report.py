@@ -64,13 +64,8 @@ def test_every_scored_image_is_there_with_its_scores(out: Path) -> None:
 def test_images_and_the_main_plot_come_first(out: Path) -> None:
     page = (out / "report.html").read_text()
     marks = [
-        'class="grid"',
-        'id="plot-tradeoff"',
-        "<h2>Results",
-        "<h2>Made with",
-        'id="plot-subjects-dino"',
-        'id="images"',
-    ]
+        'class="grid"', 'id="plot-tradeoff"', "<h2>Results", "<h2>Made with", 'id="plot-subjects-dino"', 'id="images"',
+    ]  # fmt: skip
     positions = [page.index(mark, page.index("<body>")) for mark in [*marks, 'id="images"']]
     assert positions == sorted(positions)
     first = page[positions[0] : positions[1]]
@@ -166,12 +161,10 @@ def choose(browser: Any, **values: str) -> None:
     """Chooses by the words of an option."""
     for name, words in values.items():
         browser.execute_script(
-            "const select = document.getElementById(arguments[0]);"
-            "select.value = [...select.options].find((option) => option.text === arguments[1]).value;"
-            "select.dispatchEvent(new Event('change'));",
-            name,
-            words,
-        )
+            "const select = document.getElementById(arguments[0]);",
+            "select.value = [...select.options].find((option) => option.text === arguments[1]).value;",
+            "select.dispatchEvent(new Event('change'));", name, words,
+        )  # fmt: skip
 
 
 def texts(browser: Any, selector: str) -> list[str]:

@@ -58,8 +58,7 @@ def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
 
 def test_interval_is_seeded_and_wants_two_values() -> None:
     assert stats.N_RESAMPLES >= 2000
-    assert stats.SEED == 0
-    assert stats.interval(np.array([1.0])) == (None, None)
+    assert (stats.SEED, stats.interval(np.array([1.0]))) == (0, (None, None))
     assert stats.interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
 
 
@@ -71,8 +70,7 @@ def test_differences_are_paired_over_subjects() -> None:
     row = table.loc[("b", "a", "dino")]
     assert row["difference"] == pytest.approx(sum(deltas) / 6, abs=1e-12)
     assert (row["low"], row["high"]) == pytest.approx(stats.interval(np.array(deltas)), abs=1e-12)
-    assert row["n_subjects"] == 6
-    assert row["n_better"] == sum(delta > 0 for delta in deltas)
+    assert (row["n_subjects"], row["n_better"]) == (6, sum(delta > 0 for delta in deltas))
     mirrored = table.loc[("a", "b", "dino")]
     assert (mirrored["low"], mirrored["high"]) == pytest.approx(stats.interval(-np.array(deltas)), abs=1e-12)
     assert (mirrored["difference"], mirrored["low"], mirrored["high"]) == (
@@ -150,8 +148,7 @@ def test_rank_correlations_against_a_plain_loop() -> None:
         top = sum((a - mean_one) * (b - mean_two) for a, b in zip(one, two, strict=True))
         below = math.sqrt(sum((a - mean_one) ** 2 for a in one) * sum((b - mean_two) ** 2 for b in two))
         line = found[(found["metric"] == metric) & (found["truth"] == other) & (found["over"] == over)].iloc[0]
-        assert line["rho"] == pytest.approx(top / below, abs=1e-9)
-        assert line["n"] == len(groups)
+        assert (line["rho"], line["n"]) == (pytest.approx(top / below, abs=1e-9), len(groups))
 
 
 def test_constant_or_absent_truth_has_no_correlation() -> None:

@@ -78,8 +78,7 @@ def test_embeddings_are_unit_vectors_whatever_the_batch(shipped: Path) -> None:
     encoder = load_encoder("identity", "mini")
     images = [texture(64, 64, seed) for seed in range(5)] + [texture(90, 70, 5)]
     whole, parts = encoder.embed_images(images), encoder.embed_images(images, batch_size=2)
-    assert whole.dtype == np.float32
-    assert whole.shape == (6, IDENTITY_CONFIG["dimension"])
+    assert (whole.dtype, whole.shape) == (np.float32, (6, IDENTITY_CONFIG["dimension"]))
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(whole, parts, atol=1e-5)
     assert encoder.checkpoint["file"] == "identity.safetensors"

@@ -26,14 +26,8 @@ from eval.score.weights import WeightsSource
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2, samples=2)
 METHOD = "theirs"
 NAMES = (
-    "dino_subject",
-    "clip_i_subject",
-    "clip_t_background",
-    "ssim_outside",
-    "copied",
-    "copy_similarity",
-    "diversity",
-)
+    "dino_subject", "clip_i_subject", "clip_t_background", "ssim_outside", "copied", "copy_similarity", "diversity",
+)  # fmt: skip
 LPIPS_NAMES = ("lpips_outside", "diversity_lpips")
 GREY = 128
 
@@ -244,10 +238,8 @@ def test_what_is_missing_is_one_line(folder, evaluators, tmp_path, monkeypatch):
     monkeypatch.delenv("BDKIT_WEIGHTS_DIR", raising=False)
     with pytest.raises(InputError, match="LPIPS needs"):
         score_folder(
-            folder,
-            load_evaluators("mini", metrics=["diversity_lpips"]),
-            options=ScoreOptions(workers=0),
+            folder, load_evaluators("mini", metrics=["diversity_lpips"]), options=ScoreOptions(workers=0),
             show_progress=False,
-        )
+        )  # fmt: skip
     with pytest.raises(InputError, match="unknown metric 'dinov9'; known are dino"):
         load_evaluators("mini", metrics=["dinov9"])

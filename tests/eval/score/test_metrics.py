@@ -36,14 +36,11 @@ def batch() -> Batch:
     return Batch(
         generated={name: encoder.embed_images(generated) for name, encoder in encoders.items()},
         references={name: encoder.embed_images(references[OWN]) for name, encoder in encoders.items()},
-        pairs=np.random.default_rng(0).random((5, 4)) < 0.7,
-        texts=encoders["clip"].embed_texts(texts),
-        predictions=tiny_classifier(1).predict(generated),
-        prompts=prompts,
-        gallery=tuple(encoders["identity"].embed_images(images) for images in references),
-        subject_index=OWN,
+        pairs=np.random.default_rng(0).random((5, 4)) < 0.7, texts=encoders["clip"].embed_texts(texts),
+        predictions=tiny_classifier(1).predict(generated), prompts=prompts,
+        gallery=tuple(encoders["identity"].embed_images(images) for images in references), subject_index=OWN,
         class_index=class_nouns().index("vase"),
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("metric", "encoder"), [("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")])
@@ -127,13 +124,9 @@ def test_expected_is_the_mini_worlds_truth(live: bool) -> None:
 
 def test_perfect_images_score_one(batch: Batch) -> None:
     same = Batch(
-        generated=batch.references,
-        references=batch.references,
-        pairs=np.eye(4, dtype=bool),
-        gallery=batch.gallery,
-        subject_index=OWN,
-        class_index=0,
-    )
+        generated=batch.references, references=batch.references, pairs=np.eye(4, dtype=bool), gallery=batch.gallery,
+        subject_index=OWN, class_index=0,
+    )  # fmt: skip
     for metric in ("dino", "clip_i", "identity"):
         np.testing.assert_allclose(METRICS[metric].score(same), 1.0, atol=1e-6)
     np.testing.assert_array_equal(METRICS["retrieval"].score(same), 1.0)

@@ -20,13 +20,9 @@ from eval.score.metrics import METRICS, Batch, copy_threshold, nearest_of_refere
 
 PROMPTS = tuple(load_suite("mini").object_prompts[index] for index in (0, 0, 0, 3, 20, 20))
 NETWORKS = {
-    "dinov2": TinyEncoder(1),
-    "siglip2": TinyEncoder(2),
-    "dino": TinyEncoder(3),
-    "dino_subject": TinyEncoder(3),
-    "clip_subject": TinyEncoder(4),
-    "clip_background": TinyEncoder(4),
-}
+    "dinov2": TinyEncoder(1), "siglip2": TinyEncoder(2), "dino": TinyEncoder(3), "dino_subject": TinyEncoder(3),
+    "clip_subject": TinyEncoder(4), "clip_background": TinyEncoder(4),
+}  # fmt: skip
 
 
 def edges(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -189,13 +185,11 @@ def test_copies_are_flagged_and_honest_images_are_not() -> None:
     embedded = network.embed_images(references)
     suite = [embedded, *(network.embed_images(drawn(f"{'a' * n} vase", 5)[0]) for n in range(3, 13))]
     batch = Batch(
-        generated={"dino": network.embed_images(generated)},
-        references={"dino": embedded},
+        generated={"dino": network.embed_images(generated)}, references={"dino": embedded},
         pairs=np.ones((6, 5), dtype=bool),
-        oracle_nearest={"dino": np.concatenate([nearest_of_references(own) for own in suite])},
-        subject_index=0,
+        oracle_nearest={"dino": np.concatenate([nearest_of_references(own) for own in suite])}, subject_index=0,
         class_index=0,
-    )
+    )  # fmt: skip
     np.testing.assert_array_equal(METRICS["copied"].score(batch), [0, 0, 0, 0, 1, 1])
     similarity = METRICS["copy_similarity"].score(batch)
     assert similarity[4] == pytest.approx(1, abs=1e-6)

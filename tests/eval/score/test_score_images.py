@@ -73,8 +73,7 @@ def test_everything_that_is_wrong_is_listed_before_scoring(tmp_path: Path, photo
     problems = pd.read_csv(tmp_path / "out/problems.csv").groupby("kind")["path"].apply(sorted)
     assert problems["missing"] == [f"seed0/mine/{first}/{a}-0.png"]
     assert problems["surplus"] == [f"{first}/{a}-7.png", f"{first}/notes.png", "unicorn/00-0.png"]
-    assert problems["duplicate"] == [f"{first}/{c}-0.png"]
-    assert problems["unreadable"] == [f"{first}/{b}-0.png"]
+    assert (problems["duplicate"], problems["unreadable"]) == ([f"{first}/{c}-0.png"], [f"{first}/{b}-0.png"])
     assert problems["same content"] == sorted([f"{second}/{a}-1.png", f"{first}/{c}-1.png"])
 
 

@@ -154,13 +154,9 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[EncoderSpec, Path]
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     standard = ENCODERS["siglip2"]
     spec = EncoderSpec(
-        library="open_clip",
-        model=TINY,
-        repository="timm/tiny-siglip2",
-        filename=standard.filename,
-        tokenizer=standard.tokenizer,
-        pixels=replace(standard.pixels, crop=SIDE),
-    )
+        library="open_clip", model=TINY, repository="timm/tiny-siglip2", filename=standard.filename,
+        tokenizer=standard.tokenizer, pixels=replace(standard.pixels, crop=SIDE),
+    )  # fmt: skip
     return spec, folder
 
 

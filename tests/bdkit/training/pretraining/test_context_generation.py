@@ -265,16 +265,9 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     made.config = replace(made.config, image_encoder_rate=image_encoder_rate)
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
     history = stage2.train_subject_representation(
-        model,
-        small_corpus(),
-        made.latents / 48,
-        BACKGROUNDS,
-        made.training,
-        made.config,
-        None,
-        progress=False,
+        model, small_corpus(), made.latents / 48, BACKGROUNDS, made.training, made.config, None, progress=False,
         device="cpu",
-    )
+    )  # fmt: skip
     assert len(history) == 3
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert not {k for k in moved if k.startswith("vae.")}

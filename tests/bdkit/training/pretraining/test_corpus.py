@@ -42,8 +42,7 @@ def scenes(monkeypatch: pytest.MonkeyPatch) -> list[Scene]:
 def test_shapes_and_texts(tmp_path: Path) -> None:
     corpus = build(tmp_path)
     assert len(corpus) == 14
-    assert corpus.images.shape == (14, 64, 64, 3)
-    assert corpus.alphas.shape == (14, 64, 64)
+    assert (corpus.images.shape, corpus.alphas.shape) == ((14, 64, 64, 3), (14, 64, 64))
     assert corpus.images.dtype == corpus.alphas.dtype == np.uint8
     assert ((corpus.alphas > 127).mean((1, 2)) > 0.02).all()
     assert set(corpus.class_nouns) <= set(CLASSES)

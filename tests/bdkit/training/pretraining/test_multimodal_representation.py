@@ -64,8 +64,7 @@ def test_masks_against_the_definition(kind: str, build, text: tuple[Tensor, Tens
     _, words = text
     mask = build(QUERIES, words)
     size = QUERIES + LENGTH
-    assert mask.shape == (4, 1, size, size)
-    assert mask.dtype == torch.bool
+    assert (mask.shape, mask.dtype) == ((4, 1, size, size), torch.bool)
     assert 0 < int(words[0].sum()) < LENGTH  # there is padding
     for b in range(4):
         for reader in range(size):
@@ -234,12 +233,9 @@ def test_the_end_ends_a_caption(module: stage1.MultimodalRepresentation, image_t
 def test_training_moves_the_qformer_alone() -> None:
     model, rng = tiny_model(), np.random.default_rng(0)
     corpus = Corpus(
-        images=rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
-        alphas=np.zeros((8, 32, 32), dtype=np.uint8),
-        templates=["a {}"] * 8,
-        details=[*CAPTIONS, *(f"{c} on the grass" for c in CAPTIONS)],
-        class_nouns=["dog"] * 8,
-    )
+        images=rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), alphas=np.zeros((8, 32, 32), dtype=np.uint8),
+        templates=["a {}"] * 8, details=[*CAPTIONS, *(f"{c} on the grass" for c in CAPTIONS)], class_nouns=["dog"] * 8,
+    )  # fmt: skip
     before = {k: v.clone() for k, v in model.multimodal_encoder.state_dict().items()}
     config = TrainingConfig(steps=30, batch_size=8, learning_rate=3e-3)
     settings = {"text_length": LENGTH, "progress": False, "device": "cpu"}

@@ -50,8 +50,7 @@ def test_stages_come_after_what_they_need() -> None:
 
 def test_backgrounds_are_random_images_of_all_places() -> None:
     images = random_backgrounds(40, 0)
-    assert images.shape == (40, 64, 64, 3)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((40, 64, 64, 3), np.uint8)
     assert np.array_equal(images, random_backgrounds(40, 0))
     assert not np.array_equal(images, random_backgrounds(40, 1))
     assert len({p.tobytes() for p in images}) == 40
