@@ -38,13 +38,10 @@ def test_help_loads_no_heavy_library_and_shows_an_example(command: str | None) -
         assert text[example + 1].startswith(f"  bdkit {command}")
 
 
-def test_method_settings_load_no_heavy_library() -> None:
+def test_settings_and_version_load_no_heavy_library() -> None:
     code = f"import sys, bdkit.training.config, eval.experiments; print([n for n in {HEAVY!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "[]\n"
-
-
-def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "bdkit.cli", "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, f"bdkit {__version__}\n")
 

@@ -152,12 +152,9 @@ def test_damaged_folders_are_refused(tmp_path: Path, damage, message: str) -> No
         read_suite(tmp_path, counts=None)
 
 
-def test_folder_must_be_named() -> None:
+def test_missing_folders_and_photos_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name that folder with --photos"):
         load_suite("dreambench-plus")
-
-
-def test_missing_photo_is_named(folder: Path, tmp_path: Path) -> None:
     suite = read_suite(folder, counts=None)
     with pytest.raises(InputError, match=r"00\.jpg is missing; name the suite's published folder"):
         check_photos(tmp_path, suite)

@@ -90,25 +90,19 @@ def test_broken_connection_is_tried_again(tmp_path, server, files):
     assert handler.asked.count("/dog/01.jpg") == 2
 
 
-def test_other_content_is_refused_and_not_kept(tmp_path, server, files, published):
-    (published / "dog/01.jpg").write_bytes(b"?" * 1000)
+@pytest.mark.parametrize("content", [b"?" * 1000, b"\1" * 5000], ids=["other", "longer"])
+def test_other_content_is_refused_and_not_kept(tmp_path, server, files, published, content):
+    (published / "dog/01.jpg").write_bytes(content)
     with pytest.raises(InputError, match=r"dog/01\.jpg is not the published file"):
         fetch_dreambench(FetchConfig(out=tmp_path / "photos", base_url=server[0]), files)
     assert [path.name for path in (tmp_path / "photos/dog").iterdir()] == ["00.jpg"]
 
 
-def test_longer_content_is_refused(tmp_path, server, files, published):
-    (published / "dog/00.jpg").write_bytes(b"\0" * 5000)
-    with pytest.raises(InputError, match="is not the published file"):
-        fetch_dreambench(FetchConfig(out=tmp_path / "photos", base_url=server[0]), files)
-
-
-def test_missing_on_the_server(tmp_path: Path, server: tuple[str, type[Handler]]) -> None:
+def test_files_that_cannot_be_had_are_one_line(
+    tmp_path: Path, server: tuple[str, type[Handler]], files: list[RemoteFile]
+) -> None:
     with pytest.raises(InputError, match="answers 404"):
         fetch_dreambench(FetchConfig(out=tmp_path, base_url=server[0]), [RemoteFile("no.jpg", 1, "0")])
-
-
-def test_nobody_answers(tmp_path: Path, files: list[RemoteFile]) -> None:
     config = FetchConfig(out=tmp_path, base_url="http://127.0.0.1:1", retries=0)
     with pytest.raises(InputError, match="cannot be downloaded"):
         fetch_dreambench(config, files)

@@ -34,17 +34,14 @@ def test_prompts_fit_their_kinds() -> None:
     assert suite.live_prompts[13].text("dog") == "a dog wearing a black top hat and a monocle"
 
 
-def test_classes_are_the_mini_worlds() -> None:
-    assert class_nouns() == CLASSES
-    assert {subject.class_noun for subject in load_suite("mini").subjects if subject.live} == LIVE_CLASSES
-
-
 def test_mini_suites() -> None:
     assert (load_suite("mini"), load_suite("mini").split) == (load_suite("mini@0"), "test")
     assert (load_suite("mini-dev").split, load_suite("mini@7").seed) == ("dev", 7)
     assert load_suite("mini").subjects == load_suite("dreambench").subjects
     hashes = {load_suite(name).hash for name in ("dreambench", "mini", "mini@1", "mini-dev", "mini-quick")}
     assert len(hashes) == 5
+    assert class_nouns() == CLASSES
+    assert {subject.class_noun for subject in load_suite("mini").subjects if subject.live} == LIVE_CLASSES
 
 
 def test_mini_quick_has_every_kind_of_prompt() -> None:
@@ -77,13 +74,10 @@ def test_limits_spread_evenly() -> None:
         suite.limited(samples=0)
 
 
-def test_json_gives_the_suite_back() -> None:
+def test_json_gives_the_suite_back_and_changed_json_is_refused() -> None:
     suite = load_suite("mini-quick")
     there = json.loads(json.dumps(suite_to_json(suite)))
     assert suite_from_json(there) == suite
-
-
-def test_changed_json_is_refused() -> None:
     values = suite_to_json(load_suite("mini-quick"))
     with pytest.raises(InputError, match="changed after"):
         suite_from_json({**values, "samples_per_prompt": 9})

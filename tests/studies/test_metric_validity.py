@@ -70,11 +70,15 @@ def test_obeys_reads_the_scene() -> None:
                 assert not harm.obeys(scene, asked.template)
 
 
-def test_references_are_one_studio_image_and_different_places() -> None:
+def test_references_and_cases_take_different_places(case: harm.Case) -> None:
     scenes = harm.reference_scenes(PAIRS[1][0], 5, seed=0)
     assert Counter(scene.context for scene in scenes)[STUDIO] == 1
     assert len({scene.context for scene in scenes}) == 5
     assert scenes != harm.reference_scenes(PAIRS[1][0], 5, seed=1)
+    assert case.scene.context == "in the snow"
+    assert case.reference.context not in (STUDIO, "in the snow")
+    assert case.wrong_context not in ("in the snow", case.reference.context)
+    assert case.stranger.class_noun == case.scene.subject.class_noun != case.alien.class_noun
 
 
 def test_background_is_the_image_without_its_subject(case: harm.Case) -> None:
@@ -84,13 +88,6 @@ def test_background_is_the_image_without_its_subject(case: harm.Case) -> None:
     np.testing.assert_array_equal(place[far], image.image[far])
     inside = image.alpha == 255
     assert (place[inside] != image.image[inside]).any(axis=1).mean() > 0.8
-
-
-def test_case_takes_other_places_than_the_prompts(case: harm.Case) -> None:
-    assert case.scene.context == "in the snow"
-    assert case.reference.context not in (STUDIO, "in the snow")
-    assert case.wrong_context not in ("in the snow", case.reference.context)
-    assert case.stranger.class_noun == case.scene.subject.class_noun != case.alien.class_noun
 
 
 @pytest.mark.parametrize("damage", harm.DAMAGES)

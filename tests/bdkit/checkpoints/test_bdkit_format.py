@@ -196,10 +196,15 @@ def test_parts_come_from_another_folder(model: BlipDiffusion, copy: Path) -> Non
         BlipDiffusion.from_pretrained(base)
 
 
-def test_the_hash_names_the_weights(saved: Path, model: BlipDiffusion, tmp_path: Path) -> None:
+def test_the_hash_names_the_weights_and_the_folder_no_place(saved: Path, model: BlipDiffusion, tmp_path: Path) -> None:
     assert checkpoint_hash(saved) == checkpoint_hash(model.save_pretrained(tmp_path / "again"))
     assert checkpoint_hash(saved) != checkpoint_hash(tiny_model(1).save_pretrained(tmp_path / "other"))
     assert len(checkpoint_hash(saved)) == 12
+    first = tiny_model().save_pretrained(tmp_path / "first")
+    second = BlipDiffusion.from_pretrained(first).save_pretrained(tmp_path / "second")
+    texts = [path.read_text() for path in second.rglob("*.json")]
+    assert texts
+    assert not [text for text in texts if str(tmp_path) in text]
 
 
 class FullDisk:
@@ -276,11 +281,3 @@ def test_saving_over_an_old_folder_replaces_all_of_it(copy: Path) -> None:
     assert not (copy / "left over.txt").exists()
     assert_same_weights(model, BlipDiffusion.from_pretrained(copy))
     assert list(copy.parent.iterdir()) == [copy]
-
-
-def test_a_saved_folder_names_no_place(tmp_path: Path) -> None:
-    first = tiny_model().save_pretrained(tmp_path / "first")
-    second = BlipDiffusion.from_pretrained(first).save_pretrained(tmp_path / "second")
-    texts = [path.read_text() for path in second.rglob("*.json")]
-    assert texts
-    assert not [text for text in texts if str(tmp_path) in text]

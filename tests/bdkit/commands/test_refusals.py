@@ -148,15 +148,14 @@ def test_a_missing_part_of_a_model_is_named(part, model, copied, generate, refus
     assert re.search(rf"{re.escape(part)}.* missing", refused(*generate("--model", folder, "--subject", "dog")))
 
 
-def test_damaged_weights_are_named(model, copied, generate, refused):
+def test_what_a_checkpoint_lacks_or_has_damaged_is_named(
+    model, copied, generate, refused, public, photos, tmp_path
+) -> None:
     path = copied(model) / "unet" / "diffusion_pytorch_model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     line = refused(*generate("--model", path.parents[1], "--subject", "dog"))
     assert f"{path} is damaged" in line
-
-
-def test_what_a_checkpoint_lacks_is_named(public, photos, tmp_path, copied, refused):
     plain = copied(public)
     (plain / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert "is a plain Stable Diffusion model: it has no subject encoder" in refused("convert", plain, tmp_path / "out")

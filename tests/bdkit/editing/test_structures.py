@@ -31,10 +31,11 @@ def test_edges_are_where_the_image_has_them() -> None:
     assert not np.asarray(canny_edges(Image.new("RGB", (64, 64), "red"))).any()
 
 
-def test_weak_edges_need_low_thresholds() -> None:
+def test_weak_edges_need_low_thresholds_which_reach_the_function() -> None:
     faint = Image.fromarray((np.asarray(square()) // 12).astype(np.uint8))
     assert np.asarray(canny_edges(faint, low=5, high=10)).any()
     assert not np.asarray(canny_edges(faint, low=100, high=200)).any()
+    assert np.asarray(structure_map("canny", faint, 64, 64, low=5, high=10)).any()
 
 
 def test_a_photo_covers_the_drawn_size_without_being_squashed() -> None:
@@ -42,11 +43,6 @@ def test_a_photo_covers_the_drawn_size_without_being_squashed() -> None:
     wide.paste(square(), (68, 0))
     assert structure_map("canny", wide, 64, 64).tobytes() == structure_map("canny", square(), 64, 64).tobytes()
     assert structure_map("canny", wide, 48, 96).size == (96, 48)
-
-
-def test_settings_reach_the_function() -> None:
-    faint = Image.fromarray((np.asarray(square()) // 12).astype(np.uint8))
-    assert np.asarray(structure_map("canny", faint, 64, 64, low=5, high=10)).any()
 
 
 def test_depth_by_a_transformers_model(tmp_path: Path) -> None:
@@ -68,10 +64,13 @@ def test_depth_by_a_transformers_model(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_depth_model_is_told_in_one_line(tmp_path: Path) -> None:
+def test_missing_models_and_unknown_structures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"depth model .* cannot be read") as error:
         depth_map(square(), model=str(tmp_path / "none"))
     assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="unknown structure 'pose'; known are canny, depth, hed, scribble"):
+        structure_map("pose", square(), 64, 64)
+    assert tuple(STRUCTURES) == ("canny", "depth", "hed", "scribble")
 
 
 @pytest.mark.parametrize("kind", ["hed", "scribble"])
@@ -103,9 +102,3 @@ def test_soft_edges_and_scribbles_by_the_optional_library(tmp_path: Path) -> Non
         with pytest.raises(InputError, match=r"the weights of HED .* cannot be read") as error:
             structure_map("hed", square(), 64, 64, model=str(wrong))
         assert "\n" not in str(error.value)
-
-
-def test_an_unknown_structure_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown structure 'pose'; known are canny, depth, hed, scribble"):
-        structure_map("pose", square(), 64, 64)
-    assert tuple(STRUCTURES) == ("canny", "depth", "hed", "scribble")

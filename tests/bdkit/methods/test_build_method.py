@@ -29,6 +29,12 @@ def test_published_numbers() -> None:
     for config in (paper, public):
         assert (config.batch_size, config.weight_decay) == (3, 0.01)  # type: ignore[attr-defined]
         assert 40 <= config.steps <= 120  # type: ignore[attr-defined]
+    lora, inversion = method_config("dreambooth-lora", "public"), method_config("textual-inversion", "public")
+    assert (lora.learning_rate, lora.steps, lora.batch_size, lora.rank) == (1e-4, 500, 1, 4)
+    assert (inversion.learning_rate, inversion.steps) == (4 * 5e-4, 3000)
+    assert inversion.batch_size * inversion.gradient_accumulation_steps == 4
+    prior = method_config("dreambooth", "public")
+    assert (prior.learning_rate, prior.steps, prior.prior_loss_weight, prior.class_images) == (5e-6, 800, 1.0, 200)
 
 
 def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> None:
@@ -57,6 +63,10 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("dreambooth", {"token": None}, "token is None; it must be text"),
         ("dreambooth", {"guidance_scale": "7"}, "guidance_scale is '7'; it must be a number or null"),
         ("dreambooth", {"random_flip": 1}, "random_flip is 1; it must be true or false"),
+        ("dreambooth", {"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; use no, bf16, fp16"),
+        ("dreambooth", {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps 0"),
+        ("dreambooth-lora", {"rank": 0}, "rank is 0"),
+        ("dreambooth-lora", {"train_text_encoder": True}, "trains the U-Net alone"),
         ("textual-inversion", {"steps": 0}, "learns nothing"),
         ("textual-inversion", {"templates": []}, "at least one template"),
         ("textual-inversion", {"placeholder_token": "dog"}, "choose another"),

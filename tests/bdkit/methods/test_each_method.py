@@ -1,6 +1,5 @@
 """What sets each method apart from the others."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from bdkit.methods import build_method
 from bdkit.methods.base import one_placeholder
 from bdkit.models.blip_diffusion import BlipDiffusion
-from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
 TEMPLATE = "a {} {} in the jungle"
@@ -78,23 +76,6 @@ def test_the_snapshot_at_step_0_is_zero_shot(model: BlipDiffusion) -> None:
     assert equal(method.generate(TEMPLATE, "dog", [1]), zero_shot)
     method.select(None)
     assert not equal(method.generate(TEMPLATE, "dog", [1]), zero_shot)
-
-
-def test_a_saved_subject_is_drawn_by_the_loaded_model(tmp_path: Path) -> None:
-    model = tiny_model()
-    model.record["class_nouns"] = ["dog", "cat"]
-    method = build("blip-diffusion", model, steps=2, learning_rate=1e-2)
-    with pytest.raises(InputError, match="call fit first"):
-        method.save(tmp_path / "nothing")
-    assert not (tmp_path / "nothing").exists()
-    method.fit(subject_images(), "dog", 0)
-    folder = method.save(tmp_path / "my-dog")
-    loaded = BlipDiffusion.from_pretrained(folder)
-    assert (loaded.subject_class, loaded.record["class_nouns"]) == ("dog", ["dog", "cat"])
-    assert loaded.record["finetuned"]["steps"] == 2
-    assert equal(loaded("a {} in the jungle", seeds=[1, 2]), method.generate(TEMPLATE, "dog", [1, 2]))
-    assert model.subject_embeddings is None
-    assert "finetuned" not in model.record
 
 
 def test_dreambooth_draws_its_token_and_trains_the_text_encoder_on_demand(model: BlipDiffusion) -> None:

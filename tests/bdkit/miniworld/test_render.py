@@ -45,15 +45,12 @@ def test_subject_is_big_and_inside_the_image(noun):
     assert (np.mean(widths) > 0.7 * 64) if noun in ("glasses", "sneaker") else (np.mean(heights) > 0.5 * 64)
 
 
-def test_same_scene_same_pixels():
+def test_same_scene_same_pixels_and_no_two_scenes_alike() -> None:
     scene = sample_scene(sample_subject("toy", "same"), generator("same"))
     first, second = render(scene), render(scene)
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.alpha, second.alpha)
     assert not np.array_equal(first.image, render(replace(scene, seed=scene.seed + 1)).image)
-
-
-def test_no_two_scenes_alike():
     rng = generator("alike")
     scenes = [sample_scene(sample_subject(noun, "alike"), rng) for noun in CLASSES for _ in range(6)]
     assert len({hashlib.sha256(render(scene).image).digest() for scene in scenes}) == len(scenes)

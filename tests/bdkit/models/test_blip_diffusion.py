@@ -32,7 +32,7 @@ def latents(model: BlipDiffusion, prompt: str | Sequence[str] = "a {} on the bea
     return model(prompt, *args, **settings)
 
 
-def test_an_image_depends_on_its_seed_alone(model: BlipDiffusion, references: list[Image.Image]) -> None:
+def test_an_image_depends_on_its_seed_and_noise_alone(model: BlipDiffusion, references: list[Image.Image]) -> None:
     batch = latents(model, "a {} on the beach", references, "dog", seeds=[4, 5, 6, 7])
     for k, seed in enumerate([4, 5, 6, 7]):
         alone = latents(model, "a {} on the beach", references, "dog", seeds=[seed])
@@ -41,6 +41,12 @@ def test_an_image_depends_on_its_seed_alone(model: BlipDiffusion, references: li
     assert (batch[0] - batch[1]).abs().max() > 0.1
     torch.manual_seed(99)
     assert torch.equal(latents(model, seeds=[1]), latents(model, seeds=[1]))
+    noise, _ = initial_noise([8, 9], (4, 8, 8))
+    given = latents(model, latents=noise)
+    assert torch.equal(given, latents(model, seeds=[8, 9]))
+    assert (given - latents(model, latents=noise.flip(0))).abs().max() > 0.1
+    batch = latents(model, ["a {} on the beach", "a red {}"], target_subject=["dog", "vase"], seeds=[5, 6])
+    assert torch.allclose(latents(model, "a red {}", target_subject="vase", seeds=[6])[0], batch[1], atol=1e-4)
 
 
 def test_ancestral_sampling_is_exact_in_seeds_and_batch(model: BlipDiffusion) -> None:
@@ -48,13 +54,6 @@ def test_ancestral_sampling_is_exact_in_seeds_and_batch(model: BlipDiffusion) ->
     batch = latents(model, seeds=[4, 5, 6], **extra)
     assert torch.allclose(latents(model, seeds=[5], **extra)[0], batch[1], atol=1e-4)
     assert not torch.allclose(batch, latents(model, seeds=[4, 5, 6]), atol=1e-2)
-
-
-def test_given_latents_are_the_initial_noise(model: BlipDiffusion) -> None:
-    noise, _ = initial_noise([8, 9], (4, 8, 8))
-    given = latents(model, latents=noise)
-    assert torch.equal(given, latents(model, seeds=[8, 9]))
-    assert (given - latents(model, latents=noise.flip(0))).abs().max() > 0.1
 
 
 def test_vectors_of_several_references_are_averaged(model: BlipDiffusion, references: list[Image.Image]) -> None:
@@ -161,11 +160,6 @@ def test_a_second_call_is_not_corrupted_by_the_first(model: BlipDiffusion, refer
     assert torch.equal(latents(model, seeds=[0]), first)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert model.subject_embeddings is None
-
-
-def test_one_prompt_and_one_noun_an_image(model: BlipDiffusion) -> None:
-    batch = latents(model, ["a {} on the beach", "a red {}"], target_subject=["dog", "vase"], seeds=[5, 6])
-    assert torch.allclose(latents(model, "a red {}", target_subject="vase", seeds=[6])[0], batch[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

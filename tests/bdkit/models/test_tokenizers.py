@@ -29,13 +29,10 @@ def test_the_order_of_the_words_does_not_matter(clip: CLIPTokenizer, bert: BertT
         assert [ours(t).input_ids for t in TEXTS] == [theirs(t).input_ids for t in TEXTS]
 
 
-def test_each_word_is_one_token(clip: CLIPTokenizer) -> None:
+def test_each_word_is_one_token_and_the_rare_one_is_nothing_elses(clip: CLIPTokenizer) -> None:
     words = [w for w in VOCABULARY if w.isalpha()]
     assert len(words) > 250
     assert [w for w in words if clip.tokenize(w) != [f"{w}</w>"]] == []
-
-
-def test_the_rare_token_is_one_and_nothing_else_uses_it(clip: CLIPTokenizer) -> None:
     (rare,) = clip(RARE_TOKEN, add_special_tokens=False).input_ids
     assert all(rare not in clip(word).input_ids for word in VOCABULARY if word != RARE_TOKEN)
 

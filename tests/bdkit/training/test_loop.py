@@ -180,12 +180,6 @@ def break_at_end(module: Regression) -> Any:
     return lambda step: step == PLAIN.steps and module.net[0].bias.data.fill_(float("nan"))
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read; remove it"):
-        loop(tmp_path).run()
-
-
 def test_any_iterable_with_a_state_is_resumed_exactly(tmp_path: Path) -> None:
     class Walk:
         """Batches that depend on all before them: only a saved state resumes them."""
@@ -233,6 +227,9 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     loop(tmp_path, replace(PLAIN, steps=3, checkpoint_seconds=9)).run()  # how often to save is nobody's business
+    (tmp_path / "checkpoint.pt").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read; remove it"):
+        loop(tmp_path).run()
 
 
 @pytest.mark.parametrize(

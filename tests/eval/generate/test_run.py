@@ -20,8 +20,9 @@ from eval.generate.tasks import list_tasks
 from eval.results_dir import read_run
 
 
-def counting(calls: list[str]) -> type[TinyMethod]:
+def counting(calls: list[str], prompts: list[str] | None = None) -> type[TinyMethod]:
     """A method that notes what it is asked for."""
+    prompts = [] if prompts is None else prompts
 
     class Counting(TinyMethod):
         def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
@@ -30,6 +31,7 @@ def counting(calls: list[str]) -> type[TinyMethod]:
 
         def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
             calls.append(f"{len(seeds)} of {class_noun}")
+            prompts.extend([prompt_template] * len(seeds) if isinstance(prompt_template, str) else prompt_template)
             return super().generate(prompt_template, class_noun, seeds)
 
     return Counting
@@ -144,26 +146,16 @@ def test_other_settings_are_refused_or_made_again(tmp_path: Path) -> None:
 def test_batches_are_whole_prompts_and_stay_as_they_were_begun(tmp_path, batch_size, calls):
     asked: list[str] = []
     named: dict[str, Any] = {"subjects": 1, "prompts": None, "seed_sets": (0,), "rows": ROWS[1:2]}
-    run(tmp_path, counting(asked), batch_size=batch_size, **named)
+    prompts: list[str] = []
+    run(tmp_path, counting(asked, prompts), batch_size=batch_size, **named)
     assert asked == ["fit dog", *calls]
+    assert prompts == [prompt.template for prompt in load_suite("mini-quick").live_prompts for _ in range(2)]
     before = files(tmp_path)
     (tmp_path / "images/seed0/tiny/dog/02-1.png").unlink()
     asked.clear()
     run(tmp_path, counting(asked), **named)
     assert asked == ["fit dog", calls[0]]
     assert files(tmp_path) == before
-
-
-def test_prompts_of_a_batch_are_in_the_suites_order(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    class Asked(TinyMethod):
-        def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
-            asked.extend([prompt_template] * len(seeds) if isinstance(prompt_template, str) else prompt_template)
-            return super().generate(prompt_template, class_noun, seeds)
-
-    run(tmp_path, Asked, subjects=1, prompts=None, seed_sets=(0,), rows=ROWS[1:2], batch_size=5)
-    assert asked == [prompt.template for prompt in load_suite("mini-quick").live_prompts for _ in range(2)]
 
 
 def test_shards_share_a_folder_or_are_copied_together(tmp_path: Path, whole: Path) -> None:

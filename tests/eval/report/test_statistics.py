@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from eval_helpers import QUICK_SUITE
 from eval_helpers import make_scores as scores_of_suite
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, spearmanr
 
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
@@ -56,12 +56,6 @@ def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
     assert stats.estimates(stats.subject_means(scores)).get(("a", "clip_t")) is None
 
 
-def test_interval_is_seeded_and_wants_two_values() -> None:
-    assert stats.N_RESAMPLES >= 2000
-    assert (stats.SEED, stats.interval(np.array([1.0]))) == (0, (None, None))
-    assert stats.interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
-
-
 def test_differences_are_paired_over_subjects() -> None:
     scores = make_scores()
     table = stats.differences(stats.subject_means(scores)).set_index(["method", "minus", "metric"])
@@ -89,13 +83,10 @@ def test_pairing_narrows_the_interval() -> None:
     assert table.loc[("b", "a"), "high"] == pytest.approx(0.25, abs=1e-12)
 
 
-def test_methods_on_other_subjects_are_not_paired() -> None:
+def test_unpaired_methods_are_left_out_and_uneven_seed_sets_refused() -> None:
     scores = make_scores()
     scores = scores[~((scores["method"] == "b") & (scores["subject"] == "dog"))]
     assert stats.differences(stats.subject_means(scores)).empty
-
-
-def test_uneven_seed_sets_are_refused() -> None:
     scores = make_scores()
     with pytest.raises(InputError, match="of a, dino are not complete"):
         stats.subject_means(scores.drop(index=0))
@@ -115,16 +106,6 @@ def test_prompt_right_is_split_by_kind() -> None:
     assert by_metric.drop(index="prompt_right")["count"].sum() == len(rows)
 
 
-def ranks(values: list[float]) -> list[float]:
-    """Ranks from 1, ties share the mean rank."""
-    found = []
-    for value in values:
-        below = sum(other < value for other in values)
-        equal = sum(other == value for other in values)
-        found.append(below + (equal + 1) / 2)
-    return found
-
-
 def test_rank_correlations_against_a_plain_loop() -> None:
     scores = make_scores(methods=("a", "b", "c"), metrics=("dino", "clip_i", "clip_t", "identity"), seed_sets=1)
     hits = scores[scores["metric"] == "dino"].assign(metric="prompt_right")
@@ -142,13 +123,9 @@ def test_rank_correlations_against_a_plain_loop() -> None:
         for row in pd.concat([scores, hits]).itertuples(index=False):
             key = (row.method, row.subject) if over == "subjects" else (row.method, row.subject, row.prompt, row.sample)
             groups.setdefault(key, {}).setdefault(row.metric, []).append(row.value)
-        one = ranks([sum(group[metric]) / len(group[metric]) for group in groups.values()])
-        two = ranks([sum(group[other]) / len(group[other]) for group in groups.values()])
-        mean_one, mean_two = sum(one) / len(one), sum(two) / len(two)
-        top = sum((a - mean_one) * (b - mean_two) for a, b in zip(one, two, strict=True))
-        below = math.sqrt(sum((a - mean_one) ** 2 for a in one) * sum((b - mean_two) ** 2 for b in two))
+        one, two = ([sum(group[name]) / len(group[name]) for group in groups.values()] for name in (metric, other))
         line = found[(found["metric"] == metric) & (found["truth"] == other) & (found["over"] == over)].iloc[0]
-        assert (line["rho"], line["n"]) == (pytest.approx(top / below, abs=1e-9), len(groups))
+        assert (line["rho"], line["n"]) == (pytest.approx(spearmanr(one, two).statistic, abs=1e-9), len(groups))
 
 
 def test_constant_or_absent_truth_has_no_correlation() -> None:
@@ -158,7 +135,7 @@ def test_constant_or_absent_truth_has_no_correlation() -> None:
     assert stats.rank_correlations(scores[scores["metric"] == "dino"]).empty
 
 
-def test_interval_is_scipys() -> None:
+def test_interval_is_scipys_and_wants_two_values() -> None:
     for n in (2, 5, 30):
         values = np.random.default_rng(n).normal(size=n)
         found = bootstrap(
@@ -169,6 +146,9 @@ def test_interval_is_scipys() -> None:
             rng=np.random.default_rng(stats.SEED),
         ).confidence_interval
         assert stats.interval(values) == pytest.approx((found.low, found.high), abs=1e-12)
+    assert stats.N_RESAMPLES >= 2000
+    assert (stats.SEED, stats.interval(np.array([1.0]))) == (0, (None, None))
+    assert stats.interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
 
 
 def test_missing_images_are_refused_or_counted() -> None:

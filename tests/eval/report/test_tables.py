@@ -139,9 +139,12 @@ def test_several_folders_make_one_table(out: Path, theirs: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_same_rows_twice_stand_once(out: Path, tmp_path: Path) -> None:
+def test_the_same_rows_stand_once_and_folders_of_one_name_are_refused(out: Path, tmp_path: Path) -> None:
     again = make_folder(tmp_path / "copy")
     assert summarise(out, again).rows == summarise(out).rows
+    other = make_folder(tmp_path / "ours", make_scores(("dreambooth",), seed=9))
+    with pytest.raises(InputError, match="two folders have the same name and both a row 'dreambooth'"):
+        summarise(out, other)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +162,6 @@ def test_folders_that_do_not_compare_are_refused(out: Path, tmp_path: Path, chan
         scores.loc[scores["method"] == "real-images", "value"] += shift
     other = make_folder(tmp_path / "other", scores, suite, **change)
     with pytest.raises(InputError, match=message):
-        summarise(out, other)
-
-
-def test_folders_of_one_name_are_refused(out: Path, tmp_path: Path) -> None:
-    other = make_folder(tmp_path / "ours", make_scores(("dreambooth",), seed=9))
-    with pytest.raises(InputError, match="two folders have the same name and both a row 'dreambooth'"):
         summarise(out, other)
 
 

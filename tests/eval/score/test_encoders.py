@@ -68,10 +68,15 @@ def test_mini_leaves_its_own_size_alone_and_crops_photos_in_the_middle() -> None
     assert (middle[:, 2:62] == (0, 0, 255)).all()
 
 
-def test_grey_and_transparent_images_are_taken() -> None:
+def test_grey_and_transparent_images_are_taken_and_none_refused(shipped: Path) -> None:
     how = PROTOCOLS["mini"].dino
     for mode in ("L", "RGBA", "P", "CMYK"):
         assert to_batch([texture(80, 70).convert(mode)], how).shape == (1, 3, 64, 64)
+    encoder = load_encoder("identity", "mini")
+    with pytest.raises(ValueError, match="empty"):
+        encoder.embed_images([])
+    with pytest.raises(ValueError, match="batch_size"):
+        encoder.embed_images([texture(64, 64)], batch_size=0)
 
 
 def test_embeddings_are_unit_vectors_whatever_the_batch(shipped: Path) -> None:
@@ -105,14 +110,6 @@ def test_classifier_gives_log_probabilities(shipped: Path) -> None:
     }
     for values in predicted.values():
         np.testing.assert_allclose(np.exp(values).sum(axis=1), 1, atol=1e-5)
-
-
-def test_nothing_to_embed_is_an_error(shipped: Path) -> None:
-    encoder = load_encoder("identity", "mini")
-    with pytest.raises(ValueError, match="empty"):
-        encoder.embed_images([])
-    with pytest.raises(ValueError, match="batch_size"):
-        encoder.embed_images([texture(64, 64)], batch_size=0)
 
 
 SPOILT: dict[str, Callable[[Path, Path], object]] = {

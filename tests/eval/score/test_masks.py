@@ -41,9 +41,6 @@ def test_the_other_side_does_not_matter() -> None:
     assert others[0].tobytes() != others[1].tobytes()
     with pytest.raises(ValueError, match="does not fit"):
         keep(texture(5, 5), mask, "subject", fill)
-
-
-def test_fill_is_what_the_network_sees_as_zero() -> None:
     assert mean_colour(PROTOCOLS["mini"].dino) == (128, 128, 128)
     assert mean_colour(PROTOCOLS["dreambench"].dino) == (124, 116, 104)
 

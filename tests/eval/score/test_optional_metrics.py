@@ -101,6 +101,7 @@ def test_siglip_text(batch: Batch) -> None:
     texts = batch.more_texts["siglip2"].tolist()
     wanted = [cosine(a, b) for a, b in zip(batch.generated["siglip2"].tolist(), texts, strict=True)]
     np.testing.assert_allclose(METRICS["siglip2_t"].score(batch), wanted, atol=1e-6)
+    assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
 
 
 def test_background_text_is_for_places_alone(batch: Batch) -> None:
@@ -162,13 +163,10 @@ def test_lpips_diversity_is_the_mean_over_the_other_samples(batch: Batch) -> Non
 # the copy detector
 
 
-def test_threshold_lets_one_in_a_hundred_references_pass() -> None:
+def test_copies_are_above_the_threshold_of_the_nearest_references() -> None:
     assert copy_threshold(np.arange(101) / 100) == pytest.approx(0.99)
     values = np.random.default_rng(0).random(1000)
     assert (values > copy_threshold(values)).mean() == pytest.approx(0.01)
-
-
-def test_nearest_of_references() -> None:
     vectors = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     np.testing.assert_allclose(nearest_of_references(vectors), [0.6, 0.8, 0.8])
     assert nearest_of_references(vectors[:1]).shape == (0,)
@@ -238,12 +236,6 @@ def test_what_happens_inside_the_mask_does_not_count(metric: str, kept: float) -
     assert (np.abs(score(metric, harmed) - kept) > 1e-3).all()
 
 
-def test_a_mask_over_everything_leaves_nothing_to_measure() -> None:
-    made = edits()[:1]
-    whole = [Edit(image=e.image, source=e.source, mask=np.ones_like(e.mask)) for e in made]
-    assert np.isnan(score("ssim_outside", whole)).all()
-
-
 def test_ssim_is_skimages() -> None:
     images, _ = drawn("ssim", 4)
     for one, other in ((0, 1), (2, 3)):
@@ -279,13 +271,12 @@ def test_ssim_is_a_plain_loop_at_one_pixel() -> None:
     assert ssim_map(*grey)[row, column] == pytest.approx(wanted, abs=1e-6)
 
 
-def test_soft_masks_paste_by_share() -> None:
+def test_soft_masks_paste_by_share_and_a_whole_one_leaves_nothing() -> None:
     image, source = np.full((2, 2, 3), 200, np.uint8), np.full((2, 2, 3), 100, np.uint8)
     mask = np.array([[0.0, 1.0], [0.5, 2.0]])
     np.testing.assert_array_equal(
         paste_source(Edit(image=image, source=source, mask=mask))[..., 0], [[200, 100], [150, 100]]
     )
-
-
-def test_every_title_is_its_own() -> None:
-    assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
+    made = edits()[:1]
+    whole = [Edit(image=e.image, source=e.source, mask=np.ones_like(e.mask)) for e in made]
+    assert np.isnan(score("ssim_outside", whole)).all()

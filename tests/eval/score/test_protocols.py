@@ -71,15 +71,12 @@ def test_texts_of_every_prompt() -> None:
                 assert "{" not in text
 
 
-def test_only_six_samples_changes_the_suite() -> None:
+def test_only_six_samples_changes_the_suite_and_a_table_is_of_one_protocol() -> None:
     suite = load_suite("dreambench")
     assert protocols.find_protocol("dreambench").apply_to(suite) == suite
     assert protocols.find_protocol("six-samples").apply_to(suite).n_images == 30 * 25 * 6
     with pytest.raises(InputError, match=r"unknown protocol 'x'; known: dreambench, .*mini"):
         protocols.find_protocol("x")
-
-
-def test_a_table_is_of_one_protocol() -> None:
     protocols.check_one_protocol({"one": ["dreambench", "dreambench"], "two": ["dreambench"]})
     with pytest.raises(InputError, match=r"never mixes protocols.*'dino-s8' in two, 'dreambench' in one"):
         protocols.check_one_protocol({"one": ["dreambench"], "two": ["dino-s8"]})

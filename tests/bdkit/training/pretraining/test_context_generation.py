@@ -224,16 +224,13 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
     assert len(backgrounds) > 3
 
 
-def test_mattes_serve_the_images_that_have_one() -> None:
+def test_mattes_serve_the_images_that_have_one_and_show_no_outfit_or_change() -> None:
     made, corpus = batches(jitter=False, mattes=True), small_corpus()
     images = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
     matted = [matting.blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
     exact = [matting.blend(corpus.images[5], corpus.alphas[5], b) for b in BACKGROUNDS]
     for image, options in zip(images, (matted, exact), strict=True):
         assert any(np.array_equal(image, option) for option in options)
-
-
-def test_the_input_shows_the_subject_without_its_outfit_or_change() -> None:
     corpus = small_corpus()
     plain = 255 - corpus.images[7], corpus.alphas[8]
     made = batches(jitter=False, mattes=True, plain={4: plain})  # an image that has a matte of its own

@@ -29,14 +29,11 @@ def test_a_stage_without_what_comes_before_is_one_line(stage: str, missing: str,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+def test_other_settings_and_unknown_stages_are_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"mattes": 3}')
     with pytest.raises(InputError, match="holds a pre-training with other settings"):
         pretrain_mini(tmp_path, smoke=True, progress=False, device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
-
-
-def test_an_unknown_stage_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown stage 'stage3'; the stages are autoencoder, image-encoder, base"):
         pretrain_mini(tmp_path, stages=["stage3"])
 
