@@ -1,6 +1,8 @@
 """Order and conditions of the tests: fast ones first, GPU tests only where there is a GPU, never the network."""
 
 import os
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +12,10 @@ import tempfile
 import pytest
 
 from bdkit.cli import quiet_libraries
+
+HERE = Path(__file__).parent
+# the folders of helper modules, and `cases`, what the reference was recorded for
+sys.path[:0] = [str(HERE / name) for name in ("reference", "eval", "eval/score", "eval/generate", "bdkit/models")]
 
 CACHE = tempfile.TemporaryDirectory(prefix="bdkit-tests-")
 os.environ["BDKIT_CACHE_DIR"] = CACHE.name  # embeddings, never in the user's own cache

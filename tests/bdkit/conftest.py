@@ -1,12 +1,9 @@
-"""The tiny checkpoints, each made once; makes `cases`, what the reference was recorded for, importable."""
+"""The tiny model and the tiny checkpoints, each made once."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,6 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_size.py"
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("full_size_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -63,11 +61,9 @@ def test_one_call_makes_the_table(script: ModuleType, tmp_path: Path) -> None:
     with (tmp_path / "full_size.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["task"] for row in rows] == [
-        "zero-shot, 4 steps",
-        "zero-shot, 8 steps",
-        "zero-shot with a ControlNet, 4 steps",
+        "zero-shot, 4 steps", "zero-shot, 8 steps", "zero-shot with a ControlNet, 4 steps",
         "4 fine-tuning steps at batch 3",
-    ]
+    ]  # fmt: skip
     for row in rows:
         assert float(row["seconds"]) > 0
         assert 0.01 < float(row["gib"]) < 64

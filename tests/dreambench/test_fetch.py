@@ -81,13 +81,9 @@ def test_downloads_then_only_what_is_missing_or_damaged(tmp_path, server, files,
     fetch_dreambench(config, files)
     assert handler.asked[3:] == ["/dog/00.jpg", "/dog/02.jpg"]
     assert sorted(path.name for path in (tmp_path / "photos/dog").iterdir()) == ["00.jpg", "01.jpg", "02.jpg"]
-
-
-def test_broken_connection_is_tried_again(tmp_path, server, files):
-    url, handler = server
-    handler.cut.add("/dog/01.jpg")
-    fetch_dreambench(FetchConfig(out=tmp_path / "photos", base_url=url), files)
-    assert handler.asked.count("/dog/01.jpg") == 2
+    handler.cut.add("/dog/01.jpg")  # a broken connection is tried again
+    fetch_dreambench(FetchConfig(out=tmp_path / "again", base_url=url), files)
+    assert handler.asked.count("/dog/01.jpg") == 3
 
 
 @pytest.mark.parametrize("content", [b"?" * 1000, b"\1" * 5000], ids=["other", "longer"])

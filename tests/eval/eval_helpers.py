@@ -22,6 +22,7 @@ from eval.generate.references import prepare
 from eval.results_dir import REAL, REAL_WITH_SELF, save_suite, subject_ids
 from eval.score.encoders import OUTPUTS, Classifier, ClipEncoder, Encoder
 from eval.score.images import ImageTree
+from eval.score.metrics import Batch
 from eval.score.protocols import Preprocessing
 from eval.score.score import COLUMNS, NO_PROMPT, Evaluators, write_scores
 
@@ -180,6 +181,15 @@ def exact_evaluators(protocol: str = "dreambench", seed: int = 1) -> Evaluators:
 def cosine(one: list[float], other: list[float]) -> float:
     dot = sum(a * b for a, b in zip(one, other, strict=True))
     return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
+def cosines(batch: Batch, encoder: str) -> list[list[float]]:
+    """Each image with those references that it is compared with."""
+    generated, references = batch.generated[encoder].tolist(), batch.references[encoder].tolist()
+    return [
+        [cosine(image, references[column]) for column in range(len(references)) if batch.pairs[row, column]]
+        for row, image in enumerate(generated)
+    ]
 
 
 # Images to score, and where they lie

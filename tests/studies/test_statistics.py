@@ -160,7 +160,7 @@ def test_reactions_are_paired_means_over_subjects() -> None:
     assert found.loc[("stranger", 0.5, "sharp"), "change"] == pytest.approx(-0.4, abs=0.02)
 
 
-def test_ties_are_half_preferred() -> None:
+def test_verdicts_and_ties() -> None:
     rows = [
         ("a", 0, "none", 0.0, 1.0, 1.0, 1.0, 0.5),
         ("a", 0, "x", 1.0, 1.0, 1.0, 1.0, 0.5),
@@ -169,9 +169,6 @@ def test_ties_are_half_preferred() -> None:
     ]
     frame = pd.DataFrame(rows, columns=["subject", "case", "damage", "strength", IDENTITY, PROMPT, PLACE, "m"])
     assert stats.reactions(frame, ["m"])["preferred"].tolist() == [0.75]
-
-
-def test_verdicts() -> None:
     yardsticks = {IDENTITY: "stranger", PROMPT: "elsewhere"}
     found = stats.verdicts(stats.reactions(harmed(), METRICS), TARGETS, yardsticks).set_index(["damage", "metric"])[
         "verdict"
@@ -183,7 +180,7 @@ def test_verdicts() -> None:
     assert set(found.xs("blind", level="metric")) == {"no yardstick"}
 
 
-def test_crossfade_is_a_plain_loop() -> None:
+def test_crossfade_is_a_plain_loop_and_blur_spreads_a_dot() -> None:
     rng = np.random.default_rng(0)
     first, second = (rng.integers(0, 256, (3, 4, 3)).astype(np.uint8) for _ in range(2))
     shares = rng.random((3, 4))
@@ -195,9 +192,6 @@ def test_crossfade_is_a_plain_loop() -> None:
                 assert abs(int(found[y, x, c]) - wanted) <= 0.5 + 1e-9
     np.testing.assert_array_equal(crossfade(first, second, 0.0), first)
     np.testing.assert_array_equal(crossfade(first, second, 1.0), second)
-
-
-def test_blur_keeps_the_mean_and_spreads_a_dot() -> None:
     image = np.zeros((21, 21, 3), np.uint8)
     image[10, 10] = 255
     found = blur(image, 1.0).astype(float)

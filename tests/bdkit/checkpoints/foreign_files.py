@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 
 State = dict[str, Tensor]
@@ -126,3 +127,10 @@ def save_kohya_lora(states: Mapping[str, State], path: Path, alpha: float) -> Pa
             result[f"{new}.alpha"] = torch.tensor(alpha)
     save_file(result, path, metadata={"ss_network_module": "networks.lora"})
     return path
+
+
+def assert_same(left: BlipDiffusion, right: BlipDiffusion, tolerance: float = 0.0) -> None:
+    ours, theirs = left.state_dict(), right.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.allclose(value, theirs[name], rtol=tolerance, atol=tolerance), name

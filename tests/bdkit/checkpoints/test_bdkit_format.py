@@ -22,6 +22,7 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 CALL = {"target_subject": "dog", "seeds": [3], "num_inference_steps": 2, "output_type": "np"}
 
 
@@ -108,24 +109,11 @@ def test_the_cached_subject_is_saved_with_its_class(model: BlipDiffusion, tmp_pa
     assert BlipDiffusion.from_pretrained(again).subject_class is None
 
 
-def remove_part(folder: Path) -> None:
-    shutil.rmtree(folder / "qformer")
-
-
 def flip_a_bit(folder: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
-
-
-def truncate(folder: Path) -> None:
-    path = folder / "text_encoder" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def remove_weights(folder: Path) -> None:
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
 
 
 def replaced(name: str, text: str) -> Callable[[Path], None]:
@@ -146,10 +134,13 @@ def change_qformer(**changes: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove_part, r"the part qformer/ is missing; fetch"),
+        (lambda folder: shutil.rmtree(folder / "qformer"), r"the part qformer/ is missing; fetch"),
         (flip_a_bit, r"unet/diffusion_pytorch_model.safetensors is damaged \(its SHA-256"),
-        (truncate, r"text_encoder/model.safetensors is damaged"),
-        (remove_weights, r"vae/diffusion_pytorch_model.safetensors is missing; fetch"),
+        (replaced("text_encoder/model.safetensors", "short"), "text_encoder/model.safetensors is damaged"),
+        (
+            lambda folder: (folder / "vae" / WEIGHTS).unlink(),
+            r"vae/diffusion_pytorch_model.safetensors is missing; fetch",
+        ),
         (replaced(RECORD, "{"), r"bdkit.json is not readable JSON"),
         (replaced(RECORD, "{}"), r"bdkit.json is not the record of a bdkit model"),
         (replaced("vae/config.json", "{,"), r"vae/config.json is not readable JSON"),
@@ -225,6 +216,13 @@ def test_a_failed_save_keeps_the_old_folder(copy: Path) -> None:
     assert list(copy.parent.iterdir()) == [copy]
 
 
+def killed(target: Callable[[Path], None], folder: Path) -> bool:
+    process = multiprocessing.get_context("fork").Process(target=target, args=(folder,))
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
 def _write_and_die(folder: Path) -> None:
     with new_folder(folder) as temporary:
         (temporary / "half.json").write_text("{")
@@ -234,10 +232,7 @@ def _write_and_die(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_save_keeps_the_old_folder(copy: Path) -> None:
     before = contents(copy)
-    process = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(copy,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert killed(_write_and_die, copy)
     assert contents(copy) == before
     BlipDiffusion.from_pretrained(copy)
 
@@ -259,10 +254,7 @@ def _replace_and_die_between(folder: Path) -> None:
 @pytest.mark.parametrize("then", ["read", "write"])
 def test_a_save_killed_between_its_renames_is_recovered(copy: Path, then: str) -> None:
     before = contents(copy)
-    process = multiprocessing.get_context("fork").Process(target=_replace_and_die_between, args=(copy,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert killed(_replace_and_die_between, copy)
     assert not copy.exists()
     assert sorted(path.suffix for path in copy.parent.iterdir()) == [".old", ".tmp"]
     if then == "read":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from foreign_files import assert_same
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -25,13 +26,6 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.utils.errors import InputError
 
 STEM = "diffusion_pytorch_model"
-
-
-def assert_same(left: BlipDiffusion, right: BlipDiffusion, tolerance: float = 0.0) -> None:
-    ours, theirs = left.state_dict(), right.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.allclose(value, theirs[name], rtol=tolerance, atol=tolerance), name
 
 
 def change(path: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from foreign_files import assert_same
 
 from bdkit.checkpoints.files import read_weights
 from bdkit.checkpoints.lavis_format import BLIP, CACHE, PROJECTION, WEIGHTS
@@ -17,13 +18,6 @@ from bdkit.utils.errors import InputError
 
 # the base folder of these tests is made of the same weights
 pytestmark = pytest.mark.filterwarnings("ignore:.*are those of the plain base model")
-
-
-def assert_same(left: BlipDiffusion, right: BlipDiffusion, tolerance: float = 0.0) -> None:
-    ours, theirs = left.state_dict(), right.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.allclose(value, theirs[name], rtol=tolerance, atol=tolerance), name
 
 
 def test_lavis_takes_what_it_lacks_from_the_base_folder(lavis: Path, public: Path, model: BlipDiffusion) -> None:

@@ -105,13 +105,15 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def fill(model: Path, public: Path, photos: Path, my_dog: Path) -> Callable[[Sequence[str]], list[str]]:
+def fill(
+    model: Path, public: Path, photos: Path, my_dog: Path, controlnet: Path
+) -> Callable[[Sequence[str]], list[str]]:
     """Puts the folders in place of their names in braces."""
-    names = {"{model}": model, "{public}": public, "{photos}": photos, "{my_dog}": my_dog}
+    names = {"model": model, "public": public, "photos": photos, "my_dog": my_dog, "controlnet": controlnet}
 
     def filled(text: str) -> str:
         for name, folder in names.items():
-            text = text.replace(name, str(folder))
+            text = text.replace(f"{{{name}}}", str(folder))
         return text
 
     return lambda arguments: [filled(text) for text in arguments]

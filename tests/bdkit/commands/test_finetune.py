@@ -87,7 +87,6 @@ def test_a_killed_fit_resumes_and_ends_with_the_same_bytes(name, tmp_path, finet
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     assert child.exitcode == -signal.SIGKILL
@@ -97,7 +96,6 @@ def test_a_killed_fit_resumes_and_ends_with_the_same_bytes(name, tmp_path, finet
     capsys.readouterr()
     assert cli.main(finetune(*flags)) == 0
     shown = re.search(rf"(\d+)/{STEPS}", capsys.readouterr().err)
-    assert shown is not None
     assert int(shown[1]) >= step, "it started from the first step"
     undisturbed = start(finetune(*flags, out=tmp_path / "other"))
     undisturbed.join()

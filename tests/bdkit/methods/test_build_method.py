@@ -78,16 +78,13 @@ def test_wrong_names_and_numbers_are_told(name: str, settings: dict[str, Any], w
     assert words in str(error.value)
 
 
-def test_the_record_names_the_preset_and_drawing_can_be_changed() -> None:
+def test_the_record_names_the_preset_and_the_start_lies_beside_the_model(tmp_path: Path) -> None:
     model = tiny_model()
     assert build_method("blip-diffusion", model).settings["learning_rate"] == 5e-5
     model.record["method_preset"] = "public"
     method = build_method("blip-diffusion", model, scheduler="DDIMScheduler", guidance_scale=1.5)
     assert (method.settings["learning_rate"], method.settings["guidance_scale"]) == (5e-6, 1.5)
     assert method.settings["scheduler"] == "DDIMScheduler"
-
-
-def test_a_method_starts_from_the_model_beside_the_given_one(tmp_path: Path) -> None:
     tiny_model(0).save_pretrained(tmp_path / "mini")
     tiny_model(1).save_pretrained(tmp_path / "mini-base")
     given = build_method("base", str(tmp_path / "mini"), preset="paper")

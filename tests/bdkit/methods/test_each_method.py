@@ -46,7 +46,7 @@ def test_other_templates_are_refused(template: str) -> None:
         one_placeholder(template)
 
 
-def test_the_base_draws_the_class_and_looks_at_no_image(model: BlipDiffusion) -> None:
+def test_base_and_zero_shot_are_calls_of_the_model(model: BlipDiffusion) -> None:
     base = build("base", model)
     base.fit(subject_images(), "dog", 0)
     expected = model("a dog in the jungle", seeds=[1, 2])
@@ -55,9 +55,6 @@ def test_the_base_draws_the_class_and_looks_at_no_image(model: BlipDiffusion) ->
     assert base.snapshots == ()
     with pytest.raises(InputError):
         base.select(3)
-
-
-def test_zero_shot_is_a_call_of_the_model_with_the_images(model: BlipDiffusion) -> None:
     method = build("blip-diffusion", model, steps=0)
     assert method.snapshots == ()
     method.fit(subject_images(), "dog", 0)
@@ -144,15 +141,12 @@ def test_textual_inversion_trains_one_vector_from_the_class_noun(model: BlipDiff
     assert (method.state()["12/placeholder"] - start).abs().max() > 0.05
 
 
-def test_textual_inversion_draws_the_vector_at_its_place(model: BlipDiffusion) -> None:
+def test_textual_inversion_draws_the_vector_at_its_place_and_never_pushes_it_out(model: BlipDiffusion) -> None:
     """With the class noun's own embedding, "a <*>" is "a dog", and "a <*> dog" is "a dog dog"."""
     for with_class_noun, words in ((False, "dog"), (True, "dog dog")):
         method = build("textual-inversion", model, steps=1, learning_rate=0.0, with_class_noun=with_class_noun)
         method.fit(subject_images(), "dog", 0)
         assert equal(method.generate(TEMPLATE, "dog", [1]), model(f"a {words} in the jungle", seeds=[1]))
-
-
-def test_captions_that_push_the_placeholder_out_are_refused(model: BlipDiffusion) -> None:
     method = build("textual-inversion", model, steps=1, templates=(" ".join(["red"] * 40) + " {}",))
     with pytest.warns(UserWarning, match="cut off"), pytest.raises(InputError, match="shorter templates"):
         method.fit(subject_images(), "dog", 0)

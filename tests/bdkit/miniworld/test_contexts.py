@@ -33,6 +33,11 @@ def test_contexts_are_dreambench_object_prompts() -> None:
     assert {index: CONTEXTS[index] for index in named} == named
     assert set(GROUND) == set(ALL)
     assert all(0.75 <= ground <= 0.92 for ground in GROUND.values())
+    canvas = skia.Surface(np.zeros((8, 8, 4), np.uint8)).getCanvas()
+    with pytest.raises(ValueError, match="on the moon"):
+        draw_context(canvas, "on the moon", np.random.default_rng(0), 1.0)
+    with pytest.raises(ValueError, match="on the moon"):
+        draw_foreground(canvas, "on the moon", np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("context", ALL)
@@ -63,14 +68,6 @@ def test_foreground_is_only_in_front_of_the_feet() -> None:
             drawn.append(context)
     assert {"floating on top of water", "floating in an ocean of milk", "in the snow"} <= set(drawn)
     assert STUDIO not in drawn
-
-
-def test_unknown_context_is_named() -> None:
-    canvas = skia.Surface(np.zeros((8, 8, 4), np.uint8)).getCanvas()
-    with pytest.raises(ValueError, match="on the moon"):
-        draw_context(canvas, "on the moon", np.random.default_rng(0), 1.0)
-    with pytest.raises(ValueError, match="on the moon"):
-        draw_foreground(canvas, "on the moon", np.random.default_rng(0))
 
 
 def test_contexts_are_distinct() -> None:

@@ -7,7 +7,7 @@ from bdkit.miniworld.sheet import GAP, contact_sheet, paste_grid
 from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
 
 
-def test_grid_holds_the_images_in_place():
+def test_grid_holds_the_images_in_place() -> None:
     rng = generator("grid")
     scenes = [sample_scene(sample_subject("vase", str(i)), rng) for i in range(3)]
     sheet = np.asarray(paste_grid([scenes[:2], [None, scenes[2]]], 32, 1))
@@ -15,6 +15,8 @@ def test_grid_holds_the_images_in_place():
     assert np.array_equal(sheet[GAP : GAP + 32, GAP : GAP + 32], render(scenes[0], 32).image)
     assert np.array_equal(sheet[36 : 36 + 32, 36 : 36 + 32], render(scenes[2], 32).image)
     assert (sheet[36 : 36 + 32, GAP : GAP + 32] == 255).all()
+    with pytest.raises(ValueError, match="unknown kind of sheet"):
+        contact_sheet("pets")
 
 
 @pytest.mark.parametrize(
@@ -27,8 +29,3 @@ def test_sheets(kind, shape):
     assert sheet.tobytes() == contact_sheet(kind, columns=3, size=16, upscale=1).tobytes()
     assert sheet.tobytes() != contact_sheet(kind, seed=1, columns=3, size=16, upscale=1).tobytes()
     assert len(CLASSES) == 15
-
-
-def test_unknown_sheet_is_refused():
-    with pytest.raises(ValueError, match="unknown kind of sheet"):
-        contact_sheet("pets")

@@ -197,11 +197,6 @@ def test_wrong_input_is_one_line(model: BlipDiffusion, settings: dict[str, Any],
 
 def test_settings_for_records(model: BlipDiffusion) -> None:
     assert model.settings() == {
-        "model": "",
-        "resolution": 32,
-        "guidance_scale": 3.0,
-        "num_inference_steps": 3,
-        "prompt_reps": 1,
-        "negative_prompt": "",
-        "scheduler": "PNDMScheduler",
-    }
+        "model": "", "resolution": 32, "guidance_scale": 3.0, "num_inference_steps": 3, "prompt_reps": 1,
+        "negative_prompt": "", "scheduler": "PNDMScheduler",
+    }  # fmt: skip

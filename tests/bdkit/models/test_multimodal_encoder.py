@@ -74,6 +74,8 @@ def test_image_tokens_are_normed_over_the_whole_sequence(encoder: MultimodalEnco
     norm = encoder.vision_model.post_layernorm
     expected = torch.nn.functional.layer_norm(hidden, (32,), norm.weight, norm.bias, norm.eps)
     assert torch.allclose(tokens, expected, atol=1e-5)
+    assert all(layer.has_cross_attention for layer in encoder.qformer.encoder.layer)
+    assert encoder.qformer.config.cross_attention_frequency == 1
 
 
 @torch.no_grad()
@@ -84,8 +86,3 @@ def test_query_without_image_or_without_words(model: BlipDiffusion, encoder: Mul
     assert text.shape == (2, ids.shape[1], 32)
     assert encoder.query(tokens, ids, mask).shape == (2, QUERIES + ids.shape[1], 32)
     assert (encoder.query(tokens)[0] - encoder.query(tokens.flip(0))[0]).abs().max() > 1e-4
-
-
-def test_every_query_and_every_layer_attends_to_the_image(encoder: MultimodalEncoder) -> None:
-    assert all(layer.has_cross_attention for layer in encoder.qformer.encoder.layer)
-    assert encoder.qformer.config.cross_attention_frequency == 1

@@ -67,7 +67,7 @@ def test_all_prompts_of_the_benchmark_work(model: BlipDiffusion) -> None:
                 assert len(ids(model, prompt, template=template, prompt_reps=20)[1]) == 16
 
 
-def test_long_prompts_are_cut_with_one_warning_that_says_what(model: BlipDiffusion) -> None:
+def test_long_prompts_are_cut_with_one_warning_that_says_what_and_before_the_tail(model: BlipDiffusion) -> None:
     long = "in the snow " * 40 + "vase"
     call = {"num_inference_steps": 1, "negative_prompt": "low quality " * 50 + "city"}
     with pytest.warns(UserWarning, match="the prompt is longer than 59 tokens") as caught:
@@ -78,9 +78,6 @@ def test_long_prompts_are_cut_with_one_warning_that_says_what(model: BlipDiffusi
     assert message.count("this is cut off") == 2
     assert "snow vase" in message
     assert "quality city" in message
-
-
-def test_a_paper_prompt_is_cut_before_its_tail(model: BlipDiffusion) -> None:
     with pytest.warns(UserWarning, match="this is cut off"):
         row, places = ids(model, "in the snow " * 40, template="paper")
     assert places == list(range(60, 76))

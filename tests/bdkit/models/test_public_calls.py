@@ -63,19 +63,6 @@ def test_the_generator_reaches_the_schedulers_step(name: str, model: BlipDiffusi
     assert not torch.allclose(first[0], first[1], atol=1e-2)
 
 
-def test_latents_come_out_and_unknown_outputs_are_refused_before_the_run(model: BlipDiffusion) -> None:
-    raw = latents(model, "in the snow", photo(), "dog")
-    assert raw.shape == (1, 4, 8, 8)
-    calls: list[int] = []
-    handle = model.unet.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        with pytest.raises(InputError, match="'latents' is not known"):
-            model("in the snow", photo(), "dog", output_type="latents")
-    finally:
-        handle.remove()
-    assert calls == []
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_becomes_arrays_and_images(dtype: torch.dtype) -> None:
     model = public_tiny_model()
@@ -158,7 +145,7 @@ def test_every_reference_image_counts(model: BlipDiffusion) -> None:
             latents(model, "in the snow", [first, second], "dog", reference_weights=wrong)
 
 
-def test_the_public_call_is_the_promised_one() -> None:
+def test_the_public_call_is_the_promised_one_and_unknown_outputs_are_refused_before_the_run(model):
     parameters = inspect.signature(BlipDiffusion.__call__).parameters
     positional = ["self", "prompt", "reference_images", "source_subject", "target_subject"]
     keywords = [
@@ -168,6 +155,16 @@ def test_the_public_call_is_the_promised_one() -> None:
     assert (list(parameters)[:5], list(parameters)[5:15]) == (positional, keywords)
     assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in keywords)
     assert not [name for name in parameters if name.startswith("cond")]  # no misspelt condtioning_image
+    raw = latents(model, "in the snow", photo(), "dog")
+    assert raw.shape == (1, 4, 8, 8)
+    calls: list[int] = []
+    handle = model.unet.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        with pytest.raises(InputError, match="'latents' is not known"):
+            model("in the snow", photo(), "dog", output_type="latents")
+    finally:
+        handle.remove()
+    assert calls == []
 
 
 # Seeds, batches, sizes

@@ -12,7 +12,7 @@ from bdkit.utils.errors import InputError
 PLAIN = TrainingConfig(steps=24, batch_size=4, learning_rate=1e-2, schedule="linear", warmup_steps=5)
 
 
-def test_learning_rate_factor() -> None:
+def test_learning_rate_factor_starts_again_at_a_restart() -> None:
     constant = replace(PLAIN, schedule="constant", warmup_steps=4, steps=10)
     assert [constant.factor(k) for k in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     linear = replace(PLAIN, schedule="linear", warmup_steps=0, steps=10)
@@ -23,9 +23,6 @@ def test_learning_rate_factor() -> None:
     assert 0 < cosine.factor(9) < 0.05
     with pytest.raises(InputError, match="'stairs' is not known; use constant, linear, cosine"):
         replace(PLAIN, schedule="stairs")
-
-
-def test_the_schedule_starts_again_at_a_restart() -> None:
     config = replace(PLAIN, steps=10, restarts=(4,), warmup_steps=0)
     assert [config.factor(k) for k in range(10)] == pytest.approx(
         [1, 3 / 4, 2 / 4, 1 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]

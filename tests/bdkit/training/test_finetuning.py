@@ -42,7 +42,7 @@ def test_latents_of_images_and_their_mirror_images(model: BlipDiffusion) -> None
         finetuning.cache_latents(model, [], 0)
 
 
-def test_a_batch_holds_different_images_as_far_as_there_are_so_many() -> None:
+def test_a_batch_holds_different_images_and_flipping_draws_none_twice() -> None:
     latents = torch.arange(4.0).view(4, 1, 1, 1)
     seen = set()
     for seed in range(20):
@@ -51,9 +51,6 @@ def test_a_batch_holds_different_images_as_far_as_there_are_so_many() -> None:
         seen |= set(batch)
     assert seen == {0, 1, 2, 3}
     assert finetuning.draw_latents(latents[:2], 3, torch.Generator().manual_seed(0)).shape == (3, 1, 1, 1)
-
-
-def test_flipping_draws_mirror_images_but_no_image_twice() -> None:
     latents = torch.arange(8.0).view(8, 1, 1, 1)
     drawn = set()
     for seed in range(20):

@@ -108,8 +108,6 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     last = random.randrange(3, 20)
     command = [sys.executable, __file__, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         for step in range(1, last + 1):
             assert process.stdout.readline() == f"{step}\n"
             process.stdin.write("\n")
@@ -122,14 +120,6 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert last - 1 <= resumed.step <= last
     resumed.run()
     assert_same_run(resumed, undisturbed)
-
-
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    first = loop(tmp_path, CONFIGS["ema"])
-    first.run()
-    again = loop(tmp_path, CONFIGS["ema"], batches=lambda step, generator: pytest.fail("trained again"))
-    again.run()
-    assert_same_run(again, first)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -244,11 +234,16 @@ def test_a_finished_run_is_made_longer(tmp_path: Path, config: TrainingConfig) -
     assert_same_run(longer, undisturbed)
 
 
-def test_a_run_is_not_continued_where_its_rates_would_have_been_others(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again_nor_at_other_rates(tmp_path: Path) -> None:
     loop(tmp_path, replace(PLAIN, steps=16)).run()
     for other in (PLAIN, replace(PLAIN, restarts=(12,)), replace(PLAIN, steps=10)):
         with pytest.raises(InputError, match="other settings"):
             loop(tmp_path, other).run()
+    first = loop(tmp_path / "finished", CONFIGS["ema"])
+    first.run()
+    again = loop(tmp_path / "finished", CONFIGS["ema"], batches=lambda step, generator: pytest.fail("trained again"))
+    again.run()
+    assert_same_run(again, first)
 
 
 def test_records_of_a_run(tmp_path: Path) -> None:

@@ -43,15 +43,12 @@ def test_flags_become_fields_of_the_right_type() -> None:
     )
 
 
-def test_what_is_not_given_comes_from_the_base_and_else_from_the_defaults() -> None:
+def test_what_is_not_given_comes_from_base_or_defaults_or_is_named() -> None:
     args = parse("--no-train-text-encoder", "--out", "none")
     base = Recipe(num_steps=3, train_text_encoder=True, out=Path("somewhere"))
     assert config_from_args(Recipe, args, base) == Recipe(num_steps=3)
     assert config_from_args(Recipe, parse()) == Recipe()
 
-
-def test_a_field_without_a_value_is_named() -> None:
-    @dataclass(frozen=True, kw_only=True)
     class Needy:
         class_noun: str
 
@@ -59,8 +56,7 @@ def test_a_field_without_a_value_is_named() -> None:
         config_from_args(Needy, argparse.Namespace())
 
 
-def test_a_subclass_shows_the_help_of_the_fields_it_inherits_and_can_hide_defaults() -> None:
-    @dataclass(frozen=True, kw_only=True)
+def test_help_comes_from_metadata_and_docstring_of_a_field_or_what_it_inherits() -> None:
     class Longer(Recipe):
         """Another.
 
@@ -75,9 +71,6 @@ def test_a_subclass_shows_the_help_of_the_fields_it_inherits_and_can_hide_defaul
     assert "--pause X seconds between" in text
     assert "how many steps are taken, counted from the first" in text
     assert "default" not in text
-
-
-def test_help_comes_from_metadata_and_docstring_with_the_default() -> None:
     parser = argparse.ArgumentParser()
     add_dataclass_arguments(parser, Recipe, skip=["out"])
     text = " ".join(parser.format_help().split())

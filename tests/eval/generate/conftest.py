@@ -3,8 +3,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from generate_helpers import MINE, blocks, run
 
 

@@ -61,7 +61,6 @@ with local_processes(2) as executor:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
 def test_workers_end_with_their_parent(how: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
-        assert parent.stdout is not None
         workers = [int(worker) for worker in parent.stdout.readline().split()]
         parent.send_signal(how)
         assert len(workers) == 2

@@ -140,6 +140,8 @@ def test_other_settings_are_refused_or_made_again(tmp_path: Path) -> None:
         name for name in before if re.search("/(tiny|ground-truth)/", name)
     }
     assert read_run(tmp_path)["rows"]["tiny"]["settings"]["checkpoint_hash"] == "b"
+    with pytest.raises(InputError, match="unknown method 'no-such'; known are tiny, plain"):
+        run(tmp_path, rows=(Row(name="x", method="no-such"),))
 
 
 @pytest.mark.parametrize(("batch_size", "calls"), [(1, 4 * ["2 of dog"]), (5, 2 * ["4 of dog"]), (100, ["8 of dog"])])
@@ -204,8 +206,3 @@ def test_locks_may_vanish_while_a_process_waits(tmp_path: Path, whole: Path) -> 
             shutil.rmtree(tmp_path / "fits")
         assert len(waiting.result() or []) == 1
     assert files(tmp_path) == files(whole)
-
-
-def test_unknown_method(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown method 'no-such'; known are tiny, plain"):
-        run(tmp_path, rows=(Row(name="x", method="no-such"),))

@@ -28,14 +28,11 @@ def test_shards_divide_every_image_once_whole_fits_and_evenly(tmp_path: Path, co
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_image_has_one_path_and_one_seed(tmp_path: Path) -> None:
+def test_an_image_has_one_path_and_seed_and_rows_share_a_fit(tmp_path: Path) -> None:
     image = ImageId("tiny", 2, "dog", 7, 1)
     assert image.path(tmp_path) == tmp_path / "images/seed2/tiny/dog/07-1.png"
     assert image.seed("mini-quick") == int.from_bytes(hashlib.sha256(b"mini-quick/tiny/dog/7/1/2").digest()[:6])
     assert image.seed("mini-quick") != image.seed("mini@0")
-
-
-def test_rows_that_share_a_fit_have_one_group() -> None:
     assert ROWS[0].group == ROWS[1].group == "tiny {}" != ROWS[2].group
     assert replace(ROWS[2], overrides={"contrast": 1}) != ROWS[2]
     groups = [row.group for row in TABLE1]

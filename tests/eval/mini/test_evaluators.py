@@ -127,16 +127,13 @@ def test_a_batch_of_instances_has_few_classes_and_two_images_of_each() -> None:
     assert (pool.subject[pool.partners(first, 0.5, rng)] == chosen).all()
 
 
-def test_pools_that_do_not_fit_together_are_refused() -> None:
+def test_pools_keep_together_and_tokenizers_keep_the_end() -> None:
     pool = make_pool(4, 2)
     parts: dict[str, Any] = {"images": pool.images, "subject": pool.subject, "labels": pool.labels}
     with pytest.raises(ValueError, match="lengths"):
         Pool(**parts, captions=pool.captions[:-1])
     with pytest.raises(ValueError, match="two images"):
         Pool(**{**parts, "subject": np.arange(8)}, captions=pool.captions)
-
-
-def test_tokenizer_keeps_the_end_and_knows_the_unknown() -> None:
     tokenizer = WordTokenizer(WORDS, 6)
     rows = tokenizer(["A red thing.", "a zebra in the snow in the snow"])
     assert rows[0].tolist() == [1, 3, 8, 11, tokenizer.end, 0]
@@ -158,7 +155,7 @@ def test_saved_networks_come_back_in_half_precision(tmp_path: Path) -> None:
         load_network(tmp_path / "x.safetensors", "0" * 64)
 
 
-def test_views_keep_size_and_range_and_follow_the_seed() -> None:
+def test_views_keep_size_and_range_and_damage_is_small() -> None:
     x = tasks.to_tensor(make_pool(4, 2).images)
     for view in (
         lambda g: tasks.crop(x, 32, (0.2, 0.5), True, g),
@@ -173,9 +170,6 @@ def test_views_keep_size_and_range_and_follow_the_seed() -> None:
         assert first.shape[:2] == x.shape[:2]
     untouched = tasks.crop(x, 64, (1.0, 1.0), False, torch.Generator().manual_seed(0))
     torch.testing.assert_close(untouched, x, atol=1e-4, rtol=0)
-
-
-def test_damage_is_small_and_spares_a_share_of_the_images() -> None:
     x = tasks.to_tensor(make_pool(20, 5).images)
     damaged = tasks.degrade(x, torch.Generator().manual_seed(0), share=0.6)
     change = (damaged - x).abs().mean(dim=(1, 2, 3))
@@ -183,15 +177,12 @@ def test_damage_is_small_and_spares_a_share_of_the_images() -> None:
     assert 0.01 < float(change[change > 0].mean()) < 0.25
 
 
-def test_sinkhorn_uses_all_prototypes_equally() -> None:
+def test_sinkhorn_and_measures_have_known_answers() -> None:
     # all rows prefer the first prototype; the rest of their logits differ
     logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) + torch.tensor([6.0] + [0.0] * 7)
     q = tasks.sinkhorn(logits, iterations=50)
     torch.testing.assert_close(q.sum(dim=1), torch.ones(64))
     torch.testing.assert_close(q.sum(dim=0), torch.full((8,), 8.0), atol=0.2, rtol=0)
-
-
-def test_measures_on_embeddings_with_a_known_answer() -> None:
     # two classes of two instances with two images each; one query is nearest to the wrong instance
     angles = np.deg2rad([0, 5, 40, 25, 180, 181, 220, 221])
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)

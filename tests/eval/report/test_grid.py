@@ -15,11 +15,15 @@ from eval.report.grid import fit_tile, image_grid, jpeg, spread
 RED, BLUE, GREY = (Image.new(mode, (8, 8), colour) for mode, colour in (("RGB", "red"), ("RGBA", "blue"), ("L", 128)))
 
 
-def test_image_grid_places_every_image() -> None:
+def test_image_grid_places_every_image_whole() -> None:
     sheet = image_grid([[RED, BLUE], [GREY]], tile=16, gap=4)
     assert sheet.size == (4 + 2 * 20, 4 + 2 * 20)
     assert [sheet.getpixel(place) for place in ((4, 4), (39, 19), (4, 24))] == [(255, 0, 0), (0, 0, 255), (128,) * 3]
     assert sheet.getpixel((30, 30)) == (255, 255, 255)  # the second row has one image
+    tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
+    assert (tile.size, tile.getpixel((8, 8))) == ((16, 16), (255, 0, 0))
+    assert tile.getpixel((8, 1)) == (255, 255, 255)
+    assert (spread(tuple(range(10)), 4), spread((1, 2), 4), spread((1, 2), 1)) == ([0, 3, 6, 9], [1, 2], [1])
 
 
 def test_image_grid_makes_room_for_text() -> None:
@@ -42,7 +46,7 @@ def test_jpeg_is_the_sheet_in_few_bytes() -> None:
     assert len(jpeg(sheet, quality=20)) < len(data) < len(jpeg(sheet, quality=95))
 
 
-def test_references_are_those_of_the_benchmark(tmp_path: Path) -> None:
+def test_references_are_those_of_the_benchmark_and_need_the_photos(tmp_path: Path) -> None:
     suite = load_suite("mini").limited(subjects=2)
     prepare(suite, tmp_path)
     for subject in suite.subjects:
@@ -50,9 +54,6 @@ def test_references_are_those_of_the_benchmark(tmp_path: Path) -> None:
         loaded = load_references(suite, subject)
         assert len(loaded) == subject.n_references
         assert [image.tobytes() for image in loaded] == [Image.open(path).convert("RGB").tobytes() for path in files]
-
-
-def test_references_of_photos_need_the_photos(tmp_path: Path) -> None:
     suite = load_suite("dreambench")
     subject = suite.subjects[0]
     (tmp_path / subject.name).mkdir()
@@ -62,10 +63,3 @@ def test_references_of_photos_need_the_photos(tmp_path: Path) -> None:
         load_references(suite, subject, tmp_path)
     RED.save(tmp_path / subject.name / "last.png")
     assert len(load_references(suite, subject, tmp_path)) == subject.n_references
-
-
-def test_tiles_keep_the_whole_image() -> None:
-    tile = fit_tile(Image.new("RGB", (8, 4), (255, 0, 0)), 16)
-    assert (tile.size, tile.getpixel((8, 8))) == ((16, 16), (255, 0, 0))
-    assert tile.getpixel((8, 1)) == (255, 255, 255)
-    assert (spread(tuple(range(10)), 4), spread((1, 2), 4), spread((1, 2), 1)) == ([0, 3, 6, 9], [1, 2], [1])

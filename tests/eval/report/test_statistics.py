@@ -32,26 +32,20 @@ def plain_means(scores: pd.DataFrame, method: str, metric: str) -> dict[tuple[in
     return {key: sum(values) / len(values) for key, values in by_subject.items()}
 
 
-def test_estimate_is_mean_over_images_then_subjects_then_seed_sets() -> None:
+def test_estimate_is_mean_over_images_then_subjects_then_seed_sets_if_there_are_any() -> None:
     scores = make_scores()
     means = plain_means(scores, "a", "dino")
     by_seed_set = [sum(means[seed_set, subject] for subject in SUBJECTS) / 6 for seed_set in range(2)]
-    figure = stats.estimates(stats.subject_means(scores)).get(("a", "dino"))
-    assert figure is not None
+    figure = stats.estimates(stats.subject_means(scores))["a", "dino"]
     assert figure.mean == pytest.approx(sum(by_seed_set) / 2, abs=1e-12)
     middle = sum(by_seed_set) / 2
     assert figure.spread == pytest.approx(math.sqrt(sum((value - middle) ** 2 for value in by_seed_set)), abs=1e-12)
     assert (figure.n_subjects, figure.n_seed_sets, figure.n_images) == (6, 2, 72)
-
-
-def test_one_seed_set_has_no_spread_and_one_subject_no_interval() -> None:
     scores = make_scores(seed_sets=1)
-    figure = stats.estimates(stats.subject_means(scores)).get(("a", "dino"))
-    assert figure is not None
+    figure = stats.estimates(stats.subject_means(scores))["a", "dino"]
     assert figure.spread is None
     assert figure.low is not None
-    alone = stats.estimates(stats.subject_means(scores[scores["subject"] == "dog"])).get(("a", "dino"))
-    assert alone is not None
+    alone = stats.estimates(stats.subject_means(scores[scores["subject"] == "dog"]))["a", "dino"]
     assert (alone.low, alone.high) == (None, None)
     assert stats.estimates(stats.subject_means(scores)).get(("a", "clip_t")) is None
 
@@ -162,8 +156,7 @@ def test_missing_images_are_refused_or_counted() -> None:
     assert (found["base"].n_images, found["base"].n_expected, found["base"].complete) == (n - 1, n, False)
     assert found["dreambooth"].complete
     assert found["real-images"].complete
-    figure = stats.estimates(stats.subject_means(fewer, allow_missing=True)).get(("base", "dino"))
-    assert figure is not None
+    figure = stats.estimates(stats.subject_means(fewer, allow_missing=True))["base", "dino"]
     assert figure.n_images == n - 1
 
 

@@ -50,14 +50,11 @@ def test_every_table_is_written(out: Path) -> None:
     )
 
 
-def test_the_oracle_stands_twice_and_its_headline_is_named(out: Path) -> None:
+def test_the_oracle_stands_twice_and_one_seed_set_has_no_spread(out: Path, tmp_path: Path) -> None:
     text = markdown(summarise(out))
     titles = [line[0] for line in lines_of(text, "Results")]
     assert titles[:2] == ["Real images (no self-pairs), headline", "Real images (with self-pairs)"]
     assert "without self-pairs, which is the headline" in text
-
-
-def test_one_seed_set_has_no_spread_and_says_so_once(out: Path, tmp_path: Path) -> None:
     text = markdown(summarise(make_folder(tmp_path / "ours", make_scores(seed_sets=1))))
     results = text.split("## Results\n")[1].split("\n## ")[0]
     table, note = results.rstrip().rsplit("\n", 1)

@@ -58,6 +58,9 @@ def test_mask_files(tmp_path: Path) -> None:
     (tmp_path / "dog" / "00-3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="not a readable image"):
         read_mask(tmp_path / "dog/00-3.png", (6, 4))
+    with pytest.raises(InputError, match="give masks as PNG files") as error:
+        ClipSegSegmenter(str(tmp_path / "nothing"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +93,3 @@ def test_clipseg_masks_have_the_images_sizes(clipseg: Path) -> None:
     assert [mask.shape for mask in masks] == [(30, 40), (50, 20)]
     assert all(set(np.unique(mask)) <= {0.0, 1.0} for mask in masks)
     np.testing.assert_array_equal(segment(images[:1], "dog")[0], masks[0])
-
-
-def test_missing_clipseg_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give masks as PNG files") as error:
-        ClipSegSegmenter(str(tmp_path / "nothing"))
-    assert "\n" not in str(error.value)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from eval_helpers import TinyEncoder, cosine, tiny_classifier
+from eval_helpers import TinyEncoder, cosine, cosines, tiny_classifier
 from PIL import Image
 
 from bdkit.miniworld.changes import CHANGES
@@ -45,20 +45,18 @@ def batch() -> Batch:
 
 @pytest.mark.parametrize(("metric", "encoder"), [("dino", "dino"), ("clip_i", "clip"), ("identity", "identity")])
 def test_subject_metrics(batch: Batch, metric: str, encoder: str) -> None:
-    generated, references = batch.generated[encoder].tolist(), batch.references[encoder].tolist()
-    wanted = []
-    for row, image in enumerate(generated):
-        cosines = [cosine(image, references[column]) for column in range(4) if batch.pairs[row, column]]
-        wanted.append(sum(cosines) / len(cosines))
+    wanted = [sum(row) / len(row) for row in cosines(batch, encoder)]
     found = METRICS[metric].score(batch)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_clip_t(batch: Batch) -> None:
-    assert batch.texts is not None
+def test_clip_t_and_class_right(batch: Batch) -> None:
     wanted = [cosine(a, b) for a, b in zip(batch.generated["clip"].tolist(), batch.texts.tolist(), strict=True)]
     np.testing.assert_allclose(METRICS["clip_t"].score(batch), wanted, atol=1e-6)
+    rows = batch.predictions["class"].tolist()
+    wanted = [float(row.index(max(row)) == class_nouns().index("vase")) for row in rows]
+    np.testing.assert_array_equal(METRICS["class_right"].score(batch), wanted)
 
 
 def test_retrieval(batch: Batch) -> None:
@@ -75,13 +73,6 @@ def test_retrieval(batch: Batch) -> None:
     found = METRICS["retrieval"].score(batch)
     np.testing.assert_array_equal(found, wanted)
     assert 0 < found.mean() < 1
-
-
-def test_class_right(batch: Batch) -> None:
-    assert batch.predictions is not None
-    rows = batch.predictions["class"].tolist()
-    wanted = [float(row.index(max(row)) == class_nouns().index("vase")) for row in rows]
-    np.testing.assert_array_equal(METRICS["class_right"].score(batch), wanted)
 
 
 def test_prompt_right_reads_the_output_of_the_prompts_kind() -> None:

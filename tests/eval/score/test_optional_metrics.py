@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from eval_helpers import TinyEncoder, cosine
+from eval_helpers import TinyEncoder, cosine, cosines
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import structural_similarity
@@ -68,15 +68,6 @@ def batch() -> Batch:
     )
 
 
-def cosines(batch: Batch, encoder: str) -> list[list[float]]:
-    """Each image with those references that it is compared with."""
-    generated, references = batch.generated[encoder].tolist(), batch.references[encoder].tolist()
-    return [
-        [cosine(image, references[column]) for column in range(len(references)) if batch.pairs[row, column]]
-        for row, image in enumerate(generated)
-    ]
-
-
 @pytest.mark.parametrize(
     ("metric", "encoder"),
     [
@@ -91,13 +82,10 @@ def test_means_over_references(batch: Batch, metric: str, encoder: str) -> None:
     np.testing.assert_allclose(METRICS[metric].score(batch), wanted, atol=1e-6)
 
 
-def test_copy_similarity_is_the_nearest(batch: Batch) -> None:
+def test_copies_are_the_nearest_and_siglip_reads_texts(batch: Batch) -> None:
     np.testing.assert_allclose(
         METRICS["copy_similarity"].score(batch), [max(r) for r in cosines(batch, "dino")], atol=1e-6
     )
-
-
-def test_siglip_text(batch: Batch) -> None:
     texts = batch.more_texts["siglip2"].tolist()
     wanted = [cosine(a, b) for a, b in zip(batch.generated["siglip2"].tolist(), texts, strict=True)]
     np.testing.assert_allclose(METRICS["siglip2_t"].score(batch), wanted, atol=1e-6)
@@ -128,7 +116,7 @@ def test_place_words(template: str, kind: str, words: str) -> None:
     assert place_words(Prompt(0, template, kind)) == words  # type: ignore[arg-type]
 
 
-def test_diversity_is_one_minus_the_pairs_of_a_prompt(batch: Batch) -> None:
+def test_diversity_of_a_sample_is_its_mean_distance_to_the_others(batch: Batch) -> None:
     found = METRICS["diversity"].score(batch)
     embeddings = batch.generated["dino"].tolist()
     pairs = [1 - cosine(embeddings[a], embeddings[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
@@ -136,11 +124,14 @@ def test_diversity_is_one_minus_the_pairs_of_a_prompt(batch: Batch) -> None:
     assert found[0] == pytest.approx((pairs[0] + pairs[1]) / 2, abs=1e-6)
     assert np.isnan(found[3]), "one sample has no diversity"
     np.testing.assert_allclose(found[4:], 1 - cosine(embeddings[4], embeddings[5]), atol=1e-6)
+    alone = [float(batch.perceptual(batch.images[[1]], batch.images[[other]]).mean()) for other in (0, 2)]
+    found = METRICS["diversity_lpips"].score(batch)
+    assert found[1] == pytest.approx(sum(alone) / 2, rel=1e-5)
+    assert np.isnan(found[3])
 
 
 def test_diversity_of_repeated_samples_is_zero(batch: Batch) -> None:
     same = {name: np.repeat(values[:1], len(PROMPTS), axis=0) for name, values in batch.generated.items()}
-    assert batch.images is not None
     repeated = Batch(
         generated=same, references=batch.references, pairs=batch.pairs, prompts=PROMPTS, subject_index=0, class_index=0,
         images=np.repeat(batch.images[:1], len(PROMPTS), axis=0), perceptual=batch.perceptual,
@@ -149,15 +140,6 @@ def test_diversity_of_repeated_samples_is_zero(batch: Batch) -> None:
         found = METRICS[metric].score(repeated)
         np.testing.assert_allclose(found[[0, 1, 2, 4, 5]], 0, atol=1e-6)
         assert METRICS[metric].score(batch)[0] > 1e-3
-
-
-def test_lpips_diversity_is_the_mean_over_the_other_samples(batch: Batch) -> None:
-    assert batch.images is not None
-    assert batch.perceptual is not None
-    alone = [float(batch.perceptual(batch.images[[1]], batch.images[[other]]).mean()) for other in (0, 2)]
-    found = METRICS["diversity_lpips"].score(batch)
-    assert found[1] == pytest.approx(sum(alone) / 2, rel=1e-5)
-    assert np.isnan(found[3])
 
 
 # the copy detector

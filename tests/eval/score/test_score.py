@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_generated_against_a_plain_loop(out: Path) -> None:
         assert rows["clip_t"] == pytest.approx(float(image @ text), abs=2e-6)
 
 
-def test_missing_images_are_listed(out: Path) -> None:
+def test_missing_images_are_listed_in_one_line_and_a_file(out: Path) -> None:
     lost = [out / "images/seed0/tiny-2/dog/00-0.png", out / "images/seed0/tiny-2/vase/12-1.png"]
     for path in lost:
         path.unlink()
@@ -117,9 +118,6 @@ def test_missing_images_are_listed(out: Path) -> None:
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     score(out)
     assert not (out / "problems.csv").exists()
-
-
-def test_many_missing_images_are_one_line_and_a_file(out: Path) -> None:
     with pytest.raises(
         InputError, match=rf"{SUITE.n_images} images are missing .* more; .*problems\.csv lists all"
     ) as caught:
@@ -140,11 +138,16 @@ def test_photos_have_no_ground_truth_metrics(tmp_path: Path) -> None:
     assert set(frame["metric"]) == {"dino", "clip_i", "clip_t", "copied"}
 
 
-def test_empty_and_damaged_folders(tmp_path: Path, out: Path) -> None:
+def test_empty_and_damaged_folders_and_taken_names(out: Path, tmp_path: Path) -> None:
+    (out / f"images/seed0/{REAL}/dog").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(out / f"images/seed0/{REAL}/dog/00-0.png")
+    with pytest.raises(InputError, match="is the name of the oracle's row"):
+        score(out)
     with pytest.raises(InputError, match=r"suite\.json is missing"):
         score(tmp_path / "no")
     with pytest.raises(InputError, match=r"scores\.csv is missing"):
         read_scores(tmp_path / "no")
+    shutil.rmtree(out / f"images/seed0/{REAL}")
     (out / "scores.csv").write_text("method,value\nx,1\n")
     with pytest.raises(InputError, match="cannot be read"):
         read_scores(out)
@@ -154,10 +157,3 @@ def test_empty_and_damaged_folders(tmp_path: Path, out: Path) -> None:
     prepare(load_suite("mini-quick"), tmp_path / "empty")
     with pytest.raises(InputError, match="no images under"):
         score(tmp_path / "empty")
-
-
-def test_oracle_names_are_taken(out: Path) -> None:
-    (out / f"images/seed0/{REAL}/dog").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(out / f"images/seed0/{REAL}/dog/00-0.png")
-    with pytest.raises(InputError, match="is the name of the oracle's row"):
-        score(out)

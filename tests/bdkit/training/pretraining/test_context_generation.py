@@ -244,7 +244,6 @@ def test_the_subject_counts_more_than_the_background() -> None:
     assert made(0, torch.Generator()).pixel_weights is None
     made.config = replace(made.config, subject_weight=3.0)
     weights = made(0, torch.Generator()).pixel_weights
-    assert weights is not None
     side = made.latents.shape[-1]
     assert weights.shape == (len(chosen), 1, side, side)
     for row, index in zip(weights, chosen, strict=True):

@@ -39,7 +39,7 @@ def scenes(monkeypatch: pytest.MonkeyPatch) -> list[Scene]:
     return seen
 
 
-def test_shapes_and_texts(tmp_path: Path) -> None:
+def test_shapes_and_texts_and_the_seed_decides(tmp_path: Path) -> None:
     corpus = build(tmp_path)
     assert len(corpus) == 14
     assert (corpus.images.shape, corpus.alphas.shape) == ((14, 64, 64, 3), (14, 64, 64))
@@ -50,6 +50,10 @@ def test_shapes_and_texts(tmp_path: Path) -> None:
     assert all(noun in detail for noun, detail in zip(corpus.class_nouns, corpus.details, strict=True))
     chosen = np.array([3, 0])
     assert corpus.captions_at(chosen) == [corpus.templates[i].replace("{}", corpus.class_nouns[i]) for i in chosen]
+    first = build(tmp_path / "a")
+    assert_same(first, build(tmp_path / "b"))
+    other = build(tmp_path / "a", CorpusConfig(scenes=14, seed=4))  # another seed in the same folder
+    assert not np.array_equal(first.images, other.images)
 
 
 def test_a_killed_rendering_is_resumed_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,13 +70,6 @@ def test_a_killed_rendering_is_resumed_and_ends_the_same(tmp_path: Path, monkeyp
     assert [path.stat().st_mtime_ns for path in (files[0], files[2])] == times
     assert len(files[1].read_bytes()) == len(content)
     assert sorted((tmp_path / "parts").iterdir()) == files
-
-
-def test_the_seed_decides(tmp_path: Path) -> None:
-    first = build(tmp_path / "a")
-    assert_same(first, build(tmp_path / "b"))
-    other = build(tmp_path / "a", CorpusConfig(scenes=14, seed=4))  # another seed in the same folder
-    assert not np.array_equal(first.images, other.images)
 
 
 def test_subjects_are_all_of_the_training_split_and_none_comes_twice(tmp_path: Path, scenes: list[Scene]) -> None:

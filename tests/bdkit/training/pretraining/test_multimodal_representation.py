@@ -73,9 +73,7 @@ def test_masks_against_the_definition(kind: str, build, text: tuple[Tensor, Tens
                 assert bool(mask[b, 0, reader, seen]) == (may_see(kind, reader, seen) and not padding)
 
 
-def reached(
-    module: stage1.MultimodalRepresentation, build, image_tokens: Tensor, ids: Tensor, place: int
-) -> list[bool]:
+def reached(module, build, image_tokens, ids, place):
     """Which outputs of the real Q-Former move when the word at ``place`` of the second caption changes."""
     mask = build(QUERIES, torch.ones_like(ids))
     other = ids.clone()
@@ -109,9 +107,7 @@ def test_what_the_image_reaches(module: stage1.MultimodalRepresentation, image_t
 
 
 @torch.no_grad()
-def test_queries_and_words_apart_are_the_unimodal_mask(
-    module: stage1.MultimodalRepresentation, image_tokens, text
-) -> None:
+def test_queries_and_words_apart_are_the_unimodal_mask(module, image_tokens, text):
     ids, words = text
     encoder = module.encoder
     together = encoder.query(image_tokens, ids, stage1.unimodal_mask(QUERIES, words))
@@ -120,9 +116,7 @@ def test_queries_and_words_apart_are_the_unimodal_mask(
 
 
 @torch.no_grad()
-def test_similarity_is_the_best_query_and_never_mixes(
-    module: stage1.MultimodalRepresentation, image_tokens, text
-) -> None:
+def test_similarity_is_the_best_query_and_never_mixes(module, image_tokens, text):
     ids, words = text
     to_text, to_image = module.similarities(image_tokens, ids, words)
     spread = 0.0
@@ -166,9 +160,7 @@ def test_hard_negatives_never_have_the_same_words_and_follow_the_similarity() ->
 
 
 @torch.no_grad()
-def test_matching_loss_against_single_pairs(
-    module: stage1.MultimodalRepresentation, image_tokens: Tensor, text
-) -> None:
+def test_matching_loss_against_single_pairs(module, image_tokens, text):
     ids, words = text
     negatives = torch.tensor([1, 2, 3, 0]), torch.tensor([2, 3, 0, 1])
     loss, accuracy = module.itm(image_tokens, ids, words, negatives)
@@ -205,9 +197,7 @@ def test_generation_loss_word_by_word(module: stage1.MultimodalRepresentation, i
 
 
 @torch.no_grad()
-def test_each_word_is_what_itg_predicts_from_all_before_it(
-    module: stage1.MultimodalRepresentation, image_tokens
-) -> None:
+def test_each_word_is_what_itg_predicts_from_all_before_it(module, image_tokens):
     written = module.write_words(image_tokens, end_token_id=-1, length=6)
     assert written.shape == (4, 6)
     ids = torch.cat([torch.full((4, 1), module.dec_token_id), written[:, :-1]], dim=1)

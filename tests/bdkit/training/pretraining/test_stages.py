@@ -38,14 +38,11 @@ def test_other_settings_and_unknown_stages_are_refused(tmp_path: Path) -> None:
         pretrain_mini(tmp_path, stages=["stage3"])
 
 
-def test_stages_come_after_what_they_need() -> None:
+def test_stages_come_in_order_and_backgrounds_are_of_all_places() -> None:
     for place, stage in enumerate(STAGES.values()):
         assert set(stage.requires) <= set(list(STAGES)[:place])
     assert set(PRETRAIN) == {"mini", "mini-smoke"}
     assert PRETRAIN["mini"].model == PRETRAIN["mini-smoke"].model
-
-
-def test_backgrounds_are_random_images_of_all_places() -> None:
     images = random_backgrounds(40, 0)
     assert (images.shape, images.dtype) == ((40, 64, 64, 3), np.uint8)
     assert np.array_equal(images, random_backgrounds(40, 0))
