@@ -1,7 +1,7 @@
 """Small untrained models, photos to learn from, and how the tests of the commands call them."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +105,7 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def fill(
-    model: Path, public: Path, photos: Path, my_dog: Path, controlnet: Path
-) -> Callable[[Sequence[str]], list[str]]:
+def fill(model, public, photos, my_dog, controlnet):
     """Puts the folders in place of their names in braces."""
     names = {"model": model, "public": public, "photos": photos, "my_dog": my_dog, "controlnet": controlnet}
 

@@ -38,12 +38,9 @@ def equal(a: list[Image.Image], b: list[Image.Image]) -> bool:
 )
 def test_a_template_keeps_one_placeholder(template: str, result: str) -> None:
     assert one_placeholder(template) == result
-
-
-@pytest.mark.parametrize("template", ["a dog", "a {} and {}", "a {} {} {}"])
-def test_other_templates_are_refused(template: str) -> None:
-    with pytest.raises(InputError, match=r"needs '\{\} \{\}'"):
-        one_placeholder(template)
+    for wrong in ("a dog", "a {} and {}", "a {} {} {}"):
+        with pytest.raises(InputError, match=r"needs '\{\} \{\}'"):
+            one_placeholder(wrong)
 
 
 def test_base_and_zero_shot_are_calls_of_the_model(model: BlipDiffusion) -> None:

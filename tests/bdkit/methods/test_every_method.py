@@ -190,10 +190,3 @@ def test_what_cannot_be_drawn_is_refused(case: str) -> None:
     else:
         with pytest.raises(InputError, match=r"needs '\{\} \{\}'"):
             method.generate("a dog", "dog", [0])
-
-
-def test_a_model_that_holds_a_subject_is_refused() -> None:
-    model = tiny_model()
-    model.subject_embeddings, model.subject_class = torch.zeros(1, 4, 32), "dog"
-    with pytest.raises(InputError, match=r"already holds a subject \(dog\)"):
-        build("zero-shot", model)

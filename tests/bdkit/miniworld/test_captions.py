@@ -64,7 +64,7 @@ def test_context_captions_vary_and_stay_true(context):
     assert all(text != "a bowl" for text in texts)
 
 
-def test_description_names_colours_pattern_and_a_part():
+def test_descriptions_and_colours_have_names() -> None:
     scene = sample_scene(sample_subject("dog", "words"), generator("d"))
     text = captions.describe(scene, generator("d"))
     subject = scene.subject
@@ -73,8 +73,5 @@ def test_description_names_colours_pattern_and_a_part():
     assert name_of(subject.colours[0]) in text
     assert name_of(subject.colours[2]) in text
     assert any(text.endswith(words) for words in captions.part_words(scene))
-
-
-def test_colour_names():
     assert all(name_of(rgb) == name for name, rgb in captions.NAMES.items())
     assert (name_of((250, 20, 30)), name_of((20, 60, 240))) == ("red", "blue")

@@ -31,7 +31,7 @@ def text(model: BlipDiffusion, prompt: str, **extra: Any) -> str:
     return decoded.strip()
 
 
-def test_the_templates(model: BlipDiffusion) -> None:
+def test_the_templates_and_their_numbers_of_repetitions(model: BlipDiffusion) -> None:
     assert set(PROMPT_TEMPLATES) == {"place", "public", "paper"}
     assert text(model, "in the snow") == text(model, "a {} in the snow") == "a dog in the snow"
     assert ids(model, "a red {} in the snow")[1] == list(range(2, 18))
@@ -43,9 +43,6 @@ def test_the_templates(model: BlipDiffusion) -> None:
     assert paper[27] == model.tokenizer.eos_token_id
     with pytest.raises(InputError, match="unknown prompt template 'other'; use place, public, paper"):
         latents(model, "in the snow", photo(), "dog", template="other")
-
-
-def test_a_template_brings_its_own_number_of_repetitions(model: BlipDiffusion) -> None:
     paper = latents(model, "in the snow", photo(), "dog", template="paper")
     assert torch.equal(paper, latents(model, "in the snow", photo(), "dog", template="paper", prompt_reps=1))
     assert not torch.equal(paper, latents(model, "in the snow", photo(), "dog"))
