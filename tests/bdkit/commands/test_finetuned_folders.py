@@ -40,8 +40,8 @@ def starts(model: Path, public: Path, tmp_path_factory: pytest.TempPathFactory) 
     whole = public_tiny_model()
     names = ("vae", "unet", "text_encoder", "tokenizer", "scheduler", "defaults")
     plain = LatentDiffusion(**{name: getattr(whole, name) for name in names})
-    plain.save_pretrained(tmp_path_factory.mktemp("sd") / "mini-base")
-    return {"own": model, "public": public, "sd": tmp_path_factory.getbasetemp() / "sd0" / "mini-base"}
+    folder = plain.save_pretrained(tmp_path_factory.mktemp("sd") / "mini-base")
+    return {"own": model, "public": public, "sd": folder}
 
 
 @pytest.fixture

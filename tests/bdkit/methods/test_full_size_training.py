@@ -56,8 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scheduler=PNDMScheduler(**PUBLIC_SCHEDULER), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
-    pipeline.save_pretrained(tmp_path_factory.mktemp("base") / "sd15")
-    return tmp_path_factory.getbasetemp() / "base0" / "sd15"
+    folder = tmp_path_factory.mktemp("base") / "sd15"
+    pipeline.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
