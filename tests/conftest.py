@@ -1,4 +1,4 @@
-"""Order and conditions of the tests: fast ones first, GPU tests only where there is a GPU, never the network."""
+"""Order, conditions and helper modules of the tests: fast ones first, GPU tests only where there is a GPU, no network."""
 
 import os
 import sys
@@ -6,6 +6,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+SHARED = "PYTEST_XDIST_WORKER" in os.environ  # by several processes: pytest -n 2 --dist loadfile
+if SHARED:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tempfile
 
@@ -29,7 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    slow = {item: item.get_closest_marker("slow") is not None for item in items}
+    if SHARED:  # whole files, those with slow tests first, so that no process has nothing left to do
+        files = {item.path for item in items if slow[item]}
+        items.sort(key=lambda item: item.path not in files)
+    else:
+        items.sort(key=lambda item: slow[item])
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

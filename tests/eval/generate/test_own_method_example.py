@@ -34,8 +34,9 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = PNDMScheduler(**{**PUBLIC_SCHEDULER, "steps_offset": 1})
     pipe = StableDiffusionPipeline(**parts, tokenizer=tokenizer, scheduler=scheduler, **none)
-    pipe.save_pretrained(tmp_path_factory.mktemp("sd") / "sd15")
-    return tmp_path_factory.getbasetemp() / "sd0" / "sd15"
+    folder = tmp_path_factory.mktemp("sd") / "sd15"
+    pipe.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
