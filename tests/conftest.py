@@ -6,9 +6,6 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-SHARED = "PYTEST_XDIST_WORKER" in os.environ  # by several processes: pytest -n 2 --dist loadfile
-if SHARED:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tempfile
 
@@ -16,6 +13,9 @@ import pytest
 
 from bdkit.cli import quiet_libraries
 
+SHARED = "PYTEST_XDIST_WORKER" in os.environ  # by several processes: pytest -n 2 --dist loadfile
+if SHARED:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any import of torch
 HERE = Path(__file__).parent
 # the folders of helper modules, and `cases`, what the reference was recorded for
 sys.path[:0] = [str(HERE / name) for name in ("reference", "eval", "eval/score", "eval/generate", "bdkit/models")]

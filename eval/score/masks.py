@@ -238,7 +238,7 @@ def load_lpips(source: WeightsSource | None = None, device: str = "cpu") -> Perc
         # pnet_rand: without it the package downloads AlexNet
         network = LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
     try:
-        state = read_weights(path)
+        state, _ = read_weights(path)
         # slice3.6.weight of the package is features.6.weight of torchvision
         names = {name: f"features.{name.partition('.')[2]}" for name in network.net.state_dict()}
         network.net.load_state_dict({name: state[published] for name, published in names.items()})

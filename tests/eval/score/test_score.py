@@ -152,7 +152,7 @@ def test_empty_and_damaged_folders_and_taken_names(out: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="cannot be read"):
         read_scores(out)
     (out / "references/dog/00.png").unlink()
-    with pytest.raises(InputError, match="references/dog holds"):
+    with pytest.raises(InputError, match="references/dog has 4 images, the suite 5"):
         score(out)
     prepare(load_suite("mini-quick"), tmp_path / "empty")
     with pytest.raises(InputError, match="no images under"):
