@@ -1,4 +1,4 @@
-"""Order, conditions and helper modules of the tests: fast ones first, GPU tests only where there is a GPU, no network."""
+"""Order, conditions and helper modules: fast tests first, GPU tests only where there is a GPU, never the network."""
 
 import os
 import sys

@@ -143,7 +143,7 @@ def test_a_source_without_guidance(model: BlipDiffusion, image: Image.Image) -> 
 
 
 def test_a_batch_of_inverted_images(model: BlipDiffusion, image: Image.Image) -> None:
-    inversions = [run(model, picture, "direct") for picture in (image, image.rotate(90))]
+    inversions = [run(model, each, "direct") for each in (image, image.rotate(90))]
     batch = prompt_to_prompt(model, [PROMPTS, PROMPTS[::-1]], inversion=inversions, output_type="latent")
     for latents, prompts, inversion in zip(batch, (PROMPTS, PROMPTS[::-1]), inversions, strict=True):
         single = prompt_to_prompt(model, prompts, inversion=inversion, output_type="latent")
