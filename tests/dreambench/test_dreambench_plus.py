@@ -21,7 +21,7 @@ PROMPTS = [
 
 
 def make_folder(root: Path, counts: dict[str, int]) -> Path:
-    """A folder in the published layout, with images of noise."""
+    """A folder in the published tree, with images of noise."""
     rng = np.random.default_rng(0)
     for category, (below, _) in FOLDERS.items():
         for number in range(counts[category]):

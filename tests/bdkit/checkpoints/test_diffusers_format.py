@@ -1,4 +1,4 @@
-"""The public layout: every form its weights come in, and a clear line for all that can be wrong with them."""
+"""The public format: every form its weights come in, and a clear line for all that can be wrong with them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""LAVIS's layout: folder and tar, both prefixes, a cached subject, and what comes from the base folder."""
+"""LAVIS's format: folder and tar, both prefixes, a cached subject, and what comes from the base folder."""
 
 import json
 import shutil

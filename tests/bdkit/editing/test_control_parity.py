@@ -17,7 +17,7 @@ REFERENCE = Path(__file__).parents[2] / "reference"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The public layout with a controlnet/, as salesforce/blipdiffusion-controlnet has."""
+    """The public format with a controlnet/, as salesforce/blipdiffusion-controlnet has."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("public") / "control", "diffusers", controlnet=True)
 
 

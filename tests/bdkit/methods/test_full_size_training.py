@@ -42,7 +42,7 @@ def subject_images(count: int = 3, side: int = 32) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stable Diffusion's layout, written by diffusers itself, with weights that depend on their names."""
+    """Stable Diffusion's format, written by diffusers itself, with weights that depend on their names."""
     tokenizer = clip_tokenizer(TINY_WORDS, 77)
     text = CLIPTextConfig(
         **TINY.text_encoder, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,

@@ -1,4 +1,4 @@
-"""Against the reference (diffusers 0.32.2), stage by stage, in each layout; tests/reference recorded it."""
+"""Against the reference (diffusers 0.32.2), stage by stage, in each format; tests/reference recorded it."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from bdkit.testing.tiny_checkpoints import tiny_controlnet
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 GOLDEN = REFERENCE / "golden"
-LAYOUTS = ("diffusers", "lavis", "bdkit")
+FORMATS = ("diffusers", "lavis", "bdkit")
 TOLERANCE = {"pixels": 1e-5, "subject": 1e-5, "prompt": 1e-5, "latents": 2e-4, "images": 1e-5}
 
 
@@ -58,15 +58,15 @@ def assert_agree(found: dict[str, np.ndarray], golden: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(REF.CASES))
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_stage_is_that_of_the_reference(layout: str, name: str, models: dict[str, BlipDiffusion]) -> None:
-    model = models[layout]
-    if layout == "lavis":  # the same weights; LAVIS's own preprocessing is tested below
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_stage_is_that_of_the_reference(format: str, name: str, models: dict[str, BlipDiffusion]) -> None:
+    model = models[format]
+    if format == "lavis":  # the same weights; LAVIS's own preprocessing is tested below
         conventions, model.conventions = model.conventions, models["diffusers"].conventions
     try:
         assert_agree(ours(model, REF.CASES[name]), GOLDEN / f"{name}.npz")
     finally:
-        if layout == "lavis":
+        if format == "lavis":
             model.conventions = conventions
 
 

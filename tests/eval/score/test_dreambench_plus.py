@@ -1,4 +1,4 @@
-"""DreamBench++ from its published folder through generation, scoring and tables, and the layout of its own code."""
+"""DreamBench++ from its published folder through generation, scoring and tables, and the tree of its own code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The readers of layouts and manifests."""
+"""The readers of trees and manifests."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_samples_of_prompt_folders_count_in_natural_order(tmp_path: Path) -> Non
     assert {image.path.name: image.id.sample for image in found.images} == {"2.png": 0, "10.png": 1}
 
 
-def test_the_layout_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) -> None:
+def test_the_tree_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) -> None:
     root = tmp_path / "blip_gs7_5"
     for seed, (name, index, sample) in enumerate(suite_keys()):
         subject = next(subject for subject in SUITE.subjects if subject.name == name)

@@ -1,4 +1,4 @@
-"""Images of any program: layouts, manifests, everything that can be wrong with them, and the protocols' rules."""
+"""Images of any program: trees, manifests, everything that can be wrong with them, and the protocols' rules."""
 
 import json
 from dataclasses import replace
