@@ -150,6 +150,7 @@ def test_what_a_checkpoint_lacks_or_has_damaged_is_named(model, copied, generate
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     line = refused(*generate("--model", path.parents[1], "--subject", "dog"))
     assert f"{path} is damaged" in line
+    path.parents[1].rename(tmp_path / "damaged")
     plain = copied(public)
     (plain / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert "is a plain Stable Diffusion model: it has no subject encoder" in refused("convert", plain, tmp_path / "out")
