@@ -49,6 +49,7 @@ def test_what_is_not_given_comes_from_base_or_defaults_or_is_named() -> None:
     assert config_from_args(Recipe, args, base) == Recipe(num_steps=3)
     assert config_from_args(Recipe, parse()) == Recipe()
 
+    @dataclass(frozen=True, kw_only=True)
     class Needy:
         class_noun: str
 
@@ -57,6 +58,7 @@ def test_what_is_not_given_comes_from_base_or_defaults_or_is_named() -> None:
 
 
 def test_help_comes_from_metadata_and_docstring_of_a_field_or_what_it_inherits() -> None:
+    @dataclass(frozen=True, kw_only=True)
     class Longer(Recipe):
         """Another.
 
