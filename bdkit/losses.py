@@ -10,6 +10,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
+from bdkit.utils.errors import InputError
+
 # Stable Diffusion v1's noise schedule (paper Sec. 4.1 builds on v1-5); the same numbers serve mini size.
 NOISE_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -52,6 +54,8 @@ def noise_prediction_loss(
 ) -> Tensor:
     """Mean squared error of the predicted noise at uniform timesteps (Sec. 3.2, Eq. of latent diffusion).
 
+    Where ``scheduler`` says that the U-Net predicts something else ("v_prediction", "sample"), that is the target.
+
     Args:
         latents: (B, C, h, w), scaled.
         encoder_hidden_states: (B, L, D), the text encoder's output.
@@ -71,13 +75,26 @@ def noise_prediction_loss(
         factors = weights[timesteps]
     timesteps = timesteps.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    noise_pred = unet(noisy, timesteps, encoder_hidden_states).sample
+    prediction = unet(noisy, timesteps, encoder_hidden_states).sample
+    target = _target(scheduler, latents, noise, timesteps)
     if plain:
-        return F.mse_loss(noise_pred.float(), noise.float())
-    errors = (noise_pred.float() - noise.float()).square()
+        return F.mse_loss(prediction.float(), target.float())
+    errors = (prediction.float() - target.float()).square()
     if pixel_weights is not None:
         errors = errors * (pixel_weights / pixel_weights.mean())
     return (errors.mean(dim=(1, 2, 3)) * factors.to(errors.device)).mean()
+
+
+def _target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the U-Net should predict, by the scheduler's kind of prediction."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(latents, noise, timesteps)
+    if kind == "sample":
+        return latents
+    raise InputError(f"the scheduler's prediction_type is {kind!r}; use epsilon, v_prediction or sample")
 
 
 def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:

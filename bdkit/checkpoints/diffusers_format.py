@@ -5,6 +5,7 @@ the Q-Former with the image encoder, the text encoder and the image processor. H
 classes.
 """
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from bdkit.checkpoints.files import (
     save_tensors,
 )
 from bdkit.checkpoints.keys import FROM_FILE, ours_to_public, text_to_file
+from bdkit.checkpoints.schedulers import load_plain_scheduler, load_scheduler
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
     load_clip_tokenizer,
@@ -152,6 +154,8 @@ def read_stable_diffusion(folder: Path, dtype: torch.dtype) -> LatentDiffusion:
         raise InputError(f"{folder} is a {index.get('_class_name')}; give a Stable Diffusion v1 model")
     check_parts(folder)
     parts = load_parts({part: folder / part for part in PARTS}, dtype)
+    parts["scheduler"] = load_plain_scheduler(folder / "scheduler", index)
+    _mend_sample_size(parts["unet"])
     return LatentDiffusion(
         **parts,
         defaults=replace(public_defaults(parts["unet"], parts["vae"]), prompt_reps=1),
@@ -216,14 +220,12 @@ def load_text_encoder(folder: Path, dtype: torch.dtype, config: Path | None = No
     return SubjectTextEncoder(model)
 
 
-def load_scheduler(folder: Path, **changes: Any) -> Any:
-    """The diffusers scheduler that a folder names."""
-    settings = read_json(folder / "scheduler_config.json")
-    name = str(settings.get("_class_name"))
-    scheduler_class = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if scheduler_class is None:
-        raise InputError(f"{folder}/scheduler_config.json names {name!r}, which is no scheduler of diffusers")
-    return scheduler_class.from_config({**settings, **changes})
+def _mend_sample_size(unet: UNet2DConditionModel) -> None:
+    """U-Nets of diffusers before 0.9 say a size of 32 or so where 64 is meant; diffusers' pipeline mends that, too."""
+    version, side = re.match(r"(\d+)\.(\d+)", str(unet.config.get("_diffusers_version"))), unet.config.sample_size
+    old = version is not None and (int(version[1]), int(version[2])) < (0, 9)
+    if old and isinstance(side, int) and side < 64:
+        unet.register_to_config(sample_size=64)
 
 
 def _pixels(folder: Path, index: Mapping[str, Any], image_size: int) -> SubjectPixels:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bdkit.checkpoints.diffusers_format import (
     load_multimodal_encoder,
-    load_scheduler,
     load_text_encoder,
     load_unet,
     load_vae,
@@ -34,6 +33,7 @@ from bdkit.checkpoints.files import (
     weight_files,
 )
 from bdkit.checkpoints.keys import lavis_to_public, public_to_lavis, text_to_file, vae_to_old_file
+from bdkit.checkpoints.schedulers import load_scheduler
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
     load_clip_tokenizer,

@@ -38,7 +38,7 @@ from bdkit.checkpoints.lavis_format import is_lavis, lavis_files, load_lavis
 from bdkit.checkpoints.tokenizers import load_bert_tokenizer
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import GenerationDefaults, MultimodalEncoderConfig
-from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion, check_parts_fit
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.prompts import Conventions
 from bdkit.utils.errors import InputError
@@ -170,6 +170,7 @@ def load_base(path: str | Path, options: LoadOptions | None = None) -> LatentDif
 
 def from_source(model: Model, path: str | Path, options: LoadOptions) -> Model:
     """Notes on a model what it was read from."""
+    check_parts_fit(model.unet, model.vae, model.text_encoder, str(path))
     model.source = str(path)
     given = {"base": options.base, "qformer_tokenizer": options.qformer_tokenizer}
     model.read_with = {name: str(value) for name, value in given.items() if value}

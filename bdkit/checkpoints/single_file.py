@@ -17,9 +17,10 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bdkit.checkpoints.diffusers_format import TEXT_FIELDS, load_scheduler, public_defaults
+from bdkit.checkpoints.diffusers_format import TEXT_FIELDS, public_defaults
 from bdkit.checkpoints.files import fill
 from bdkit.checkpoints.keys import text_from_file
+from bdkit.checkpoints.schedulers import load_plain_scheduler
 from bdkit.checkpoints.tokenizers import load_clip_tokenizer
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
@@ -120,9 +121,14 @@ def read_single_file(state: Mapping[str, Any], path: Path, base: Path, dtype: to
         unet=filled_unet.to(memory_format=torch.channels_last),
         text_encoder=SubjectTextEncoder(fill(lambda: CLIPTextModel(text), parts["text_encoder"], path, dtype)),
         tokenizer=load_clip_tokenizer(base / "tokenizer"),
-        scheduler=load_scheduler(base / "scheduler"),
+        scheduler=load_plain_scheduler(base / "scheduler", _index(base)),
         defaults=replace(public_defaults(filled_unet, filled_vae), prompt_reps=1),
     )
+
+
+def _index(base: Path) -> dict[str, Any]:
+    path = base / "model_index.json"
+    return read_json(path) if path.exists() else {}
 
 
 def _built(kind: Any, folder: Path) -> Any:

@@ -38,7 +38,7 @@ class FinetuneCommandConfig(CheckpointConfig):
     out: folder for what is learned (default: my-SUBJECT); the same command resumes a fit that was stopped
     method: blip-diffusion (the embedding and the U-Net, few steps), dreambooth, dreambooth-lora or textual-inversion;
         all but blip-diffusion can start from a plain Stable Diffusion v1
-    preset: which settings to start from: mini, paper or public (default: the model's own)
+    preset: which numbers to start from: mini, paper or public (default: the model's own)
     seed: another seed, another run
     checkpoint_seconds: time between two checkpoints of the fit
     overwrite: replace what --out holds
@@ -57,6 +57,12 @@ class FinetuneCommandConfig(CheckpointConfig):
         # the libraries that write tokenizers and weights take no other names
         for name in ("subject", "out", "model", "base"):
             check_unicode(str(getattr(self, name) or ""), flag_of(name))
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; use 0 to {2**63 - 1}")
+        if self.checkpoint_seconds < 0:
+            raise InputError(f"checkpoint_seconds is {self.checkpoint_seconds}; use at least 0")
+        if not self.subject.strip():
+            raise InputError("the class word is empty; say what the subject is, such as --subject dog")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(FinetuneCommandConfig, args)
     out = config.out or Path(f"my-{safe_name(config.subject)}")
     overrides = given_fields(METHOD_CONFIGS[config.method], args)
+    if "model" in given_fields(CheckpointConfig, args):
+        overrides["start"] = None  # the model that the user names, not the one that the preset starts from
     check_free(out, overwrite=config.overwrite, ignore=WORK)
     paths = list_images(config.images)
     images = [read_image(path) for path in paths]

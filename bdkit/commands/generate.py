@@ -9,12 +9,12 @@ examples:
 import argparse
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.checkpoints.config import CheckpointConfig
-from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, parse_numbers
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields, parse_numbers
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
@@ -48,7 +48,7 @@ class SamplingConfig:
     negative_prompt: what not to draw
     guidance_scale: how strictly to follow the prompt
     num_inference_steps: denoising steps
-    scheduler: name of a diffusers scheduler class, such as DDIMScheduler
+    scheduler: name of a sampler: a diffusers class such as DDIMScheduler; any other word lists them
     prompt_reps: how often the text is repeated
     template: where the subject's vectors stand in the text
     height: in pixels
@@ -112,8 +112,12 @@ class GenerateConfig(SubjectConfig, CheckpointConfig, SamplingConfig, ControlCon
             raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")
         for name in ("prompt", "negative_prompt", "subject", "target_subject", "model", "base"):
             check_unicode(getattr(self, name) or "", flag_of(name))
-        if self.num_inference_steps is not None and self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; use at least 1")
+        for name, least in (("num_inference_steps", 1), ("prompt_reps", 1), ("height", 1), ("width", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; use at least {least}")
+        if self.reference_weights and not self.images:
+            raise InputError("--reference-weights needs --images, whose weights they are")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,24 +127,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generates the images that do not exist yet."""
-    return generate(config_from_args(GenerateConfig, args))
+    config = config_from_args(GenerateConfig, args)
+    idle = [] if config.control else [flag_of(name) for name in given_fields(ControlConfig, args) if name != "control"]
+    if idle:
+        raise InputError(f"{' and '.join(idle)} needs --control, such as --control canny=photo.jpg")
+    return generate(config)
 
 
 def generate(config: GenerateConfig) -> int:
     """The same for a config."""
     from bdkit.checkpoints.adapters import load_drawable
     from bdkit.checkpoints.load import checkpoint_hash
-    from bdkit.methods.base import make_scheduler
     from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
-    from bdkit.models.prompts import split_prompt
+    from bdkit.models.prompts import split_prompt, subject_template
+    from bdkit.sampling import check_guidance, make_scheduler, with_timesteps
 
+    if config.guidance_scale is not None:
+        check_guidance(config.guidance_scale)
+    config = replace(config, prompt=subject_template(config.prompt))
     seeds = parse_numbers(config.seeds)
     check_free(config.out, overwrite=True)
     references = list_images(config.images) if config.images else []
     images = [read_image(path) for path in references]
     model = load_drawable(config.model, config.options)
     class_noun = _class_noun(config, model)
-    scheduler = make_scheduler(config.scheduler, model)
+    scheduler = make_scheduler(config.scheduler, model.scheduler)
+    if config.num_inference_steps is not None:
+        with_timesteps(scheduler, config.num_inference_steps)
     split_prompt(config.prompt, config.target_subject or class_noun)
     structures = [parse_control(text) for text in config.control]
     record: dict[str, Any] = {
@@ -250,7 +263,11 @@ def _class_noun(config: GenerateConfig, model: Any) -> str | None:
     from bdkit.checkpoints.adapters import learned_words
     from bdkit.methods.base import check_class_noun
     from bdkit.models.blip_diffusion import BlipDiffusion
+    from bdkit.models.prompts import check_words
 
+    for word in (config.subject, config.target_subject):
+        if word is not None:
+            check_words(word)
     words = learned_words(model)
     cached = None if words is None else model.record.get("finetuned", {}).get("class_noun")
     holds_subject = words is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,9 @@ class StructureControl:
         self.nets = MultiControlNetModel(nets).eval()
         self.strength = _one_each("strength", strength, len(nets))
         self.start, self.end = _one_each("start", start, len(nets)), _one_each("end", end, len(nets))
-        if any(value < 0 for value in self.strength):
-            raise InputError(f"the strength of a ControlNet is {min(self.strength)}; use at least 0")
+        for value in self.strength:
+            if not 0 <= value < math.inf:
+                raise InputError(f"the strength of a ControlNet is {value}; use a number of at least 0")
         for begin, stop in zip(self.start, self.end, strict=True):
             if not 0 <= begin < stop <= 1:
                 raise InputError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.files import LoadOptions
-from bdkit.methods.base import Method, start_folder
+from bdkit.methods.base import Method, start_beside
 from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
 from bdkit.methods.dreambooth_lora import DreamBoothLora
@@ -64,8 +64,9 @@ def build_method(
 
     Args:
         name: a key of `METHODS`.
-        model: the model it starts from, unless its settings name another ("start"): a folder, a shipped model's name, a
-            hub id, or a model in memory. All but blip-diffusion can start from a plain Stable Diffusion v1.
+        model: the model it starts from: a folder, a shipped model's name, a hub id, or a model in memory. All but
+            blip-diffusion can start from a plain Stable Diffusion v1. Where a preset has another ``start``, that is the
+            one beside ``model``; without one there, it is ``model``.
         preset: a key of `METHOD_PRESETS`; None: the one that the model's record names, else "paper".
         device: None: the GPU where there is one; a model in memory stays where it is.
         options: how a model that is not in memory is read.
@@ -76,7 +77,13 @@ def build_method(
     config = method_config(name, preset or given.record.get("method_preset", DEFAULT_PRESET), **overrides)
     start = given
     if config.start is not None:
-        start = load_start(start_folder(config.start, given.source), options, below=given.source or None)
+        beside = start_beside(config.start, given.source)
+        if beside is not None:
+            start = load_start(beside, options, below=given.source)
+        elif "start" in overrides:
+            start = load_start(config.start, options, below=given.source or None)
+        else:
+            config = replace(config, start=None)
     if device is None and not isinstance(model, LatentDiffusion):
         device = pick_device()
     start.to(given.device if device is None else device)

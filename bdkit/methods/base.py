@@ -7,20 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import diffusers
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.checkpoints.load import model_hash
+from bdkit.checkpoints.load import SHIPPED, model_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.models.prompts import check_words, one_placeholder
+from bdkit.sampling import check_guidance, make_scheduler, with_timesteps
 from bdkit.training.config import FewStepConfig, MethodConfig
 from bdkit.training.finetuning import Snapshot, Work, cast
 from bdkit.utils.errors import InputError
-
-TOKEN_AND_NOUN = "{} {}"
-"""In a benchmark's template, "a {} {} in the jungle": the method's token and the class noun."""
 
 
 @runtime_checkable
@@ -76,7 +74,11 @@ class ModelMethod:
                 "give the model that it was fine-tuned from"
             )
         self.model = model
-        self.scheduler = make_scheduler(config.scheduler, model)
+        self.scheduler = None if config.scheduler is None else make_scheduler(config.scheduler, model.scheduler)
+        if config.guidance_scale is not None:
+            check_guidance(config.guidance_scale)
+        if config.num_inference_steps is not None:
+            with_timesteps(self.scheduler or model.scheduler, config.num_inference_steps)
         self.snapshots: tuple[int, ...] = ()
         self.progress = False
         self.work: Work | None = None
@@ -104,8 +106,6 @@ class ModelMethod:
 
     def check_class_noun(self, class_noun: str) -> None:
         """Raises InputError for a class word that the model does not know, if its record has a list of them."""
-        if not class_noun.strip():
-            raise InputError("the class word is empty; say what the subject is, such as 'dog'")
         check_class_noun(class_noun, self.model.record.get("class_nouns"))
 
     def draw(
@@ -208,30 +208,11 @@ class TrainedMethod(ModelMethod):
         raise NotImplementedError
 
 
-def one_placeholder(prompt_template: str) -> str:
-    """ "a {} {} in the jungle" -> "a {} in the jungle"; a template with one placeholder stays as it is."""
-    result = prompt_template.replace(TOKEN_AND_NOUN, "{}", 1)
-    if result.count("{}") != 1:
-        raise InputError(f"the prompt {prompt_template!r} needs '{{}} {{}}' where the subject goes")
-    return result
-
-
 def check_class_noun(class_noun: str, known: list[str] | None) -> None:
-    """Raises InputError for a class word outside ``known``, the list in a model's record, if it has one."""
+    """Raises InputError for an empty one, and one outside ``known``, the list in a model's record, if it has one."""
+    check_words(class_noun)
     if known and class_noun not in known:
         raise InputError(f"this model does not know the class word {class_noun!r}; it knows {', '.join(known)}")
-
-
-def make_scheduler(name: str | None, model: LatentDiffusion) -> Any:
-    """A diffusers scheduler by its class name, with the model's noise schedule; None where ``name`` is None."""
-    if name is None:
-        return None
-    scheduler_class = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if scheduler_class is None:
-        raise InputError(
-            f"diffusers has no scheduler {name!r}; give a class name such as DDIMScheduler or PNDMScheduler"
-        )
-    return scheduler_class.from_config(model.scheduler.config)
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -263,7 +244,9 @@ def exchanged(owner: object, **parts: Any) -> Iterator[None]:
             setattr(owner, name, part)
 
 
-def start_folder(start: str, given: str) -> str:
-    """The model a method starts from: a folder of that name beside the given model's, else ``start`` itself."""
-    sibling = Path(given).parent / start if given else None
-    return str(sibling) if sibling is not None and Path(given).is_dir() and sibling.is_dir() else start
+def start_beside(start: str, given: str) -> str | None:
+    """The model ``start`` beside the ``given`` one: a folder of that name, or both are shipped; None: there is none."""
+    if Path(given).is_dir():
+        sibling = Path(given).parent / start
+        return str(sibling) if given and sibling.is_dir() else None
+    return start if given and (SHIPPED / given).is_dir() and (SHIPPED / start).is_dir() else None

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
-from bdkit.losses import training_scheduler
 from bdkit.methods.base import TrainedMethod, exchanged, load_weights
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
@@ -24,6 +23,7 @@ from bdkit.training.finetuning import (
     cast,
     draw_latents,
     load_or_make,
+    noise_process,
     subject_loss,
     train_few_steps,
     training_settings,
@@ -41,6 +41,7 @@ class DreamBoothLoss(nn.Module):
     Args:
         text_encoder: trained if ``train_text_encoder``, else both texts are encoded once, here.
         ids: (2, L), the subject's and the class's caption.
+        scheduler: the forward process, `bdkit.training.finetuning.noise_process`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class DreamBoothLoss(nn.Module):
         unet: UNet2DConditionModel,
         text_encoder: SubjectTextEncoder,
         ids: Tensor,
+        scheduler: DDPMScheduler,
         *,
         train_text_encoder: bool,
         prior_loss_weight: float,
@@ -58,7 +60,7 @@ class DreamBoothLoss(nn.Module):
         self.text_encoder = text_encoder if train_text_encoder else None
         with torch.no_grad():
             self.hidden: Tensor = text_encoder(self.ids)
-        self.scheduler = training_scheduler()
+        self.scheduler = scheduler
 
     def forward(
         self, batch: tuple[Tensor, Tensor | None], generator: torch.Generator
@@ -100,6 +102,7 @@ class DreamBooth(TrainedMethod):
             self._unet,
             self._text_encoder,
             ids.to(model.device),
+            noise_process(model),
             train_text_encoder=config.train_text_encoder,
             prior_loss_weight=config.prior_loss_weight,
         )

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from bdkit.checkpoints.adapters import placeholder_words, save_adapter, with_rows, with_token
 from bdkit.checkpoints.files import WORD
-from bdkit.losses import training_scheduler
 from bdkit.methods.base import TrainedMethod, exchanged
 from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.models.prompts import one_placeholder
 from bdkit.training.config import TextualInversionConfig
 from bdkit.training.finetuning import (
     Snapshot,
     cache_latents,
     draw_latents,
     frozen,
+    noise_process,
     subject_loss,
     train_few_steps,
     training_settings,
@@ -39,7 +40,7 @@ class PlaceholderLoss(nn.Module):
         self.placeholder = nn.Parameter(embedding.detach().float().clone())
         self.shared = (model.unet, model.text_encoder)  # a tuple, so that they are not registered
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
-        self.scheduler = training_scheduler()
+        self.scheduler = noise_process(model)
 
     def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         latents, captions = batch
@@ -61,6 +62,7 @@ class TextualInversion(TrainedMethod):
         if not config.templates:
             raise InputError("textual-inversion needs captions; give at least one template")
         self.config = config
+        self._captions = [one_placeholder(template) for template in config.templates]
         self._tokenizer = with_token(model.tokenizer, config.placeholder_token)
         self._token_id: int = self._tokenizer.convert_tokens_to_ids(config.placeholder_token)
         self._token_embedding: nn.Embedding | None = None
@@ -71,8 +73,8 @@ class TextualInversion(TrainedMethod):
         config, model = self.config, self.model
         latents = cache_latents(model, images, seed, random_flip=config.random_flip)
         with exchanged(model, tokenizer=self._tokenizer):
-            words = [self._words(class_noun)] * len(config.templates)
-            ids, _ = model.tokenize(config.templates, words)
+            words = [self._words(class_noun)] * len(self._captions)
+            ids, _ = model.tokenize(self._captions, words)
         mask = ids == self._token_id
         if not (mask.sum(dim=1) == 1).all():
             raise InputError("a caption of textual-inversion is too long for the text encoder; give shorter templates")

@@ -1,5 +1,6 @@
 """BLIP-Diffusion: encode a subject, compose the prompt, denoise (Sec. 3)."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from bdkit.models.configs import ModelConfig
 from bdkit.models.latent_diffusion import LatentDiffusion, checkpoint_module
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.preprocessing import AnyImage
-from bdkit.models.prompts import Conventions, Lost, find_template, one_each, warn_of_lost
+from bdkit.models.prompts import Conventions, Lost, check_words, find_template, one_each, warn_of_lost
 from bdkit.models.subjects import Subject, group_subjects
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.utils.errors import InputError
@@ -124,12 +125,20 @@ class BlipDiffusion(LatentDiffusion):
             raise InputError("no subject image was given; give at least one")
         if len(words) != len(shown):
             raise InputError(f"{len(shown)} images but {len(words)} category words; give one word, or one an image")
+        for word in words:
+            check_words(word)
         pixels = self.conventions.pixels(shown, self.multimodal_encoder.image_size)
         config = self.multimodal_encoder.qformer.config
         longest = min(self.qformer_tokenizer.model_max_length, config.max_position_embeddings)
         tokens = self.qformer_tokenizer(
             words, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         ).to(self.device)
+        strange = [
+            w for w, ids in zip(words, tokens.input_ids, strict=True) if self.qformer_tokenizer.unk_token_id in ids
+        ]
+        if strange:
+            named = " and ".join(repr(word) for word in dict.fromkeys(strange))
+            warnings.warn(f"the Q-Former's tokenizer does not know the class word {named}", stacklevel=2)
         known = config.vocab_size
         if int(tokens.input_ids.max()) >= known:
             raise InputError(f"the BERT tokenizer gives ids that the Q-Former, with its {known} words, does not know")

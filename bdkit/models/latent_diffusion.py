@@ -1,6 +1,7 @@
 """Latent diffusion: a text encoder, a U-Net and an autoencoder (arXiv 2112.10752); Stable Diffusion v1 is one."""
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +19,16 @@ from bdkit.models.configs import GenerationDefaults
 from bdkit.models.preprocessing import to_images, to_unit
 from bdkit.models.prompts import Lost, one_each, tokenize, warn_of_lost
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.sampling import Callback, Control, initial_noise, sample
+from bdkit.sampling import Callback, Control, check_guidance, initial_noise, make_scheduler, sample, with_timesteps
 from bdkit.utils.errors import InputError
 
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 
+MAX_SIDE = 8192  # pixels
+# What else a U-Net with more input channels than latents is given, by their number
+MORE_CHANNELS = {5: "inpainting", 4: "editing by instructions", 3: "enlarging", 1: "depth"}
+CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "time_cond_proj_dim")
+"""Fields of a U-Net's config that ask for more than latents, a timestep and a text."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -55,6 +61,23 @@ def latent_factor(vae: Vae) -> int:
     if isinstance(vae, AutoencoderTiny):
         return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
     return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def check_parts_fit(unet: UNet2DConditionModel, vae: Vae, text_encoder: SubjectTextEncoder, where: str) -> None:
+    """Refuses a U-Net that needs more than latents, a timestep and a text, or other ones than these parts give."""
+    latents, channels = vae.config.latent_channels, unet.config.in_channels
+    if channels != latents or unet.config.out_channels != latents:
+        kind = MORE_CHANNELS.get(channels - latents)
+        raise InputError(
+            f"{where}: the U-Net takes {channels} channels and gives {unet.config.out_channels}, where latents have "
+            f"{latents}{f' (a model for {kind})' if kind else ''}; give a text-to-image model"
+        )
+    asked = [name for name in CONDITIONS if unet.config.get(name) is not None]
+    if asked:
+        raise InputError(f"{where}: the U-Net needs more than a text ({', '.join(asked)}); give a Stable Diffusion v1")
+    width, text = unet.config.cross_attention_dim, text_encoder.model.config.hidden_size
+    if isinstance(width, int) and width != text:
+        raise InputError(f"{where}: the U-Net takes texts of width {width}, but the text encoder gives {text}")
 
 
 class ResidualControl(Protocol):
@@ -252,7 +275,7 @@ class LatentDiffusion(nn.Module):
             encoder_hidden_states: (B, L, D), as `encode_prompt` gives them.
             seeds: one an image; image k depends on seed k alone.
             latents: (B, C, h, w) initial noise instead of the seeds' own.
-            scheduler: any diffusers scheduler.
+            scheduler: name of a sampler (`bdkit.sampling.SAMPLERS`), or a diffusers scheduler of such a class.
             output_type: "pil", "np" (B, H, W, 3 float32 in 0..1), "pt" (B, 3, H, W, likewise) or "latent".
             callback: called with (index, timestep, latents) after each step; may return latents that replace these.
             progress: show a bar of the steps.
@@ -263,10 +286,14 @@ class LatentDiffusion(nn.Module):
             raise InputError(f"output_type {output_type!r} is not known; use 'pil', 'np', 'pt' or 'latent'")
         count, factor = len(encoder_hidden_states), latent_factor(self.vae)
         height, width = self._size(height, width, latents, count, factor)
+        scheduler = make_scheduler(scheduler, self.scheduler)
         defaults, lost = self.defaults, lost or {}
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+        check_guidance(scale)
         negative = None
+        if scale <= 1 and negative_prompt:
+            warnings.warn(f"guidance_scale {scale} is no guidance, so the negative prompt does nothing", stacklevel=3)
         if scale > 1:
             texts = defaults.negative_prompt if negative_prompt is None else negative_prompt
             texts = [texts] if isinstance(texts, str) else list(texts)
@@ -276,8 +303,7 @@ class LatentDiffusion(nn.Module):
             negative, lost = negative.expand(count, -1, -1), {**lost, **more}
         warn_of_lost(lost)
         noise, generators = initial_noise(seeds, (self.unet.config.in_channels, height // factor, width // factor))
-        scheduler = scheduler or self.scheduler
-        with tqdm(total=_evaluations(scheduler, steps), unit=" steps", disable=not progress) as bar:
+        with tqdm(total=len(with_timesteps(scheduler, steps).timesteps), unit=" steps", disable=not progress) as bar:
 
             def after_step(index: int, timestep: int, now: Tensor) -> Tensor | None:
                 bar.update()
@@ -314,8 +340,10 @@ class LatentDiffusion(nn.Module):
         """Height and width in pixels: as given, those of the initial latents, or the model's own."""
         fallback = [self.resolution] * 2 if latents is None else [side * factor for side in latents.shape[-2:]]
         height, width = (fallback[k] if side is None else side for k, side in enumerate((height, width)))
-        if height % factor or width % factor or min(height, width) < 1:
-            raise InputError(f"height {height} and width {width} must be multiples of {factor}")
+        if height % factor or width % factor or not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+            raise InputError(
+                f"height {height} and width {width} must be multiples of {factor}, from {factor} to {MAX_SIDE}"
+            )
         if latents is not None:
             if latents.shape[0] != count:
                 raise InputError(f"{latents.shape[0]} initial latents for {count} images; give as many")
@@ -323,12 +351,3 @@ class LatentDiffusion(nn.Module):
             if tuple(latents.shape) != expected:
                 raise InputError(f"the initial latents have shape {tuple(latents.shape)} instead of {expected}")
         return height, width
-
-
-def _evaluations(scheduler: Any, num_inference_steps: int) -> int | None:
-    """How often the U-Net is run; some schedulers take more than a step at a time. None for a number that is wrong."""
-    if not 1 <= num_inference_steps <= scheduler.config.num_train_timesteps:
-        return None
-    fresh = type(scheduler).from_config(scheduler.config)
-    fresh.set_timesteps(num_inference_steps)
-    return len(fresh.timesteps)

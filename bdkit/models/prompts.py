@@ -14,7 +14,10 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.io import check_unicode
 
 Lost: TypeAlias = dict[str, list[str]]
-"""The texts that were cut off, by what they were cut from."""
+"""The texts that the model does not get to see, by why."""
+
+TOKEN_AND_NOUN = ("{0} {1}", "{} {}")
+"""The two places of a benchmark's template, "a {} {} in the jungle": a method's own token, and the class noun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +80,51 @@ def find_template(name: str) -> PromptTemplate:
     return PROMPT_TEMPLATES[name]
 
 
+def subject_template(prompt: str) -> str:
+    """The prompt with ``{}`` where the subject goes, or with no place for one: how every prompt is read.
+
+    DreamBench's ``{0} {1}``, and ``{} {}``, stand for a method's own token and the class noun: one place. No other
+    brace means anything, so it is refused.
+    """
+    pair = next((pair for pair in TOKEN_AND_NOUN if pair in prompt), "{}")
+    template = prompt.replace(pair, "{}", 1)
+    if "{" in (rest := template.replace("{}", "")) or "}" in rest:
+        raise InputError(
+            f"the prompt {prompt!r} has a brace that means nothing; write {{}} where the subject goes, as in "
+            "'a {} in the snow', and no other brace"
+        )
+    if template.count("{}") > 1:
+        raise InputError(f"the prompt {prompt!r} has {template.count('{}')} places for a subject; use one {{}}")
+    return template
+
+
+def one_placeholder(prompt_template: str) -> str:
+    """ "a {} {} in the jungle" -> "a {} in the jungle" (`subject_template`); a template without a place is refused."""
+    template = subject_template(prompt_template)
+    if "{}" not in template:
+        raise InputError(
+            f"the prompt {prompt_template!r} needs {{}} where the subject goes, as in 'a {{}} in the snow'"
+        )
+    return template
+
+
+def check_words(class_noun: str) -> None:
+    """Refuses a class word that says nothing."""
+    if not class_noun.strip():
+        raise InputError("the class word is empty; say what the subject is, such as 'dog'")
+
+
 def split_prompt(prompt: str, class_noun: str | None) -> tuple[str, str]:
     """The text before and after the subject's place; the class noun opens the second part."""
     check_unicode(prompt, "the prompt")
     check_unicode(class_noun or "", "the class word")
+    template = subject_template(prompt)
     if class_noun is None:
-        if "{}" in prompt:
+        if "{}" in template:
             raise InputError(f"the prompt {prompt!r} has a place for a subject, but no subject was given")
         return prompt, ""
-    if prompt.count("{}") > 1:
-        raise InputError(f"the prompt {prompt!r} has {prompt.count('{}')} places for a subject; use one {{}}")
-    template = prompt if "{}" in prompt else f"a {{}} {prompt}".strip()
+    check_words(class_noun)
+    template = template if "{}" in template else f"a {{}} {template}".strip()
     before, after = template.split("{}")
     return before.strip(), f"{class_noun} {after.strip()}".strip()
 
@@ -124,9 +161,9 @@ def tokenize(
     prompt_reps: int = 1,
     what: str = "the prompt",
 ) -> tuple[Tensor, Tensor, Lost]:
-    """Token ids (B, length), the mask of the subject vectors' places (B, length), and the texts that were cut off.
+    """Token ids (B, length), the mask of the subject vectors' places (B, length), and the texts that are lost.
 
-    Only the text itself counts as cut, not its repetitions.
+    Only the text itself counts as cut off, not its repetitions.
 
     Args:
         length: positions of the text encoder.
@@ -137,13 +174,26 @@ def tokenize(
     chosen, room = find_template(template), length - 2 - queries
     nouns: Sequence[str | None] = class_nouns or [None] * len(prompts)
     special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    rows, lost = [], []
+    rows, cuts, unknown = [], [], []
+    prompt_reps = min(prompt_reps, length)  # a repetition has at least one token
     for prompt, noun in zip(prompts, nouns, strict=True):
         prefix, suffix, cut = _pieces(tokenizer, prompt, noun, chosen, room, queries, position, prompt_reps)
         rows.append(insert_placeholder_ids(prefix, suffix, queries=queries, length=length, **special))
-        lost.append(cut)
+        cuts.append(cut)
+        strange = tokenizer.unk_token_id in (*prefix, *suffix)
+        unknown.append(unknown_letters(tokenizer, f"{prompt} {noun or ''}") if strange else "")
     ids, mask = (torch.tensor([row[k] for row in rows]) for k in (0, 1))
-    return ids, mask, {f"{what} is longer than {room} tokens": lost}
+    lost = {
+        f"{what} is longer than {room} tokens; this is cut off": cuts,
+        f"{what} has letters that the model's tokenizer does not know; they mean nothing to it": unknown,
+    }
+    return ids, mask, lost
+
+
+def unknown_letters(tokenizer: Any, text: str) -> str:
+    """The letters of ``text`` that the tokenizer can only write as its unknown token, spaces between."""
+    ids = {letter: tokenizer(letter, add_special_tokens=False, verbose=False).input_ids for letter in text}
+    return " ".join(letter for letter, tokens in ids.items() if tokenizer.unk_token_id in tokens)
 
 
 def _pieces(
@@ -199,11 +249,11 @@ def insert_placeholder_ids(
 
 
 def warn_of_lost(lost: Mapping[str, Sequence[str]], stacklevel: int = 3) -> None:
-    """One warning for all that was cut off; ``lost`` has the texts by what they were cut from ("the prompt", ...)."""
+    """One warning for all that is lost."""
     parts = []
-    for what, texts in lost.items():
+    for why, texts in lost.items():
         named = " and ".join(repr(text) for text in dict.fromkeys(filter(None, texts)))
         if named:
-            parts.append(f"{what}; this is cut off: {named}")
+            parts.append(f"{why}: {named}")
     if parts:
         warnings.warn("; ".join(parts), stacklevel=stacklevel)

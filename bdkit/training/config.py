@@ -140,6 +140,9 @@ class FewStepConfig:
                 f"steps is {self.steps}, batch_size {self.batch_size}, gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps}; use at least 0, 1 and 1"
             )
+        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; use a finite number of at least 0")
         if self.mixed_precision not in PRECISIONS:
             raise InputError(f"mixed_precision is {self.mixed_precision!r}; use {', '.join(PRECISIONS)}")
         wrong = [step for step in self.snapshots if not 0 <= step <= self.steps]
@@ -169,7 +172,7 @@ class MethodConfig:
     start: folder or name of the model it starts from; none: the given model
     guidance_scale: how strictly to follow the prompt; none: the model's default
     num_inference_steps: denoising steps; none: the model's default
-    scheduler: name of a diffusers scheduler class, such as DDIMScheduler; none: the model's default
+    scheduler: name of a sampler, a diffusers class such as DDIMScheduler; none: the model's default
     negative_prompt: what not to show; none: the model's default
     prompt_reps: how often the text is repeated; none: the model's default
     """
@@ -240,6 +243,8 @@ class DreamBoothLoraConfig(DreamBoothConfig):
         super().__post_init__()
         if self.rank < 1:
             raise InputError(f"rank is {self.rank}; use at least 1")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise InputError(f"alpha is {self.alpha}; use a number above 0, or none for the rank")
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise InputError(f"alpha is {self.alpha}; use a number above 0, or none for the rank")
         if not self.target_modules:

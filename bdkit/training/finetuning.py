@@ -11,10 +11,11 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
+from bdkit.losses import noise_prediction_loss, training_attention
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion, encode_images
 from bdkit.models.preprocessing import as_image, pixels_from_images
+from bdkit.sampling import make_scheduler
 from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
 from bdkit.training.data import FunctionBatches
 from bdkit.training.loop import TrainingLoop
@@ -77,12 +78,18 @@ class SubjectFinetuning(nn.Module):
         self.shared = (model.text_encoder,)  # a tuple, so that it is not registered as a part to train
         ids, mask = model.tokenize([CAPTION], [class_noun], with_subject=True)
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
-        self.scheduler = training_scheduler()
+        self.scheduler = noise_process(model)
 
     def forward(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         hidden = self.shared[0](self.ids, self.subject_embeddings, self.mask)
         hidden = hidden.expand(len(latents), -1, -1)  # one caption for all images
         return subject_loss(self.unet, self.scheduler, latents, hidden, generator), {}
+
+
+def noise_process(model: LatentDiffusion) -> DDPMScheduler:
+    """The forward process that ``model`` was trained with: its own noise schedule and kind of prediction."""
+    scheduler: DDPMScheduler = make_scheduler("DDPMScheduler", model.scheduler)
+    return scheduler
 
 
 def subject_loss(

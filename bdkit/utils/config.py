@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import inspect
+import math
 import numbers
 import re
 import types
@@ -231,9 +232,18 @@ def _converter(hint: Any, name: str) -> Callable[[str], Any]:
         )
     if origin is typing.Literal:
         return _literal(arguments)
-    if hint in (str, int, float, Path):
+    if hint is float:
+        return _named(_finite, "float")
+    if hint in (str, int, Path):
         return typing.cast(Callable[[str], Any], hint)
     raise TypeError(f"{name}: no flag can be made for {hint}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
 
 
 def _literal(choices: tuple[Any, ...]) -> Callable[[str], Any]:

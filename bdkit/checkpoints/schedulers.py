@@ -1,0 +1,39 @@
+"""The scheduler of a checkpoint: which it may be, and what old files of a plain Stable Diffusion leave out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from bdkit.sampling import DISTILLED, SAMPLERS
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json
+
+
+def load_scheduler(folder: Path, **changes: Any) -> Any:
+    """The diffusers scheduler that a folder names: a sampler of ours, or one that a distilled model needs."""
+    settings = {**read_json(folder / "scheduler_config.json"), **changes}
+    name = str(settings.get("_class_name"))
+    if name not in (*SAMPLERS, *DISTILLED):
+        raise InputError(
+            f"{folder}/scheduler_config.json names {name!r}, which is no scheduler of diffusers for this kind of "
+            f"model; it can be {', '.join((*SAMPLERS, *DISTILLED))}"
+        )
+    return getattr(diffusers, name).from_config(settings)
+
+
+def load_plain_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
+    """A plain Stable Diffusion's scheduler, by the class its index names, mended as diffusers' pipeline does.
+
+    Files from before 2023 lack clip_sample, or say steps_offset 0.
+    """
+    entry = index.get("scheduler")
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
+    settings = {} if name is None else {"_class_name": name}
+    config = load_scheduler(folder, **settings).config
+    if config.get("steps_offset", 1) != 1:
+        settings["steps_offset"] = 1
+    if config.get("clip_sample", False) is True:
+        settings["clip_sample"] = False
+    return load_scheduler(folder, **settings)
