@@ -41,7 +41,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "SASolverScheduler": {"algorithm_type": "data_prediction"},
 }
 DISTILLED: dict[str, dict[str, Any]] = {"LCMScheduler": {}, "TCDScheduler": {}}
-"""Those of models distilled for them alone: a model may have one as its own, a caller may give one; no name for them."""
+"""Those of models distilled for them alone: a model may have one as its own, a caller may give an instance."""
 STEPS_OFFSET = 1  # Stable Diffusion's, where the model's own file does not say
 NOISE_FIELDS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),

@@ -5,7 +5,6 @@ the Q-Former with the image encoder, the text encoder and the image processor. H
 classes.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -28,7 +27,7 @@ from bdkit.checkpoints.files import (
     save_tensors,
 )
 from bdkit.checkpoints.keys import FROM_FILE, ours_to_public, text_to_file
-from bdkit.checkpoints.schedulers import load_plain_scheduler, load_scheduler
+from bdkit.checkpoints.schedulers import load_plain_scheduler, load_scheduler, mend_sample_size
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,
     load_clip_tokenizer,
@@ -155,7 +154,7 @@ def read_stable_diffusion(folder: Path, dtype: torch.dtype) -> LatentDiffusion:
     check_parts(folder)
     parts = load_parts({part: folder / part for part in PARTS}, dtype)
     parts["scheduler"] = load_plain_scheduler(folder / "scheduler", index)
-    _mend_sample_size(parts["unet"])
+    mend_sample_size(parts["unet"])
     return LatentDiffusion(
         **parts,
         defaults=replace(public_defaults(parts["unet"], parts["vae"]), prompt_reps=1),
@@ -218,14 +217,6 @@ def load_text_encoder(folder: Path, dtype: torch.dtype, config: Path | None = No
     state = FROM_FILE["text_encoder"](read_weights(folder, "text_encoder"))
     model = fill(lambda: CLIPTextModel(known), state, folder, dtype)
     return SubjectTextEncoder(model)
-
-
-def _mend_sample_size(unet: UNet2DConditionModel) -> None:
-    """U-Nets of diffusers before 0.9 say a size of 32 or so where 64 is meant; diffusers' pipeline mends that, too."""
-    version, side = re.match(r"(\d+)\.(\d+)", str(unet.config.get("_diffusers_version"))), unet.config.sample_size
-    old = version is not None and (int(version[1]), int(version[2])) < (0, 9)
-    if old and isinstance(side, int) and side < 64:
-        unet.register_to_config(sample_size=64)
 
 
 def _pixels(folder: Path, index: Mapping[str, Any], image_size: int) -> SubjectPixels:

@@ -38,7 +38,7 @@ from bdkit.checkpoints.lavis_format import is_lavis, lavis_files, load_lavis
 from bdkit.checkpoints.tokenizers import load_bert_tokenizer
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import GenerationDefaults, MultimodalEncoderConfig
-from bdkit.models.latent_diffusion import LatentDiffusion, check_parts_fit
+from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.prompts import Conventions
 from bdkit.utils.errors import InputError
@@ -49,6 +49,10 @@ SHIPPED = Path(__file__).parent.parent / "weights"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "qformer", "qformer_tokenizer", "scheduler")
 RECORD = "bdkit.json"
 SUBJECT = "subject.safetensors"
+# What else a U-Net with more input channels than latents is given, by their number
+MORE_CHANNELS = {5: "inpainting", 4: "editing by instructions", 3: "enlarging", 1: "depth"}
+CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "time_cond_proj_dim")
+"""Fields of a U-Net's config that ask for more than latents, a timestep and a text."""
 Model = TypeVar("Model", bound=LatentDiffusion)
 
 
@@ -168,9 +172,27 @@ def load_base(path: str | Path, options: LoadOptions | None = None) -> LatentDif
     return load(path, options)
 
 
+def _check_parts_fit(model: LatentDiffusion, where: str) -> None:
+    """Refuses a U-Net that needs more than latents, a timestep and a text, or other ones than these parts give."""
+    unet, vae, text_encoder = model.unet, model.vae, model.text_encoder
+    latents, channels = vae.config.latent_channels, unet.config.in_channels
+    if channels != latents or unet.config.out_channels != latents:
+        kind = MORE_CHANNELS.get(channels - latents)
+        raise InputError(
+            f"{where}: the U-Net takes {channels} channels and gives {unet.config.out_channels}, where latents have "
+            f"{latents}{f' (a model for {kind})' if kind else ''}; give a text-to-image model"
+        )
+    asked = [name for name in CONDITIONS if unet.config.get(name) is not None]
+    if asked:
+        raise InputError(f"{where}: the U-Net needs more than a text ({', '.join(asked)}); give a Stable Diffusion v1")
+    width, text = unet.config.cross_attention_dim, text_encoder.model.config.hidden_size
+    if isinstance(width, int) and width != text:
+        raise InputError(f"{where}: the U-Net takes texts of width {width}, but the text encoder gives {text}")
+
+
 def from_source(model: Model, path: str | Path, options: LoadOptions) -> Model:
     """Notes on a model what it was read from."""
-    check_parts_fit(model.unet, model.vae, model.text_encoder, str(path))
+    _check_parts_fit(model, str(path))
     model.source = str(path)
     given = {"base": options.base, "qformer_tokenizer": options.qformer_tokenizer}
     model.read_with = {name: str(value) for name, value in given.items() if value}

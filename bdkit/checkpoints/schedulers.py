@@ -1,10 +1,12 @@
-"""The scheduler of a checkpoint: which it may be, and what old files of a plain Stable Diffusion leave out."""
+"""The scheduler of a checkpoint: which it may be; and what old files of a plain Stable Diffusion say wrong."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
+from diffusers import UNet2DConditionModel
 
 from bdkit.sampling import DISTILLED, SAMPLERS
 from bdkit.utils.errors import InputError
@@ -30,10 +32,18 @@ def load_plain_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
     """
     entry = index.get("scheduler")
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
-    settings = {} if name is None else {"_class_name": name}
+    settings: dict[str, Any] = {} if name is None else {"_class_name": name}
     config = load_scheduler(folder, **settings).config
     if config.get("steps_offset", 1) != 1:
         settings["steps_offset"] = 1
     if config.get("clip_sample", False) is True:
         settings["clip_sample"] = False
     return load_scheduler(folder, **settings)
+
+
+def mend_sample_size(unet: UNet2DConditionModel) -> None:
+    """U-Nets of diffusers before 0.9 say a size of 32 or so where 64 is meant; diffusers' pipeline mends that, too."""
+    version, side = re.match(r"(\d+)\.(\d+)", str(unet.config.get("_diffusers_version"))), unet.config.sample_size
+    old = version is not None and (int(version[1]), int(version[2])) < (0, 9)
+    if old and isinstance(side, int) and side < 64:
+        unet.register_to_config(sample_size=64)

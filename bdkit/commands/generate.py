@@ -145,6 +145,7 @@ def generate(config: GenerateConfig) -> int:
     if config.guidance_scale is not None:
         check_guidance(config.guidance_scale)
     config = replace(config, prompt=subject_template(config.prompt))
+    split_prompt(config.negative_prompt or "", None)
     seeds = parse_numbers(config.seeds)
     check_free(config.out, overwrite=True)
     references = list_images(config.images) if config.images else []
@@ -155,6 +156,7 @@ def generate(config: GenerateConfig) -> int:
     if config.num_inference_steps is not None:
         with_timesteps(scheduler, config.num_inference_steps)
     split_prompt(config.prompt, config.target_subject or class_noun)
+    height, width = model.size(config.height, config.width)
     structures = [parse_control(text) for text in config.control]
     record: dict[str, Any] = {
         "settings": _settings(config),
@@ -168,7 +170,6 @@ def generate(config: GenerateConfig) -> int:
     if not chunks:
         print(f"All {len(seeds)} images are already in {config.out}.")
         return 0
-    height, width = config.height or model.resolution, config.width or model.resolution
     control = _make_control(config, structures, height, width, model)
     if config.cpu_offload and pick_device() != "cpu":
         model.enable_cpu_offload(pick_device())

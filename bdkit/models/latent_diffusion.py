@@ -25,10 +25,6 @@ from bdkit.utils.errors import InputError
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 
 MAX_SIDE = 8192  # pixels
-# What else a U-Net with more input channels than latents is given, by their number
-MORE_CHANNELS = {5: "inpainting", 4: "editing by instructions", 3: "enlarging", 1: "depth"}
-CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "time_cond_proj_dim")
-"""Fields of a U-Net's config that ask for more than latents, a timestep and a text."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -61,23 +57,6 @@ def latent_factor(vae: Vae) -> int:
     if isinstance(vae, AutoencoderTiny):
         return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
     return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def check_parts_fit(unet: UNet2DConditionModel, vae: Vae, text_encoder: SubjectTextEncoder, where: str) -> None:
-    """Refuses a U-Net that needs more than latents, a timestep and a text, or other ones than these parts give."""
-    latents, channels = vae.config.latent_channels, unet.config.in_channels
-    if channels != latents or unet.config.out_channels != latents:
-        kind = MORE_CHANNELS.get(channels - latents)
-        raise InputError(
-            f"{where}: the U-Net takes {channels} channels and gives {unet.config.out_channels}, where latents have "
-            f"{latents}{f' (a model for {kind})' if kind else ''}; give a text-to-image model"
-        )
-    asked = [name for name in CONDITIONS if unet.config.get(name) is not None]
-    if asked:
-        raise InputError(f"{where}: the U-Net needs more than a text ({', '.join(asked)}); give a Stable Diffusion v1")
-    width, text = unet.config.cross_attention_dim, text_encoder.model.config.hidden_size
-    if isinstance(width, int) and width != text:
-        raise InputError(f"{where}: the U-Net takes texts of width {width}, but the text encoder gives {text}")
 
 
 class ResidualControl(Protocol):
@@ -285,7 +264,7 @@ class LatentDiffusion(nn.Module):
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not known; use 'pil', 'np', 'pt' or 'latent'")
         count, factor = len(encoder_hidden_states), latent_factor(self.vae)
-        height, width = self._size(height, width, latents, count, factor)
+        height, width = self.size(height, width, latents, count)
         scheduler = make_scheduler(scheduler, self.scheduler)
         defaults, lost = self.defaults, lost or {}
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
@@ -334,10 +313,11 @@ class LatentDiffusion(nn.Module):
         unit = to_unit(pixels)
         return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
 
-    def _size(
-        self, height: int | None, width: int | None, latents: Tensor | None, count: int, factor: int
+    def size(
+        self, height: int | None, width: int | None, latents: Tensor | None = None, count: int = 1
     ) -> tuple[int, int]:
-        """Height and width in pixels: as given, those of the initial latents, or the model's own."""
+        """Height and width in pixels of ``count`` images: as given, of the initial latents, or the model's own."""
+        factor = latent_factor(self.vae)
         fallback = [self.resolution] * 2 if latents is None else [side * factor for side in latents.shape[-2:]]
         height, width = (fallback[k] if side is None else side for k, side in enumerate((height, width)))
         if height % factor or width % factor or not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:

@@ -245,8 +245,6 @@ class DreamBoothLoraConfig(DreamBoothConfig):
             raise InputError(f"rank is {self.rank}; use at least 1")
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise InputError(f"alpha is {self.alpha}; use a number above 0, or none for the rank")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise InputError(f"alpha is {self.alpha}; use a number above 0, or none for the rank")
         if not self.target_modules:
             raise InputError("target_modules is empty; name at least one layer, such as to_q")
         if self.train_text_encoder:

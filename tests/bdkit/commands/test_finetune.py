@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from bdkit import cli
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.commands.finetune import TRAINED
 from bdkit.methods import build_method
 from bdkit.methods.dreambooth import DreamBooth
@@ -191,3 +192,16 @@ def test_the_images_of_the_class_can_be_turned_off(flags, finetune, run, monkeyp
     run(*finetune(*small, *flags))
     settings = json.loads((tmp_path / "mine" / "bdkit.json").read_text())["finetuned"]
     assert settings["prior_loss_weight"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["dreambooth-lora", "textual-inversion"])
+def test_the_model_that_the_user_names_is_the_one_that_is_trained(
+    name: str, tmp_path: Path, finetune: Arguments, run: Call, copied: Callable[[Path], Path], model: Path
+) -> None:
+    """Not the one that the preset "mini" starts from: the shipped one, or one beside it."""
+    named = copied(model).rename(tmp_path / "named")
+    tiny_model(7).save_pretrained(tmp_path / "mini-base")
+    run(*finetune("--model", named, "--method", name, "--steps", 1))
+    record = json.loads((tmp_path / "mine" / "finetuned.json").read_text())
+    assert record["trained_on"]["model"] == "../named"
+    assert record["checkpoint"] == checkpoint_hash(named)

@@ -90,5 +90,9 @@ def test_the_record_names_the_preset_and_the_start_lies_beside_the_model(tmp_pat
     beside = build_method("base", str(tmp_path / "mini"), preset="mini")
     assert given.settings["checkpoint"] == checkpoint_hash(tmp_path / "mini")
     assert beside.settings["checkpoint"] == checkpoint_hash(tmp_path / "mini-base")
+    tiny_model(2).save_pretrained(tmp_path / "alone" / "mine")
+    alone = build_method("dreambooth-lora", str(tmp_path / "alone" / "mine"), preset="mini")
+    assert alone.settings["checkpoint"] == checkpoint_hash(tmp_path / "alone" / "mine")  # not the shipped mini-base
+    assert alone.settings["start"] is None
     assert "resolution" in given.settings
     assert str(tmp_path) not in str(given.settings)

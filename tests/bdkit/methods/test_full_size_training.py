@@ -1,6 +1,7 @@
 """The methods as full size uses them: Stable Diffusion as the start, memory switches, what diffusers reads back."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,11 @@ def base(folder: Path) -> LatentDiffusion:
     return LatentDiffusion.from_pretrained(folder)
 
 
-def public_image(pipe: StableDiffusionPipeline, prompt: str, seed: int) -> np.ndarray:
+def public_image(pipe: StableDiffusionPipeline, prompt: str, seed: int, steps: int = 3) -> np.ndarray:
     """What diffusers' own pipeline draws from our noise; floats in 0..1."""
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(seed))
-    return pipe(prompt, latents=noise[None], num_inference_steps=3, output_type="np").images[0]
+    return pipe(prompt, latents=noise[None], num_inference_steps=steps, output_type="np").images[0]
 
 
 def ours(method: Any, seed: int) -> np.ndarray:
@@ -85,15 +86,81 @@ def test_a_plain_stable_diffusion_draws_as_diffusers_does(folder: Path, base: La
     assert expected.std() > 0.05
 
 
+@pytest.mark.parametrize(
+    ("name", "left_out", "changes"),
+    [
+        ("DDIMScheduler", ["clip_sample"], {}),  # its default is True
+        ("DDIMScheduler", ["clip_sample", "set_alpha_to_one"], {"steps_offset": 0}),
+        ("PNDMScheduler", [], {"steps_offset": 0}),
+        ("PNDMScheduler", ["skip_prk_steps"], {"clip_sample": True}),
+        ("LMSDiscreteScheduler", ["timestep_spacing"], {"steps_offset": 0}),
+    ],
+)
+def test_old_schedulers_are_mended_as_diffusers_does(
+    name: str, left_out: list[str], changes: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(folder, tmp_path / "old")
+    path = old / "scheduler" / "scheduler_config.json"
+    settings = {**json.loads(path.read_text()), "set_alpha_to_one": False, "clip_sample": False, **changes}
+    settings = {key: value for key, value in settings.items() if key not in left_out}
+    path.write_text(json.dumps(settings))  # its own class name is still PNDM's: the index decides
+    index = json.loads((old / "model_index.json").read_text())
+    (old / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
+    expected = public_image(StableDiffusionPipeline.from_pretrained(old), "a dog in the jungle", 3, steps=6)
+    model = LatentDiffusion.from_pretrained(old)
+    assert type(model.scheduler).__name__ == name
+    drawn = model("a dog in the jungle", seeds=[3], num_inference_steps=6, output_type="np")[0]
+    assert np.abs(drawn - expected).max() < 1 / 255
+
+
+def test_a_blip_diffusions_scheduler_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "public")
+    path = folder / "scheduler" / "scheduler_config.json"
+    settings = {key: value for key, value in json.loads(path.read_text()).items() if key != "clip_sample"}
+    path.write_text(json.dumps({**settings, "_class_name": "DDIMScheduler", "steps_offset": 0}))
+    config = BlipDiffusion.from_pretrained(folder).scheduler.config
+    assert (config.clip_sample, config.steps_offset) == (True, 0)
+
+
+def test_a_small_size_in_an_old_unets_config_means_64(folder: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(folder, tmp_path / "old")
+    path = old / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_diffusers_version": "0.6.0"}))
+    pipeline = StableDiffusionPipeline.from_pretrained(old)
+    model = LatentDiffusion.from_pretrained(old)
+    assert model.resolution == pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 128
+
+
+@pytest.mark.parametrize("channels", [9, 5])
+def test_a_unet_that_needs_more_than_latents_is_refused(
+    channels: int, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    UNet2DConditionModel(**{**TINY.unet, "in_channels": channels}).save_pretrained(other / "unet")
+    subject_images(1)[0].save(tmp_path / "a.png")
+    finetune = ["finetune", "--images", str(tmp_path), "--subject", "dog", "--out", str(tmp_path / "out")]
+    calls = [[*finetune, "--method", name] for name in TRAINED]
+    calls.append(["generate", "--prompt", "a dog", "--out", str(tmp_path / "out")])
+    for call in calls:
+        assert cli.main([*call, "--model", str(other)]) == 2
+        err = capsys.readouterr().err
+        assert f"{other}: the U-Net takes {channels} channels" in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_saving_keeps_the_scheduler_that_pipelines_change(base: LatentDiffusion, tmp_path: Path) -> None:
     own = PNDMScheduler.from_config(base.scheduler.config, steps_offset=0)
     parts = {"vae": base.vae, "unet": base.unet, "text_encoder": base.text_encoder, "tokenizer": base.tokenizer}
     model = LatentDiffusion(**parts, scheduler=own, defaults=base.defaults)
     again = LatentDiffusion.from_pretrained(model.save_pretrained(tmp_path / "sd", torch.float16))
-    assert model.scheduler.config.steps_offset == again.scheduler.config.steps_offset == 0
+    saved = json.loads((tmp_path / "sd" / "scheduler" / "scheduler_config.json").read_text())
+    assert model.scheduler.config.steps_offset == saved["steps_offset"] == 0
+    assert again.scheduler.config.steps_offset == 1  # read as every plain Stable Diffusion is
     kept = load_file(tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in kept.values()} == {torch.float16}
-    drawn, expected = (m("a dog", seeds=[0], num_inference_steps=2, output_type="np") for m in (again, model))
+    call: dict[str, Any] = {"seeds": [0], "num_inference_steps": 2, "output_type": "np", "scheduler": own}
+    drawn, expected = (m("a dog", **call) for m in (again, model))
     assert np.abs(drawn - expected).max() < 0.05
 
 

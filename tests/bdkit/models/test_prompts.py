@@ -11,6 +11,7 @@ from public_calls import PROMPTS, latents, photo
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.prompts import PROMPT_TEMPLATES
 from bdkit.testing.tiny_checkpoints import public_tiny_model
+from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
 
@@ -89,3 +90,34 @@ def test_lists_of_negative_prompts(model: BlipDiffusion) -> None:
     assert torch.allclose(both[1:], alone, atol=1e-4)
     with pytest.raises(InputError, match="2 negative prompts for 3 images"):
         latents(model, "in the snow", photo(), "dog", seeds=[1, 2, 3], negative_prompt=["a", "b"])
+        latents(model, "in the snow", picture(), "dog", seeds=[1, 2, 3], negative_prompt=["a", "b"])
+
+
+def test_letters_that_a_tokenizer_does_not_know_are_warned_of() -> None:
+    model = tiny_model()
+    with pytest.warns(
+        UserWarning, match=r"tokenizer does not know; they mean nothing to it: 'é'; the negative .*'ü'"
+    ) as caught:
+        model("a café in the snow", negative_prompt="über", num_inference_steps=1)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="does not know the class word 'hündchen'"):
+        model.encode_subject(picture(), "hündchen")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model("a red {} (zebra)", target_subject="dog", num_inference_steps=1)
+        model("a red {0} {1}", target_subject="sks dog", num_inference_steps=1)
+
+
+def test_the_two_places_of_a_benchmarks_template_are_one() -> None:
+    model = tiny_model()
+    expected = model.tokenize(["a red {} on a rug"], ["sks dog"])[0]
+    for prompt in ("a red {0} {1} on a rug", "a red {} {} on a rug"):
+        assert torch.equal(model.tokenize([prompt], ["sks dog"])[0], expected)
+    for prompt in ("a {0} dog", "a {1}", "a {subject}", "a { dog", "a } dog", "a {0} {1} {}", "{} and {}", "{{}}"):
+        with pytest.raises(InputError, match=r"write|use one"):
+            model.tokenize([prompt], ["dog"])
+    for empty in ("", " "):
+        with pytest.raises(InputError, match="the class word is empty"):
+            model("a {}", target_subject=empty)
+        with pytest.raises(InputError, match="the class word is empty"):
+            model.encode_subject(picture(), empty)
