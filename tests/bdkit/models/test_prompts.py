@@ -100,8 +100,8 @@ def test_letters_that_a_tokenizer_does_not_know_are_warned_of() -> None:
     ) as caught:
         model("a café in the snow", negative_prompt="über", num_inference_steps=1)
     assert len(caught) == 1
-    with pytest.warns(UserWarning, match="does not know the class word 'hündchen'"):
-        model.encode_subject(picture(), "hündchen")
+    with pytest.warns(UserWarning, match="does not know the class word 'собака'"):
+        model.encode_subject(picture(), "собака")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model("a red {} (zebra)", target_subject="dog", num_inference_steps=1)
