@@ -69,7 +69,9 @@ class Edit:
         marked = self.edited_word
         ours = [marked] if marked else ours
         if "{}" in self.target_prompt:
-            noun = self.target_prompt.split("{}")[1].split()[:1]
+            after_subject = self.target_prompt.split("{}")[1].strip()
+            whole = marked and re.match(rf"{re.escape(marked)}(?!\w)", after_subject)  # a word may be two, "teddy bear"
+            noun = [marked] if marked and whole else after_subject.split()[:1]
             theirs = [*theirs, *(word for word in noun if word not in theirs)]
         elif not theirs and marked:
             theirs = [marked]

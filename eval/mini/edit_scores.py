@@ -31,7 +31,7 @@ METRICS = ("psnr_outside", "ssim_outside", "lpips_outside", "identity", "dino", 
 MOST_PSNR = 60.0  # of an untouched background, whose error is 0
 COMPARED = (("fixed", "lavis"), ("fixed", "from-scratch"), ("fixed", "prompt-to-prompt"), ("fixed", "paste"))
 RUN_FILE = "run.json"
-GRID_SCENES, GRID_TILE = 8, 64
+GRID_SCENES, GRID_TILE = 5, 64
 
 
 def run_edit_mini(

@@ -94,6 +94,8 @@ def test_words_that_differ_are_found_and_braces_go_first() -> None:
     assert request.words() == (["dress"], ["dress"])
     request = Edit(source_prompt="a {stuffed animal} in snow", target_prompt="a {} dog in snow")
     assert request.words() == (["stuffed animal"], ["dog"])
+    request = Edit(source_prompt="a {stuffed animal} in snow", target_prompt="a {} stuffed animal in snow")
+    assert request.words() == (["stuffed animal"], ["stuffed animal"])
     assert Edit(source_prompt="a cat", target_prompt="a cat").words() == ([], [])
 
 
