@@ -25,7 +25,7 @@ from bdkit.editing.local_blend import BlendMask, LocalBlend
 from bdkit.editing.prompt_tokens import PromptTokens, encode_prompts
 from bdkit.models.latent_diffusion import OUTPUT_TYPES, LatentDiffusion, decode_latents, latent_factor
 from bdkit.models.preprocessing import to_images, to_unit
-from bdkit.sampling import initial_noise
+from bdkit.sampling import initial_noise, make_scheduler, with_timesteps
 from bdkit.utils.errors import InputError
 
 MODES = ("refine", "replace", None)
@@ -89,7 +89,7 @@ def prompt_to_prompt(
         subject_embeddings: (1, Q, D), the subject of the prompts that hold ``{}`` (right before its word), or one for
             each of these prompts.
         inversion: of a real image as the source; one, or one an edit. Its steps and scheduler are taken.
-        scheduler: any of diffusers; None: the inversion's, else the model's.
+        scheduler: a name or instance for `bdkit.sampling.make_scheduler`; None: the inversion's, else the model's.
         output_type: "pil", "np" (P, H, W, 3) float32 in 0..1, "pt" (P, 3, H, W) likewise, or "latent" (P, C, h, w).
         return_attention: whether to return (images, `EditAttention`) instead of images.
         original: repeat faults of the original code; see `bdkit.editing.alignment`.
@@ -261,6 +261,7 @@ def _steps_and_scheduler(
     model: LatentDiffusion, inversions: Sequence[Inversion | None], steps: int, scheduler: Any
 ) -> tuple[int, Any]:
     given = [inversion for inversion in inversions if inversion is not None]
+    scheduler = None if scheduler is None else make_scheduler(scheduler, model.scheduler)
     if given:
         if len(given) != len(inversions) or len({inversion.steps for inversion in given}) != 1:
             raise InputError("a batch of edits needs an inversion of as many steps for each of them, or none")
@@ -271,10 +272,7 @@ def _steps_and_scheduler(
         if not isinstance(scheduler, DDIMScheduler):
             raise InputError(f"an inversion is edited with a DDIMScheduler, not a {type(scheduler).__name__}")
     scheduler = scheduler or model.scheduler
-    most = scheduler.config.num_train_timesteps
-    if not 1 <= steps <= most:
-        raise InputError(f"num_inference_steps is {steps}; use 1 to {most}")
-    return steps, type(scheduler).from_config(scheduler.config)  # no state of an earlier call
+    return steps, with_timesteps(scheduler, steps)
 
 
 def _initial_latents(

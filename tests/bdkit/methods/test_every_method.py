@@ -188,5 +188,5 @@ def test_what_cannot_be_drawn_is_refused(case: str) -> None:
         with pytest.raises(InputError, match="call fit first"):
             method.generate(TEMPLATE, "dog", [0])
     else:
-        with pytest.raises(InputError, match=r"needs '\{\} \{\}'"):
+        with pytest.raises(InputError, match=r"needs \{\} where the subject goes"):
             method.generate("a dog", "dog", [0])
