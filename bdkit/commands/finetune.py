@@ -136,7 +136,9 @@ def run(args: argparse.Namespace) -> int:
     overrides = given_fields(METHOD_CONFIGS[config.method], args)
     if "model" in given_fields(CheckpointConfig, args):
         overrides["start"] = None  # the model that the user names, not the one that the preset starts from
-    check_free(out, overwrite=config.overwrite, ignore=WORK)
+    check_free(out, overwrite=config.overwrite, ignore=WORK, inputs=config.images)
+    if out.resolve() in config.images.resolve().parents:
+        raise InputError(f"--out {out} would replace {config.images}, which it contains; choose another --out")
     paths = list_images(config.images)
     images = [read_image(path) for path in paths]
     method = build_method(

@@ -147,7 +147,7 @@ def generate(config: GenerateConfig) -> int:
     config = replace(config, prompt=subject_template(config.prompt))
     split_prompt(config.negative_prompt or "", None)
     seeds = parse_numbers(config.seeds)
-    check_free(config.out, overwrite=True)
+    check_free(config.out, overwrite=True, inputs=config.images)
     references = list_images(config.images) if config.images else []
     images = [read_image(path) for path in references]
     model = load_drawable(config.model, config.options)

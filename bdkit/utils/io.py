@@ -85,10 +85,12 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_free(folder: Path, *, overwrite: bool, ignore: str = "") -> None:
-    """Raises InputError when `folder` cannot be made or written, or holds anything but `ignore` and may not be
-    overwritten.
+def check_free(folder: Path, *, overwrite: bool, ignore: str = "", inputs: Path | None = None) -> None:
+    """Raises InputError when `folder` cannot be made or written, when it is the folder of the `inputs`, or holds
+    anything but `ignore` and may not be overwritten.
     """
+    if inputs is not None and folder.resolve() == inputs.resolve():
+        raise InputError(f"--out {folder} is the folder of the images that are read; choose another --out")
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:

@@ -15,7 +15,7 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 8
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, OverflowError,
-    NotImplementedError,
+    RuntimeError,
 )  # fmt: skip
 # Of the full range; images of fewer bits, kept in files of 16, reach a 16th of it (12 bits) or a 256th (8 bits)
 DARK = 1 / 16
@@ -184,6 +184,7 @@ def _image_from_array(array: np.ndarray) -> Image.Image:
         pixels = values.astype(np.uint8) * 255
     elif values.dtype.kind in "fiu":
         low, high = float(values.min()), float(values.max())
+        brightest = float(values[..., : 3 if values.shape[2] > 2 else 1].max())
         if values.dtype.kind == "f":
             # float16 has too few digits for 0..255
             values, full, words = values.astype(np.result_type(values, np.float32)), 1, "floats in 0..1, or uint8"
@@ -196,11 +197,11 @@ def _image_from_array(array: np.ndarray) -> Image.Image:
             kind = "floats" if values.dtype.kind == "f" else "whole numbers"
             raise InputError(f"an image of {kind} lies in {low:g}..{high:g}; give {words}")
         if full == 65535:
-            if 0 < high < 256:
+            if 0 < brightest < 256:
                 raise InputError(
-                    f"an image of uint16 has {high:g} of 65535 as its largest value; give uint8, or scale it"
+                    f"an image of uint16 has {brightest:g} of 65535 as its largest value; give uint8, or scale it"
                 )
-            _warn_of_dark(high, full, "the image")
+            _warn_of_dark(brightest, full, "the image")
             values = values / 257
         pixels = (values.clip(0, 1) * 255 if full == 1 else values).round().astype(np.uint8)
     else:

@@ -133,9 +133,13 @@ def read_manifest(path: Path, root: Path) -> ImageTree:
     images, bad = [], []
     for number, line in enumerate(lines, start=2):
         try:
+            if None in line or None in line.values():
+                raise ValueError(f"not {len(columns)} fields, as the first line has")
             name, method, subject = (_text(line, column) for column in ("path", "method", "subject"))
             seed_set = int(line.get("seed_set") or 0)
             image_id = ImageId(method, seed_set, subject, int(line[prompt]), int(line["sample"]))
+            if (root / name).exists() and not (root / name).is_file():
+                raise ValueError(f"{name} is no file")
             images.append(ImageFile(root / name, image_id, line.get("reference") or None))
         except (TypeError, ValueError) as error:
             bad.append(f"line {number} ({error})")

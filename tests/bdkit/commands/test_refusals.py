@@ -48,6 +48,7 @@ GENERATE = [
     (["--prompt", "a dog", "--num-inference-steps", "1001"], "num_inference_steps is 1001; use 1 to 1000"),
     (["--prompt", "a dog", "--height=-8"], "height is -8; use at least 1"),
     (["--prompt", "a dog", "--width", "4000000000"], "must be multiples of 4, from 4 to"),
+    ([*SUBJECT, "--out", "{photos}"], "is the folder of the images that are read"),
 ]
 FINETUNE = [
     (["--images", "nowhere"], "nowhere is not a folder"),

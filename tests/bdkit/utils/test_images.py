@@ -282,3 +282,9 @@ def test_names_that_are_not_utf8_are_read_and_listed(tmp_path: Path) -> None:
     path.write_bytes(b"bad")
     with pytest.raises(InputError, match="is not a readable image"):
         read_image(path)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="is no regular file"):
+        read_image(tmp_path / "a.png")

@@ -211,3 +211,9 @@ def test_a_broken_profile_is_named_and_one_of_another_mode_left_out() -> None:
     grey.info["icc_profile"] = matrix_profile()
     levels = np.asarray(as_rgb(grey), dtype=float)
     np.testing.assert_allclose(levels, to_srgb_by_matrix(np.dstack([RGB[..., 0]] * 3).astype(float)), atol=1.6)
+
+
+def test_alpha_does_not_hide_that_an_array_is_dark() -> None:
+    dark = np.dstack([np.full((8, 8, 3), 100, np.uint16), np.full((8, 8), 65535, np.uint16)])
+    with pytest.raises(InputError, match="100 of 65535 as its largest value"):
+        as_rgb(dark)
