@@ -25,7 +25,7 @@ class StylizeConfig(SubjectConfig, CheckpointConfig, SamplingConfig):
     shape: image of the object whose shape is kept
     structure: what is kept of it
     strength: how strictly it is kept, 1 as it was trained, 0 not at all
-    controlnet: folder or id of the ControlNet; default: the model's own, a shipped one or the public one
+    controlnet: folder or id of the ControlNet; default: the model's own, else the public one
     control_ready: the image is a structure map already, such as a drawn scribble
     prompt: what to draw, with {} where the subject goes
     seeds: one image a seed, such as 0-3,7

@@ -16,7 +16,7 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args
 class ReportConfig:
     """What to show.
 
-    out: results folder with scores.csv
+    out: results folder with scores.csv or scores.parquet
     images: folder of the scored images, where it is another one
     tree: how they are arranged, as for `bdkit score`
     manifest: CSV with their paths, instead of a tree

@@ -16,7 +16,7 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args
 class TableConfig:
     """Tables to show.
 
-    out: results folders with scores.csv, of one suite and protocol
+    out: results folders with scores.csv or scores.parquet, of one suite and protocol
     against: show every row's difference from this one, paired over subjects
     split: show the figures of the parts of a split too: live (live subjects and objects), type (of prompt) or category
     published: show published results too, each with its protocol
