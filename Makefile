@@ -5,7 +5,7 @@
 # Another Python: make bench PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BENCH_OUT ?= results/mini-quick
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

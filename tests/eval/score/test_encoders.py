@@ -189,4 +189,8 @@ def test_the_shipped_weights_fit_their_card_and_their_budget() -> None:
     for name in ("dino", "clip", "identity"):
         assert load_encoder(name, "mini").embed_images([texture(64, 64)]).shape[0] == 1
     load_classifier("mini")
-    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 5 * 2**20
+    names = ("dino", "clip", "identity", "classifier")
+    assert sum((folder / f"{name}.safetensors").stat().st_size for name in names) <= 5 * 2**20
+    shipped = [*folder.rglob("*.safetensors"), *(folder.parents[2] / "bdkit" / "weights").rglob("*.safetensors")]
+    assert sum(path.stat().st_size for path in shipped) <= 52 * 2**20
+    assert max(path.stat().st_size for path in shipped) <= 16 * 2**20
