@@ -94,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
 
     def work() -> int:
-        args = build_parser(command, arguments).parse_args(arguments)
+        args, unknown = build_parser(command, arguments).parse_known_args(arguments)
+        if unknown:
+            raise InputError(f"unrecognized arguments: {' '.join(unknown)}; see 'bdkit {args.command} --help'")
         return int(_module(args.command).run(args))
 
     return guarded(work)

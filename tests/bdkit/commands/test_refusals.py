@@ -109,7 +109,7 @@ OTHERS = [
     (["bench", "mini-quick", "--seed-sets", "0,0"], "seed sets must be different"),
     (["bench", "mini-quick", "--samples", "two"], "--samples"),
     (["bench", "mini-quick", "--protocol", "x"], "protocol 'x'"),
-    (["bench", "mini", "--no-such-flag"], "--no-such-flag"),
+    (["bench", "mini", "--no-such-flag"], "--no-such-flag; see 'bdkit bench --help'"),
     (["score", "results"], "suite.json is missing"),
     (["table", "results"], "suite.json is missing"),
     (["world", "sheet", "--kind", "map"], "'map' is not one of world, individuals"),
