@@ -164,7 +164,7 @@ def save_diffusers_config(part: Any, folder: Path) -> None:
     """A diffusers model's ``config.json``, without the places it came from."""
     part.save_config(folder)
     config = read_json(folder / "config.json")
-    config.pop("_name_or_path", None)  # the folder that it was loaded from is nobody's business
+    config.pop("_name_or_path", None)  # a path of this machine
     if isinstance(part, AutoencoderTiny):  # it stores a field that its own constructor refuses with a warning
         config.pop("block_out_channels", None)
     write_json(config, folder / "config.json")
