@@ -216,7 +216,7 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         loop(tmp_path, replace(PLAIN, steps=3, learning_rate=1e-3)).run()
     assert "\n" not in str(caught.value)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    loop(tmp_path, replace(PLAIN, steps=3, checkpoint_seconds=9)).run()  # how often to save is nobody's business
+    loop(tmp_path, replace(PLAIN, steps=3, checkpoint_seconds=9)).run()  # how often to save may change
     (tmp_path / "checkpoint.pt").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read; remove it"):
         loop(tmp_path).run()
