@@ -46,7 +46,8 @@ def test_what_a_worker_raises_reaches_the_user() -> None:
 
 
 PARENT = """
-import os, time
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
 from eval.generate.executors import local_processes, run_all
 with local_processes(2) as executor:
     futures = [executor.submit(os.getpid) for _ in range(2)]
@@ -65,6 +66,9 @@ def test_workers_end_with_their_parent(how: signal.Signals) -> None:
         parent.send_signal(how)
         assert len(workers) == 2
         deadline = time.monotonic() + 240
-        while any(Path(f"/proc/{worker}").exists() for worker in workers):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        try:
+            while any(Path(f"/proc/{worker}").exists() for worker in workers):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            parent.kill()

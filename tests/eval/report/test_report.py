@@ -161,8 +161,8 @@ def choose(browser: Any, **values: str) -> None:
     """Chooses by the words of an option."""
     for name, words in values.items():
         browser.execute_script(
-            "const select = document.getElementById(arguments[0]);",
-            "select.value = [...select.options].find((option) => option.text === arguments[1]).value;",
+            "const select = document.getElementById(arguments[0]);"
+            "select.value = [...select.options].find((option) => option.text === arguments[1]).value;"
             "select.dispatchEvent(new Event('change'));", name, words,
         )  # fmt: skip
 
