@@ -23,8 +23,7 @@ from bdkit.editing.attention_control import (
 from bdkit.editing.inversion import Inversion, ddim_scheduler
 from bdkit.editing.local_blend import BlendMask, LocalBlend
 from bdkit.editing.prompt_tokens import PromptTokens, encode_prompts
-from bdkit.models.latent_diffusion import OUTPUT_TYPES, LatentDiffusion, decode_latents, latent_factor
-from bdkit.models.preprocessing import to_images, to_unit
+from bdkit.models.latent_diffusion import OUTPUT_TYPES, LatentDiffusion, latent_factor
 from bdkit.sampling import initial_noise, make_scheduler, with_timesteps
 from bdkit.utils.errors import InputError
 
@@ -131,7 +130,9 @@ def prompt_to_prompt(
         inversions=inversions,
         generators=generators,
     )
-    images = [_output(model, result[s : s + len(edit)], output_type) for s, edit in zip(starts, edits, strict=True)]
+    images = [result[s : s + len(edit)] for s, edit in zip(starts, edits, strict=True)]
+    if output_type != "latent":
+        images = [model.decode(latents_of_edit, output_type) for latents_of_edit in images]
     if not return_attention:
         return images if batched else images[0]
     maps = control.maps(*result.shape[2:]) / len(scheduler.timesteps)
@@ -305,13 +306,3 @@ def _one_each(what: str, value: Any, count: int) -> list[Any]:
     if len(values) != count:
         raise InputError(f"{len(values)} {what} for {count} edits; give 1 or as many")
     return values
-
-
-def _output(model: LatentDiffusion, latents: Tensor, output_type: str) -> Any:
-    if output_type == "latent":
-        return latents
-    pixels = decode_latents(model.vae, latents)
-    if output_type == "pil":
-        return to_images(pixels)
-    unit = to_unit(pixels)
-    return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()

@@ -301,12 +301,13 @@ class LatentDiffusion(nn.Module):
                 control=None if control is None else control.residuals(self.unet, count, height, width, factor),
             )
         if output_type != "latent":
-            result = self._images(result, output_type)
+            result = self.decode(result, output_type)
         for hook in self._offload_hooks:
             hook.offload()
         return result
 
-    def _images(self, latents: Tensor, output_type: str) -> Any:
+    def decode(self, latents: Tensor, output_type: str) -> Any:
+        """Images of scaled latents (B, C, h, w), as an output type but "latent" of `draw` says."""
         pixels = decode_latents(self.vae, latents)
         if output_type == "pil":
             return to_images(pixels)
