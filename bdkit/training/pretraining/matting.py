@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -28,6 +29,18 @@ def trimap_of_mask(mask: np.ndarray, band: int = 2) -> np.ndarray:
     return result
 
 
+def load_pymatting() -> ModuleType:
+    """pymatting. Its numba sets OpenMP's number of threads for the whole process, torch's too: that is put back."""
+    import torch
+
+    threads = torch.get_num_threads()
+    import pymatting
+
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return pymatting
+
+
 def closed_form_matte(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Levin's closed-form alpha (H, W) and foreground colours (H, W, 3), floats 0..1, by pymatting.
 
@@ -38,12 +51,11 @@ def closed_form_matte(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray,
     pixels = image.astype(np.float64) / 255
     if not (known == 1).any() or not (known == 0).any():
         return (known == 1).astype(np.float64), pixels  # nothing to solve for
-    from pymatting import estimate_alpha_cf, estimate_foreground_ml
-
+    pymatting = load_pymatting()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        alpha = estimate_alpha_cf(pixels, known)
-        return alpha, estimate_foreground_ml(pixels, alpha)
+        alpha = pymatting.estimate_alpha_cf(pixels, known)
+        return alpha, pymatting.estimate_foreground_ml(pixels, alpha)
 
 
 def blend(foreground: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ from contextlib import redirect_stdout
 import cv2
 import numpy as np
 
+from bdkit.training.pretraining.matting import load_pymatting
+
 
 def band_trimap(mask: np.ndarray, band: float) -> np.ndarray:
     """Trimap of a binary mask (H, W) in 0..1: within `band` of the shorter side to either side of its edge is unknown.
@@ -56,9 +58,7 @@ def guided_filter_alpha(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
 
 def _of_pymatting(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def estimate(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
-        import pymatting
-
-        alpha: np.ndarray = getattr(pymatting, name)(image, trimap)
+        alpha: np.ndarray = getattr(load_pymatting(), name)(image, trimap)
         return alpha
 
     return estimate
@@ -89,7 +89,5 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
     By multi-level estimation (Germer et al. 2020); the same for every method.
     """
-    from pymatting import estimate_foreground_ml
-
-    colours = estimate_foreground_ml(image.astype(np.float64) / 255, alpha)
+    colours = load_pymatting().estimate_foreground_ml(image.astype(np.float64) / 255, alpha)
     return (colours * 255).round().clip(0, 255).astype(np.uint8)

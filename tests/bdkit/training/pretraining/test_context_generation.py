@@ -1,5 +1,7 @@
 """Prompted context generation: trimap, matte, blend, and the batches that stage 2 makes of them."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,3 +273,11 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     for part in ("unet.", "text_encoder.", "multimodal_encoder.qformer.", "multimodal_encoder.projection."):
         assert any(k.startswith(part) for k in moved), part
     assert "multimodal_encoder.query_tokens" in moved
+
+
+def test_matting_leaves_the_number_of_threads_of_torch() -> None:
+    script = (
+        "import torch; torch.set_num_threads(1); from bdkit.training.pretraining.matting import load_pymatting; "
+        "load_pymatting(); print(torch.get_num_threads())"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "1\n"
