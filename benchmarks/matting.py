@@ -29,8 +29,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from bdkit.miniworld.render import render
+from bdkit.training.preparation.matting_methods import MATTING_METHODS, band_trimap, estimate_alpha
 from bdkit.training.pretraining.corpus import CorpusConfig, corpus_scene
-from bdkit.training.pretraining.matting_methods import MATTING_METHODS, band_trimap, estimate_alpha
 
 
 def main(argv: list[str] | None = None) -> int:

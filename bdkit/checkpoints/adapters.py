@@ -22,11 +22,11 @@ from bdkit.checkpoints.files import (
     new_folder,
     save_tensors,
 )
-from bdkit.checkpoints.foreign_adapters import learned_word, merge_lora
+from bdkit.checkpoints.formats.foreign_adapters import learned_word, merge_lora
+from bdkit.checkpoints.formats.lavis_format import is_lavis
+from bdkit.checkpoints.formats.single_file import kind_of, read_single_file, unwrapped
 from bdkit.checkpoints.hub import fetch_stable_diffusion_configs
-from bdkit.checkpoints.lavis_format import is_lavis
 from bdkit.checkpoints.load import from_source, load_base, model_hash, resolve, resolve_base
-from bdkit.checkpoints.single_file import kind_of, read_single_file, unwrapped
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json

@@ -12,14 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bdkit.checkpoints.diffusers_format import (
-    INDEX,
-    is_public_diffusers,
-    is_stable_diffusion,
-    load_parts,
-    load_public_diffusers,
-    read_stable_diffusion,
-)
 from bdkit.checkpoints.files import (
     FINETUNED,
     STEMS,
@@ -32,9 +24,17 @@ from bdkit.checkpoints.files import (
     recover_folder,
     weight_files,
 )
+from bdkit.checkpoints.formats.diffusers_format import (
+    INDEX,
+    is_public_diffusers,
+    is_stable_diffusion,
+    load_parts,
+    load_public_diffusers,
+    read_stable_diffusion,
+)
+from bdkit.checkpoints.formats.keys import FROM_FILE
+from bdkit.checkpoints.formats.lavis_format import is_lavis, lavis_files, load_lavis
 from bdkit.checkpoints.hub import fetch_checkpoint, fetch_configs, is_hub_id
-from bdkit.checkpoints.keys import FROM_FILE
-from bdkit.checkpoints.lavis_format import is_lavis, lavis_files, load_lavis
 from bdkit.checkpoints.tokenizers import load_bert_tokenizer
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import GenerationDefaults, MultimodalEncoderConfig

@@ -11,9 +11,9 @@ import diffusers
 import torch
 import transformers
 
-from bdkit.checkpoints.diffusers_format import save_public_diffusers, save_stable_diffusion
 from bdkit.checkpoints.files import new_folder, save_diffusers_part, save_tensors
-from bdkit.checkpoints.lavis_format import save_lavis
+from bdkit.checkpoints.formats.diffusers_format import save_public_diffusers, save_stable_diffusion
+from bdkit.checkpoints.formats.lavis_format import save_lavis
 from bdkit.checkpoints.load import PARTS, RECORD, SUBJECT
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion

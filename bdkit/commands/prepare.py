@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdkit.training.pretraining.prepare import PrepareConfig, prepare_images
+from bdkit.training.preparation.prepare import PrepareConfig, prepare_images
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
@@ -78,8 +78,8 @@ def _images(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, A
 
 
 def _mini(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, Any]:
+    from bdkit.training.preparation.prepare_mini import prepare_mini
     from bdkit.training.pretraining.corpus import CorpusConfig
-    from bdkit.training.pretraining.prepare_mini import prepare_mini
 
     corpus = CorpusConfig() if command.scenes is None else CorpusConfig(scenes=command.scenes)
     return prepare_mini(corpus, command.out, shard_mb=config.shard_mb, workers=command.workers, work=command.work)

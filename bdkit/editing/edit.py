@@ -272,7 +272,7 @@ def _inverted_prompt(request: Edit, config: EditConfig) -> str:
 
 def _with_clipseg_masks(edits: Sequence[Edit], shown: Sequence[Any], model: LatentDiffusion) -> list[Edit]:
     """The edits with masks of CLIPSeg, where they have none."""
-    from bdkit.training.pretraining.segmentation import CLIPSEG, clipseg
+    from bdkit.training.preparation.segmentation import CLIPSEG, clipseg
 
     masked = []
     for request, image in zip(edits, shown, strict=True):

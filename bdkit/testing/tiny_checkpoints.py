@@ -8,7 +8,7 @@ import torch
 from diffusers import ControlNetModel, PNDMScheduler
 from torch import nn
 
-from bdkit.checkpoints.keys import ours_to_public, public_to_ours, text_from_file, text_to_file
+from bdkit.checkpoints.formats.keys import ours_to_public, public_to_ours, text_from_file, text_to_file
 from bdkit.checkpoints.save import WRITERS, add_controlnet
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import PUBLIC_SCHEDULER, TINY, TINY_CONTROLNET

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bdkit import cli
 from bdkit.checkpoints import hub
-from bdkit.checkpoints.keys import text_to_file, vae_to_old_file
+from bdkit.checkpoints.formats.keys import text_to_file, vae_to_old_file
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.utils.errors import InputError

@@ -12,7 +12,7 @@ import torch
 from foreign_files import assert_same
 
 from bdkit.checkpoints.files import read_weights
-from bdkit.checkpoints.lavis_format import BLIP, CACHE, PROJECTION, WEIGHTS
+from bdkit.checkpoints.formats.lavis_format import BLIP, CACHE, PROJECTION, WEIGHTS
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.utils.errors import InputError
 

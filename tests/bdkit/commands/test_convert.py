@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
-from bdkit.checkpoints.lavis_format import BLIP, save_lavis
+from bdkit.checkpoints.formats.lavis_format import BLIP, save_lavis
 from bdkit.editing.structure_control import has_own_controlnet
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint

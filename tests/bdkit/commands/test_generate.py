@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from bdkit import cli
-from bdkit.checkpoints.lavis_format import save_lavis
+from bdkit.checkpoints.formats.lavis_format import save_lavis
 from bdkit.models.blip_diffusion import BlipDiffusion
 
 Arguments = Callable[..., list[str]]

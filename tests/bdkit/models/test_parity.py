@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdkit.checkpoints.files import read_weights
-from bdkit.checkpoints.lavis_format import save_lavis
+from bdkit.checkpoints.formats.lavis_format import save_lavis
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.testing.tiny_checkpoints import tiny_controlnet
 

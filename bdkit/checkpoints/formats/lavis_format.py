@@ -15,15 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdkit.checkpoints.diffusers_format import (
-    load_multimodal_encoder,
-    load_text_encoder,
-    load_unet,
-    load_vae,
-    public_defaults,
-    public_encoder,
-    write_text_encoder_config,
-)
 from bdkit.checkpoints.files import (
     LoadOptions,
     has_weights,
@@ -32,7 +23,16 @@ from bdkit.checkpoints.files import (
     save_diffusers_config,
     weight_files,
 )
-from bdkit.checkpoints.keys import lavis_to_public, public_to_lavis, text_to_file, vae_to_old_file
+from bdkit.checkpoints.formats.diffusers_format import (
+    load_multimodal_encoder,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    public_defaults,
+    public_encoder,
+    write_text_encoder_config,
+)
+from bdkit.checkpoints.formats.keys import lavis_to_public, public_to_lavis, text_to_file, vae_to_old_file
 from bdkit.checkpoints.schedulers import load_scheduler
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,

@@ -26,7 +26,7 @@ from bdkit.checkpoints.files import (
     save_diffusers_part,
     save_tensors,
 )
-from bdkit.checkpoints.keys import FROM_FILE, ours_to_public, text_to_file
+from bdkit.checkpoints.formats.keys import FROM_FILE, ours_to_public, text_to_file
 from bdkit.checkpoints.schedulers import load_plain_scheduler, load_scheduler, mend_sample_size
 from bdkit.checkpoints.tokenizers import (
     load_bert_tokenizer,

@@ -17,9 +17,9 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bdkit.checkpoints.diffusers_format import TEXT_FIELDS, public_defaults
 from bdkit.checkpoints.files import fill
-from bdkit.checkpoints.keys import text_from_file
+from bdkit.checkpoints.formats.diffusers_format import TEXT_FIELDS, public_defaults
+from bdkit.checkpoints.formats.keys import text_from_file
 from bdkit.checkpoints.schedulers import load_plain_scheduler
 from bdkit.checkpoints.tokenizers import load_clip_tokenizer
 from bdkit.models.latent_diffusion import LatentDiffusion

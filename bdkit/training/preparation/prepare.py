@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from bdkit.training.pretraining.segmentation import (
+from bdkit.training.preparation.segmentation import (
     CLIPSEG,
     Rejected,
     captioner,
@@ -229,7 +229,7 @@ def make_record(one: Loaded, config: PrepareConfig, confidence: np.ndarray | Non
     if config.masks != "none":
         image = np.asarray(one.image)
         known, alpha = subject_alpha(one, image, config, confidence)
-        from bdkit.training.pretraining.matting_methods import estimate_foreground
+        from bdkit.training.preparation.matting_methods import estimate_foreground
 
         levels = (alpha * 255).round().astype(np.uint8)
         foreground = Image.fromarray(estimate_foreground(image, alpha))
@@ -248,8 +248,8 @@ def subject_alpha(
     one: Loaded, image: np.ndarray, config: PrepareConfig, confidence: np.ndarray | None
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Trimap (None where the alpha is the user's own) and alpha of an image's subject, float64 (H, W) in 0..1."""
+    from bdkit.training.preparation.matting_methods import band_trimap, estimate_alpha
     from bdkit.training.pretraining.matting import trimap
-    from bdkit.training.pretraining.matting_methods import band_trimap, estimate_alpha
 
     row, limits = one.row, (config.min_area, config.max_area)
     mask = None if confidence is not None or row.mask is None else read_mask(row.mask, row.source, one.image.size)

@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from bdkit.miniworld.render import render
+from bdkit.training.preparation.matting_methods import MATTING_METHODS, band_trimap, estimate_alpha, estimate_foreground
+from bdkit.training.preparation.prepare import PrepareConfig, has_noun, prepare_images
+from bdkit.training.preparation.prepare_mini import prepare_mini
 from bdkit.training.pretraining.corpus import CorpusConfig, build_corpus, corpus_scene
-from bdkit.training.pretraining.matting_methods import MATTING_METHODS, band_trimap, estimate_alpha, estimate_foreground
-from bdkit.training.pretraining.prepare import PrepareConfig, has_noun, prepare_images
-from bdkit.training.pretraining.prepare_mini import prepare_mini
 from bdkit.training.shards.contact_sheet import contact_sheet
 from bdkit.training.shards.read import Shards
 from bdkit.utils.errors import InputError
@@ -426,7 +426,7 @@ def clipseg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clipseg_gives_a_map_an_image_that_the_noun_decides(clipseg_folder: Path, images: Path) -> None:
-    from bdkit.training.pretraining.segmentation import ClipSeg
+    from bdkit.training.preparation.segmentation import ClipSeg
 
     segment = ClipSeg(str(clipseg_folder))
     pair = [Image.open(images / "images" / "a" / f"{n}.png").convert("RGB").resize((48, 40 + n)) for n in range(2)]
@@ -440,7 +440,7 @@ def test_clipseg_gives_a_map_an_image_that_the_noun_decides(clipseg_folder: Path
 def test_clipseg_segments_and_a_box_bounds_it(clipseg_folder: Path, images: Path, tmp_path: Path) -> None:
     with (images / "captions.csv").open(newline="") as file:
         rows = [{name: row[name] for name in COLUMNS[:3]} | {"box": "8 8 40 48"} for row in csv.DictReader(file)]
-    from bdkit.training.pretraining.segmentation import ClipSeg
+    from bdkit.training.preparation.segmentation import ClipSeg
 
     # thresholds that random weights reach
     shown = [Image.open(images / "images" / row["path"]).convert("RGB") for row in rows]
@@ -467,7 +467,7 @@ def test_absent_weights_are_one_line(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_captioner_writes_what_is_missing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdkit.training.pretraining import prepare as module
+    from bdkit.training.preparation import prepare as module
 
     def describe(shown: list[Image.Image]) -> list[str]:
         return [f"a dog of {image.width} pixels" for image in shown]
@@ -488,7 +488,7 @@ def test_the_captioner_is_an_image_to_text_model(tmp_path: Path) -> None:
 
     import bdkit
     from bdkit.models.tokenizers import BertTokenizer
-    from bdkit.training.pretraining.segmentation import Captioner
+    from bdkit.training.preparation.segmentation import Captioner
 
     folder = Path(bdkit.__file__).parent / "weights" / "mini" / "qformer_tokenizer"
     tokenizer = BertTokenizer.from_pretrained(folder)

@@ -1,0 +1,1 @@
+"""One file a format: what its files and keys are called, read and written."""

@@ -1,0 +1,1 @@
+"""From a user's images and captions to shards: segmentation, matting, filters."""
