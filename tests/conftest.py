@@ -18,7 +18,10 @@ if SHARED:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any import of torch
 HERE = Path(__file__).parent
 # the folders of helper modules, and `cases`, what the reference was recorded for
-sys.path[:0] = [str(HERE / name) for name in ("reference", "eval", "eval/score", "eval/generate", "bdkit/models")]
+sys.path[:0] = [
+    str(HERE / name)
+    for name in ("reference", "eval", "eval/score", "eval/score/editing", "eval/generate", "bdkit/models")
+]
 
 CACHE = tempfile.TemporaryDirectory(prefix="bdkit-tests-")
 os.environ["BDKIT_CACHE_DIR"] = CACHE.name  # embeddings, never in the user's own cache

@@ -1,16 +1,19 @@
-"""`bdkit score IMAGES`: scores the images of a folder, whoever made them.
+"""`bdkit score IMAGES`: scores the images of a folder, whoever made them; or edited images, as a benchmark does.
 
 examples:
   bdkit score results/mini-quick
   bdkit score outputs/mine --suite dreambench --photos dreambooth/dataset --out scores/mine
   bdkit score outputs/mine --suite dreambench --out scores/mine --tree prompt-folders --protocol clip-score
+  bdkit score edits/ --benchmark pie-bench --benchmark-dir PIE-Bench/data --out scores/edits
+  bdkit score swaps/ --benchmark dreameditbench --benchmark-dir DreamEditBench --photos photos/ --out scores/swaps
 """
 
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from dreambench.suites import Suite
@@ -19,6 +22,9 @@ from eval.generate.tasks import parse_shard
 from eval.results_dir import SCORES_FILE, SUITE_FILE, load_saved_suite, read_run, save_suite
 from eval.score.images import TREES, read_images
 from eval.score.protocols import DEFAULT, DEFAULT_TOKEN, find_protocol
+
+if TYPE_CHECKING:
+    from eval.score.weights import WeightsSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +85,45 @@ class ScoreConfig(ScoreInputConfig):
     no_cache: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class EditBenchmarkConfig:
+    """Edited images.
+
+    benchmark: the published benchmark in place of a suite; IMAGES has METHOD/... with the names of the sources
+    benchmark_dir: the benchmark's published folder (PIE-Bench: with mapping_file.json; DreamEditBench: with data/)
+    """
+
+    benchmark: Literal["pie-bench", "dreameditbench"] | None = None
+    benchmark_dir: Path | None = None
+
+
+# The flags that go with --benchmark
+OF_EDITS = (
+    *("images", "out", "method", "metrics", "allow_missing", "ignore_surplus", "dino_weights", "clip_weights"),
+    *("offline", "cache", "no_cache"),
+)
+OF_BENCHMARK: dict[str, tuple[str, ...]] = {"pie-bench": (), "dreameditbench": ("photos", "masks")}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `ScoreConfig`."""
+    """Adds the flags of `ScoreConfig` and `EditBenchmarkConfig`."""
     add_dataclass_arguments(parser, ScoreConfig)
+    add_dataclass_arguments(parser, EditBenchmarkConfig)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes scores.csv and scores.parquet, of a shard only the cache, or problems.csv when something is wrong with the
     images.
     """
+    edits = config_from_args(EditBenchmarkConfig, args)
+    if edits.benchmark is not None:
+        return run_edits(edits.benchmark, edits.benchmark_dir, args)
+    if edits.benchmark_dir is not None:
+        raise InputError("--benchmark-dir needs --benchmark, the name of the benchmark")
+
     from bdkit.utils.env import pick_device
     from eval.score.features import default_cache
     from eval.score.score import ScoreOptions, load_evaluators, score_folder, score_images
-    from eval.score.weights import WeightsSource
 
     config = config_from_args(ScoreConfig, args)
     out = config.out or config.images
@@ -104,9 +136,7 @@ def run(args: argparse.Namespace) -> int:
         tree = read_images(
             config.images, protocol.apply_to(suite), tree=config.tree, manifest=config.manifest, method=config.method
         )
-    files = {"dino": config.dino_weights, "clip": config.clip_weights}
-    source = WeightsSource(files=tuple((name, path) for name, path in files.items() if path), offline=config.offline)
-    evaluators = load_evaluators(protocol.name, pick_device(), source, config.metrics)
+    evaluators = load_evaluators(protocol.name, pick_device(), _weights(config), config.metrics)
     options = ScoreOptions(
         allow_missing=config.allow_missing,
         ignore_surplus=config.ignore_surplus,
@@ -127,6 +157,44 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{len(frame)} scores are in {out / SCORES_FILE}; 'bdkit table {out}' makes the table.")
     return 0
+
+
+def run_edits(benchmark: str, folder: Path | None, args: argparse.Namespace) -> int:
+    """Writes scores.csv of edited images, or problems.csv when something is wrong with them."""
+    for name in given_fields(ScoreConfig, args):
+        if name not in (*OF_EDITS, *OF_BENCHMARK[benchmark]):
+            raise InputError(f"--benchmark {benchmark} has no {flag_of(name)}; leave it out")
+    config = config_from_args(ScoreConfig, args)
+    if folder is None:
+        raise InputError(f"--benchmark-dir is missing: give {benchmark}'s published folder")
+    if config.out is None:
+        raise InputError("--out is missing: give a folder for the scores")
+    if not config.images.is_dir():
+        raise InputError(f"{config.images} is not a folder; give the folder of the edited images")
+
+    from bdkit.utils.env import pick_device
+    from eval.score.editing.score import LOADERS, EditScoreOptions, score_edits
+    from eval.score.features import default_cache
+
+    more = {name: getattr(config, name) for name in OF_BENCHMARK[benchmark]}
+    loaded = LOADERS[benchmark](folder, metrics=config.metrics, device=pick_device(), source=_weights(config), **more)
+    options = EditScoreOptions(
+        method=config.method,
+        allow_missing=config.allow_missing,
+        ignore_surplus=config.ignore_surplus,
+        cache=None if config.no_cache else config.cache or default_cache(),
+    )
+    frame = score_edits(loaded, config.images, config.out, options)
+    scores = config.out / SCORES_FILE
+    print(f"{len(frame)} scores are in {scores}; 'bdkit table {config.out} --published' makes the table.")
+    return 0
+
+
+def _weights(config: ScoreConfig) -> "WeightsSource":
+    from eval.score.weights import WeightsSource
+
+    files = {"dino": config.dino_weights, "clip": config.clip_weights}
+    return WeightsSource(files=tuple((name, path) for name, path in files.items() if path), offline=config.offline)
 
 
 def _is_results_dir(config: ScoreConfig) -> bool:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
     """Tables to show.
 
-    out: results folders with scores.csv or scores.parquet, of one suite and protocol
+    out: results folders with scores.csv or scores.parquet, of one suite and protocol, or of one editing benchmark
     against: show every row's difference from this one, paired over subjects
     split: show the figures of the parts of a split too: live (live subjects and objects), type (of prompt) or category
     published: show published results too, each with its protocol
@@ -37,10 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table. One folder's tables are written into it, those of several where --save says."""
+    from eval.report.editing import is_edit_scores, make_edit_tables
     from eval.report.plots import make_plots
     from eval.report.tables import make_tables, markdown, summarise, write_tables
 
     config = config_from_args(TableConfig, args)
+    if any(map(is_edit_scores, config.out)):
+        if config.against or config.split:
+            raise InputError("--against and --split are for suites, and these are scores of an editing benchmark")
+        print(make_edit_tables(config.out, published=config.published, save=config.save))
+        return 0
     results = make_tables(config.out[0]) if len(config.out) == 1 else summarise(*config.out)
     chosen = {"split": config.split, "against": config.against, "published": config.published}
     text = markdown(results, **chosen)

@@ -115,7 +115,7 @@ def markdown(results: Results, **chosen: Any) -> str:
     """table.md; chosen: what `sections` takes."""
     parts = [f"# {results.suite.name}, protocol {results.protocol}"]
     for section in sections(results, **chosen):
-        parts += [f"## {section.heading}", _markdown_table(section.head, section.lines), section.note]
+        parts += [f"## {section.heading}", markdown_table(section.head, section.lines), section.note]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -338,7 +338,8 @@ def _titles(metrics: Sequence[str]) -> list[str]:
     return [METRIC_TITLES[metric] for metric in metrics]
 
 
-def _markdown_table(head: list[str], lines: list[list[str]]) -> str:
+def markdown_table(head: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 

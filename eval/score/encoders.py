@@ -68,12 +68,28 @@ ENCODERS: dict[str, EncoderSpec] = {
         repository="timm/vit_small_patch8_224.dino",
         pixels=DINO_PIXELS,
     ),
+    # for PIE-Bench's structure distance
+    "dino-b8": EncoderSpec(
+        library="timm",
+        model="vit_base_patch8_224.dino",
+        repository="timm/vit_base_patch8_224.dino",
+        pixels=DINO_PIXELS,
+    ),
     # with QuickGELU, as the weights were trained: with plain GELU they load too, and every score is off
     "clip": EncoderSpec(
         library="open_clip",
         model="ViT-B-32-quickgelu",
         pretrained="openai",
         repository="timm/vit_base_patch32_clip_224.openai",
+        filename="open_clip_model.safetensors",
+        pixels=CLIP_PIXELS,
+    ),
+    # for PIE-Bench
+    "clip-l14": EncoderSpec(
+        library="open_clip",
+        model="ViT-L-14-quickgelu",
+        pretrained="openai",
+        repository="timm/vit_large_patch14_clip_224.openai",
         filename="open_clip_model.safetensors",
         pixels=CLIP_PIXELS,
     ),

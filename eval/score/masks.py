@@ -31,7 +31,9 @@ from eval.score.weights import WEIGHTS_DIR_VARIABLE, WeightsSource, read_weights
 
 CLIPSEG, SEGMENT = "CIDAS/clipseg-rd64-refined", "clipseg"
 THRESHOLD = 0.5
-LPIPS_FOLDER, ALEXNET_FILE = "lpips-alex", "alexnet-owt-7be5be79.pth"
+# torchvision's files of the networks that LPIPS is made of
+ALEXNET_FILE, SQUEEZENET_FILE = "alexnet-owt-7be5be79.pth", "squeezenet1_1-b8a52dc0.pth"
+LPIPS_FILES = {"alex": ALEXNET_FILE, "squeeze": SQUEEZENET_FILE}
 BATCH = 32
 Mask = NDArray[np.float64]
 # A file, its content hash, and its path in the trees of masks and sources
@@ -214,29 +216,36 @@ class MaskedImages:
             raise InputError(f"{path} is missing: every image needs its mask there, white on the subject") from error
 
 
-def load_lpips(source: WeightsSource | None = None, device: str = "cpu") -> PerceptualDistance:
-    """LPIPS 0.1 with AlexNet (Zhang et al., arXiv 1801.03924), by the package `lpips`: stacks (n, H, W, 3) uint8, at
-    least 31 pixels a side -> (n, H, W) float64, from 0.
+def load_lpips(
+    source: WeightsSource | None = None,
+    device: str = "cpu",
+    *,
+    net: Literal["alex", "squeeze"] = "alex",
+    spatial: bool = True,
+) -> PerceptualDistance:
+    """LPIPS 0.1 (Zhang et al., arXiv 1801.03924), by the package `lpips`: stacks (n, H, W, 3) uint8, at least 31 pixels
+    a side -> (n, H, W) float64, from 0; (n, 1, 1), the means over each layer's grid, where not spatial.
 
-    AlexNet's weights are torchvision's, from $BDKIT_WEIGHTS_DIR/lpips-alex/ or torch.hub's cache; none is downloaded.
+    The weights of AlexNet or SqueezeNet are torchvision's, from $BDKIT_WEIGHTS_DIR/lpips-alex/ or lpips-squeeze/, or
+    torch.hub's cache; none is downloaded.
     """
     try:
         from lpips import LPIPS  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise InputError("LPIPS needs the package lpips; pip install 'bdkit[lpips]'") from error
+    name, inside = LPIPS_FILES[net], f"lpips-{net}"
     folder = (source and source.folder) or os.environ.get(WEIGHTS_DIR_VARIABLE)
-    paths = [Path(folder) / LPIPS_FOLDER / ALEXNET_FILE] if folder else []
-    paths.append(Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE)
+    paths = [Path(folder) / inside / name] if folder else []
+    paths.append(Path(torch.hub.get_dir()) / "checkpoints" / name)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise InputError(
-            f"LPIPS needs {ALEXNET_FILE}, torchvision's AlexNet weights, which is not here: put it in "
-            f"${WEIGHTS_DIR_VARIABLE}/{LPIPS_FOLDER}/"
+            f"LPIPS needs {name}, torchvision's weights, which is not here: put it in ${WEIGHTS_DIR_VARIABLE}/{inside}/"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it uses torchvision's old arguments
-        # pnet_rand: without it the package downloads AlexNet
-        network = LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
+        # pnet_rand: without it the package downloads the network
+        network = LPIPS(net=net, spatial=spatial, pnet_rand=True, verbose=False).eval().requires_grad_(False)
     try:
         state, _ = read_weights(path)
         # slice3.6.weight of the package is features.6.weight of torchvision
@@ -244,7 +253,8 @@ def load_lpips(source: WeightsSource | None = None, device: str = "cpu") -> Perc
         network.net.load_state_dict({name: state[published] for name, published in names.items()})
     except Exception as error:  # torch raises many kinds for a broken file
         raise InputError(
-            f"{path} is broken or does not hold AlexNet's weights ({type(error).__name__}); download it again"
+            f"{path} is broken or does not hold the weights of LPIPS's network ({type(error).__name__}); download it "
+            "again"
         ) from error
     network.to(device)
 

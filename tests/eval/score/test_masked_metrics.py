@@ -19,7 +19,7 @@ from bdkit.utils.images import read_image, write_png
 from dreambench.registry import load_suite
 from eval.generate.references import prepare
 from eval.results_dir import REAL, REAL_WITH_SELF, subject_ids
-from eval.score.masks import ALEXNET_FILE, LPIPS_FOLDER, load_lpips
+from eval.score.masks import ALEXNET_FILE, load_lpips
 from eval.score.score import Evaluators, ScoreOptions, load_evaluators, score_folder
 from eval.score.weights import WeightsSource
 
@@ -169,8 +169,8 @@ def write_alexnet(folder: Path) -> AlexNet:
     network = alexnet(weights=None).eval()
     for weight in network.features.state_dict().values():
         weight.copy_(torch.randn_like(weight) * 0.05)
-    (folder / LPIPS_FOLDER).mkdir()
-    torch.save(network.state_dict(), folder / LPIPS_FOLDER / ALEXNET_FILE)
+    (folder / "lpips-alex").mkdir()
+    torch.save(network.state_dict(), folder / "lpips-alex" / ALEXNET_FILE)
     return network
 
 
@@ -201,9 +201,9 @@ def test_missing_and_broken_lpips_weights_are_one_line(tmp_path: Path, monkeypat
     with pytest.raises(InputError, match="LPIPS needs alexnet") as missing:
         load_lpips()
     assert "\n" not in str(missing.value)
-    (tmp_path / LPIPS_FOLDER).mkdir()
+    (tmp_path / "lpips-alex").mkdir()
     for data in (b"not weights", b"PK"):
-        (tmp_path / LPIPS_FOLDER / ALEXNET_FILE).write_bytes(data)
+        (tmp_path / "lpips-alex" / ALEXNET_FILE).write_bytes(data)
         with pytest.raises(InputError, match=r"alexnet-owt-7be5be79\.pth is broken"):
             load_lpips(WeightsSource(folder=tmp_path))
 
