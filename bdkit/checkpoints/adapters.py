@@ -20,6 +20,7 @@ from bdkit.checkpoints.files import (
     adapter_file,
     first_line,
     new_folder,
+    reading,
     save_tensors,
 )
 from bdkit.checkpoints.formats.foreign_adapters import learned_word, merge_lora
@@ -68,7 +69,7 @@ def load_drawable(path: str | Path, options: LoadOptions | None = None) -> Laten
     state = read_tensors(folder / name)
     try:
         apply(model, state)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder} does not fit {model.source}: {first_line(error)}") from None
     below = model_hash(model)
     model.record = {**model.record, "finetuned": {**settings, "checkpoint": below}, "base_checkpoint": below}
@@ -98,7 +99,8 @@ def load_start(path: str | Path, options: LoadOptions | None = None, *, below: s
         local = options.local_files_only
         base = resolve_base(options.base, local_files_only=local)
         base = base or fetch_stable_diffusion_configs(file, local_files_only=local)
-        return from_source(read_single_file(content, file, base, options.dtype), path, options)
+        with reading(file):
+            return from_source(read_single_file(content, file, base, options.dtype), path, options)
     if options.base is None and below is None:
         what = "a LoRA" if kind == "lora" else "a learned word"
         raise InputError(f"{path} is {what}, which goes on top of a model; name that model with base= or --base")
@@ -108,7 +110,10 @@ def load_start(path: str | Path, options: LoadOptions | None = None, *, below: s
         merge_lora(model, content, file)
     else:
         token, vectors = learned_word(content, file)
-        apply_word(model, {token: vectors})
+        try:
+            apply_word(model, {token: vectors})
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
         model.record = {**model.record, "learned_token": token}
     model.record = {**model.record, "base_checkpoint": base_checkpoint}
     return from_source(model, path, replace(options, base=below or options.base))
@@ -179,8 +184,10 @@ def apply_word(model: LatentDiffusion, state: dict[str, Tensor]) -> None:
 
 
 def with_token(tokenizer: Any, *tokens: str) -> Any:
-    """A copy of a tokenizer that knows more words."""
+    """A copy of a tokenizer that knows more words; InputError for one that no prompt could hold, or that it knows."""
     for token in tokens:
+        if not token or token != token.strip() or {"{", "}"} & set(token) or not token.isprintable():
+            raise InputError(f"the word {token!r} cannot stand in a prompt; use one without braces or spaces around it")
         if {token, f"{token}</w>"} & set(tokenizer.get_vocab()):
             raise InputError(f"the word {token!r} is in the tokenizer already; choose another")
     tokenizer = copy.deepcopy(tokenizer)

@@ -1,6 +1,7 @@
 """Files of a checkpoint: weights that cannot run code, modules filled with every key accounted for, whole folders."""
 
 import glob
+import inspect
 import os
 import shutil
 import warnings
@@ -107,11 +108,44 @@ def read_tensor(path: Path) -> Tensor:
     return content.detach()
 
 
+@contextmanager
+def reading(source: Path) -> Iterator[None]:
+    """What the libraries cannot make of a file or folder, such as a value in a config, is an InputError that names it.
+
+    They check little, and fail in many ways.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, ImportError),
+        *(LookupError, OSError, RuntimeError, TypeError, ValueError),
+    ) as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{source} cannot be read ({what}); fetch or save the checkpoint again") from error
+
+
+def check_numbers(kind: Callable[..., nn.Module], config: Mapping[str, Any], source: Path) -> None:
+    """Raises InputError for a config with anything else where ``kind`` takes a number: it would fail in the drawing."""
+    for name, parameter in inspect.signature(kind).parameters.items():
+        value = config.get(name, parameter.default)
+        if parameter.annotation in (int, float) and name != "sample_size" and not isinstance(value, int | float):
+            raise InputError(f"{source}/config.json has {name} {value!r}, where a number belongs; fetch it again")
+
+
 def fill(make: Callable[[], Module], state: Mapping[str, Tensor], source: Path, dtype: torch.dtype) -> Module:
     """A module with the weights of ``state``, in evaluation mode; it is built without memory or random numbers."""
-    with init_empty_weights(include_buffers=False):
+    with reading(source), init_empty_weights(include_buffers=False):
         module = make()
-    expected = {name: value.shape for name, value in module.state_dict().items()}
+    empty = module.state_dict()
+    expected = {name: value.shape for name, value in empty.items()}
+    quantised = [name for name, value in empty.items() if value.is_floating_point() and not _is_float(state.get(name))]
+    if quantised:
+        raise InputError(
+            f"{source} holds whole numbers in place of weights ({quantised[0]} is {state[quantised[0]].dtype}), as a "
+            "quantised model does; give the weights of the model in 16 or 32 bits"
+        )
     problems = [
         *_named("missing keys", expected.keys() - state.keys()),
         *_named("unexpected keys", state.keys() - expected.keys()),
@@ -132,6 +166,11 @@ def fill(make: Callable[[], Module], state: Mapping[str, Tensor], source: Path, 
     }
     module.load_state_dict(values, assign=True)
     return module.eval()
+
+
+def _is_float(value: Tensor | None) -> bool:
+    """Whether a weight is there as a number with a fraction; a missing one is not quantised either."""
+    return value is None or value.is_floating_point()
 
 
 def _named(what: str, names: Iterable[str]) -> list[str]:

@@ -18,14 +18,15 @@ from bdkit.checkpoints.files import (
     LoadOptions,
     adapter_file,
     fill,
-    first_line,
     has_weights,
     read_weights,
+    reading,
     recover_folder,
     weight_files,
 )
 from bdkit.checkpoints.formats.diffusers_format import (
     INDEX,
+    check_parts,
     is_public_diffusers,
     is_stable_diffusion,
     load_parts,
@@ -41,6 +42,7 @@ from bdkit.models.configs import GenerationDefaults, MultimodalEncoderConfig
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.prompts import Conventions
+from bdkit.utils.config import checked_value
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import file_hash, read_json
 from bdkit.utils.tensors import read_tensors
@@ -115,7 +117,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{folder} is not a bdkit model: {RECORD} is missing; save models with save_pretrained")
     record = read_json(path)
-    if not {"sha256", "defaults"} <= record.keys():
+    if not isinstance(record.get("sha256"), dict) or not isinstance(record.get("defaults"), dict):
         raise InputError(f"{path} is not the record of a bdkit model; fetch or save the model again")
     return record
 
@@ -127,8 +129,10 @@ def _verify(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
     for part in PARTS:
         inside, borrowed = folder / part, None if other is None else other / part
         folders[part] = borrowed if borrowed is not None and not inside.is_dir() else inside
-        if not folders[part].is_dir():
-            raise InputError(f"{folder}: the part {part}/ is missing; fetch or save the model again")
+    if missing := [f"{part}/" for part, path in folders.items() if not path.is_dir()]:
+        parts = f"the part {missing[0]} is" if len(missing) == 1 else f"the parts {', '.join(missing)} are"
+        elsewhere = f" (as is {other}, where its record looks for them)" if other and not other.is_dir() else ""
+        raise InputError(f"{folder}: {parts} missing{elsewhere}; fetch or save the model again")
     hashes = {folder / name: expected for name, expected in record["sha256"].items()}
     if other is not None:
         from_other = [part for part, path in folders.items() if path.parent == other]
@@ -146,7 +150,8 @@ def load_model(path: str | Path, options: LoadOptions | None = None) -> BlipDiff
     options = options or LoadOptions()
     folder = resolve(path, local_files_only=options.local_files_only)
     base = resolve_base(options.base, local_files_only=options.local_files_only)
-    model = from_source(_load_folder(folder, replace(options, base=base)), path, options)
+    with reading(folder):
+        model = from_source(_load_folder(folder, replace(options, base=base)), path, options)
     if base is not None:
         compare_with_base(model, base)
     return model
@@ -156,7 +161,8 @@ def load_stable_diffusion(path: str | Path, options: LoadOptions | None = None) 
     """A plain Stable Diffusion v1; see `LatentDiffusion.from_pretrained`."""
     options = options or LoadOptions()
     folder = resolve(path, local_files_only=options.local_files_only)
-    return from_source(read_stable_diffusion(folder, options.dtype), path, options)
+    with reading(folder):
+        return from_source(read_stable_diffusion(folder, options.dtype), path, options)
 
 
 def load_base(path: str | Path, options: LoadOptions | None = None) -> LatentDiffusion:
@@ -217,6 +223,8 @@ def _load_folder(folder: Path, options: LoadOptions) -> BlipDiffusion:
 def _refuse_others(folder: Path) -> None:
     """Raises InputError that names what a folder holds, where that is known and no BLIP-Diffusion."""
     name = str(read_json(folder / INDEX).get("_class_name")) if (folder / INDEX).exists() else None
+    if name == "None":
+        check_parts(folder)
     if name is not None and name.startswith("StableDiffusion"):
         raise InputError(
             f"{folder} is a plain Stable Diffusion model: it has no subject encoder; give a BLIP-Diffusion "
@@ -237,23 +245,22 @@ def _refuse_others(folder: Path) -> None:
 def _load_bdkit(folder: Path, options: LoadOptions) -> BlipDiffusion:
     record = _read_record(folder)
     folders = _verify(folder, record)
-    try:
-        sizes = MultimodalEncoderConfig(**read_json(folders["qformer"] / "config.json"))
-        state = read_weights(folders["qformer"], "qformer")
-        encoder = fill(lambda: MultimodalEncoder(sizes), state, folders["qformer"], options.dtype)
-        words = encoder.qformer.config.vocab_size
-        model = BlipDiffusion(
-            **load_parts(folders, options.dtype),
-            multimodal_encoder=encoder,
-            qformer_tokenizer=load_bert_tokenizer(options, [folders["qformer_tokenizer"]], words),
-            defaults=GenerationDefaults(**record["defaults"]),
-            conventions=Conventions.from_json(record.get("conventions")),
-            record=record,
-        )
-    except InputError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} cannot be read: {first_line(error)}; fetch or save the model again") from error
+    defaults = {
+        name: checked_value(GenerationDefaults, name, value, f"{folder / RECORD}: {name}")
+        for name, value in record["defaults"].items()
+    }
+    sizes = MultimodalEncoderConfig(**read_json(folders["qformer"] / "config.json"))
+    state = read_weights(folders["qformer"], "qformer")
+    encoder = fill(lambda: MultimodalEncoder(sizes), state, folders["qformer"], options.dtype)
+    words = encoder.qformer.config.vocab_size
+    model = BlipDiffusion(
+        **load_parts(folders, options.dtype),
+        multimodal_encoder=encoder,
+        qformer_tokenizer=load_bert_tokenizer(options, [folders["qformer_tokenizer"]], words),
+        defaults=GenerationDefaults(**defaults),
+        conventions=Conventions.from_json(record.get("conventions")),
+        record=record,
+    )
     if (folder / SUBJECT).exists():
         model.subject_embeddings = read_tensors(folder / SUBJECT)["subject_embeddings"]
         model.subject_class = record.get("subject_class")

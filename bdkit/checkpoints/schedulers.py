@@ -8,9 +8,12 @@ from typing import Any
 import diffusers
 from diffusers import UNet2DConditionModel
 
+from bdkit.checkpoints.files import reading
 from bdkit.sampling import DISTILLED, SAMPLERS
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def load_scheduler(folder: Path, **changes: Any) -> Any:
@@ -22,7 +25,15 @@ def load_scheduler(folder: Path, **changes: Any) -> Any:
             f"{folder}/scheduler_config.json names {name!r}, which is no scheduler of diffusers for this kind of "
             f"model; it can be {', '.join((*SAMPLERS, *DISTILLED))}"
         )
-    return getattr(diffusers, name).from_config(settings)
+    path = folder / "scheduler_config.json"
+    with reading(path):
+        scheduler = getattr(diffusers, name).from_config(settings)
+        kind, steps = scheduler.config.prediction_type, scheduler.config.num_train_timesteps
+        if kind not in PREDICTIONS:
+            raise InputError(f"{path} has the prediction_type {kind!r}; it can be {', '.join(PREDICTIONS)}")
+        if len(scheduler.alphas_cumprod) != steps or not scheduler.alphas_cumprod.isfinite().all():
+            raise InputError(f"{path} has betas that are no noise schedule of {steps} timesteps; fetch it again")
+    return scheduler
 
 
 def load_plain_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:

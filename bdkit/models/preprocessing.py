@@ -45,6 +45,12 @@ class SubjectPixels:
     std: tuple[float, ...] = CLIP_STD
     resample: int = 3
 
+    def __post_init__(self) -> None:
+        if not all(len(values) == 3 and np.isfinite(values).all() for values in (self.mean, self.std)):
+            raise InputError(f"pixels are normalised by mean {self.mean} and std {self.std}; give three numbers each")
+        if min(self.std) <= 0 or self.resample not in set(Image.Resampling):
+            raise InputError(f"pixels have std {self.std} and filter {self.resample}; use std above 0, filters 0 to 5")
+
     def __call__(self, images: Iterable[AnyImage], size: int) -> Tensor:
         """Images of any size to float32 pixels (B, 3, size, size), normalised."""
         rgb = [as_image(image) for image in images]

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from bdkit.checkpoints.files import (
     FINETUNED,
     LoadOptions,
+    check_numbers,
     fill,
     new_folder,
     read_weights,
@@ -197,6 +198,7 @@ def load_multimodal_encoder(
 def load_unet(folder: Path, dtype: torch.dtype, config: Path | None = None) -> UNet2DConditionModel:
     """The U-Net of a folder; ``config`` is the folder of its config, when another."""
     settings = read_json((config or folder) / "config.json")
+    check_numbers(UNet2DConditionModel, settings, config or folder)
     state = FROM_FILE["unet"](read_weights(folder, "unet"))
     unet = fill(lambda: UNet2DConditionModel.from_config(settings), state, folder, dtype)
     return unet.to(memory_format=torch.channels_last)
@@ -206,6 +208,7 @@ def load_vae(folder: Path, dtype: torch.dtype, config: Path | None = None) -> Va
     """The autoencoder of a folder; Stable Diffusion 1's old key names are understood."""
     settings = read_json((config or folder) / "config.json")
     kind = AutoencoderTiny if settings.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+    check_numbers(kind, settings, config or folder)
     state = FROM_FILE["vae"](read_weights(folder, "vae"))
     return fill(lambda: kind.from_config(settings), state, folder, dtype)
 

@@ -1,6 +1,7 @@
 """LoRAs and learned words of other programs, put into a model's own weights: diffusers, peft, kohya, A1111."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ def merge_lora(model: LatentDiffusion, state: Mapping[str, Tensor], path: Path) 
 
     The names are diffusers' own, new or old, peft's, or kohya's; every one in the file is accounted for.
     """
+    _check_tensors(state, path)
     settings = _settings(path)
     if any(name.endswith("use_dora") and value for name, value in settings.items()):
         raise InputError(f"{path} is a LyCORIS file of the kind DoRA; give a plain LoRA")
@@ -58,11 +60,29 @@ def merge_lora(model: LatentDiffusion, state: Mapping[str, Tensor], path: Path) 
             weight.copy_(weight.float() + delta.to(weight.device))
 
 
+def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises InputError for what is neither a matrix with numbers in it nor an alpha of one number."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{path} holds {name}, which is no tensor; give a plain LoRA")
+        what = "one finite number" if name.endswith(".alpha") else "a matrix of finite numbers"
+        fits = value.numel() == 1 if name.endswith(".alpha") else value.dim() > 1 and value.numel() > 0
+        if not fits or not value.isfinite().all():
+            shown = f"of shape {tuple(value.shape)}" if not fits else "with numbers that are not finite"
+            raise InputError(f"{path} holds {name} {shown}, where a LoRA has {what}; it is damaged, or no plain LoRA")
+
+
 def _settings(path: Path) -> dict[str, Any]:
     """Rank and alpha as peft has them, by part ("unet.lora_alpha"), from the file's header or the file beside it."""
     text = read_metadata(path).get("lora_adapter_metadata")
     if text:
-        return dict(json.loads(text))
+        try:
+            settings = json.loads(text)
+        except ValueError:
+            settings = None
+        if not isinstance(settings, dict):
+            raise InputError(f"{path} has settings in its header that are no JSON object; save the LoRA again")
+        return settings
     beside = path.with_name("adapter_config.json")
     if not beside.is_file():
         return {}
@@ -109,25 +129,34 @@ def _changes(
         if weight is None:
             raise InputError(f"{path} does not fit the model: it is for a layer that the model lacks, {part}.{name}")
         down, up = tensors[f"{name}{A}"], tensors[f"{name}{B}"]
-        delta = up.flatten(1) @ down.flatten(1) * _scale(name, part, down.shape[0], settings)
-        if delta.shape != weight.flatten(1).shape:
+        down_shape, up_shape = down.flatten(1).shape, up.flatten(1).shape
+        if up_shape[1] != down_shape[0] or (up_shape[0], down_shape[1]) != weight.flatten(1).shape:
             raise InputError(
                 f"{path} does not fit the model: {part}.{name} is {tuple(weight.shape)}, the LoRA's matrices "
                 f"{tuple(up.shape)} and {tuple(down.shape)}; was it trained on another kind of model?"
             )
+        delta = up.flatten(1) @ down.flatten(1) * _scale(name, part, down.shape[0], settings, path)
         changes.append((weight, delta.reshape(weight.shape)))
     return changes
 
 
-def _scale(name: str, part: str, rank: int, settings: Mapping[str, Any]) -> float:
+def _scale(name: str, part: str, rank: int, settings: Mapping[str, Any], path: Path) -> float:
     """What a layer's B A is multiplied with: alpha / rank of peft's settings; 1 without any."""
     alpha = settings.get(f"{part}.lora_alpha")
-    for pattern, value in (settings.get(f"{part}.alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            alpha = value
-    if alpha is None:
-        return 1.0
-    return float(alpha) / (rank**0.5 if settings.get(f"{part}.use_rslora") else rank)
+    patterns = settings.get(f"{part}.alpha_pattern") or {}
+    try:
+        for pattern, value in patterns.items():
+            if re.match(rf"(.*\.)?({pattern})$", name):
+                alpha = value
+        scale = 1.0 if alpha is None else float(alpha) / (rank**0.5 if settings.get(f"{part}.use_rslora") else rank)
+    except (AttributeError, TypeError, ValueError, re.error):
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise InputError(
+            f"{path} has settings that cannot be used: lora_alpha {alpha!r}, alpha_pattern {patterns!r}; an alpha is a "
+            "finite number, a pattern a regular expression"
+        )
+    return scale
 
 
 def learned_word(content: Mapping[str, Any], path: Path) -> tuple[str, Tensor]:
@@ -137,14 +166,20 @@ def learned_word(content: Mapping[str, Any], path: Path) -> tuple[str, Tensor]:
     """
     token = path.stem
     if "string_to_param" in content:
-        token, values = str(content.get("name") or token), content["string_to_param"]
+        token, values = content.get("name") or token, content["string_to_param"]
         if isinstance(values, Inert):  # a torch module, as the first code of Textual Inversion saves it
             values = (values.state or {}).get("_parameters")
-        vectors = next(iter(values.values()), None) if isinstance(values, Mapping) else None
+        content = values if isinstance(values, Mapping) else {}
+        vectors = next(iter(content.values()), None)
     elif "emb_params" in content:
         vectors = content["emb_params"]
     else:
-        ((token, vectors),) = content.items()
-    if not isinstance(vectors, Tensor) or vectors.dim() not in (1, 2) or not len(vectors):
+        token, vectors = next(iter(content.items()))
+    if len(content) > 1:
+        raise InputError(f"{path} holds more than one learned word: {', '.join(map(str, content))}; give a file of one")
+    if not isinstance(vectors, Tensor) or vectors.dim() not in (1, 2) or not vectors.numel():
         raise InputError(f"{path} holds no vectors of a learned word; give a Textual Inversion embedding")
+    if not isinstance(token, str) or not vectors.isfinite().all():
+        what = "vectors that are not finite" if isinstance(token, str) else f"a word with the name {token!r}"
+        raise InputError(f"{path} holds {what}; give a Textual Inversion embedding")
     return token, vectors.detach().float().reshape(-1, vectors.shape[-1])

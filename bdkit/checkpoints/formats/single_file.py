@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bdkit.checkpoints.files import fill
+from bdkit.checkpoints.files import check_numbers, fill
 from bdkit.checkpoints.formats.diffusers_format import TEXT_FIELDS, public_defaults
 from bdkit.checkpoints.formats.keys import text_from_file
 from bdkit.checkpoints.schedulers import load_plain_scheduler
@@ -74,7 +74,7 @@ def kind_of(content: Any, path: Path) -> str:
     """Which of READ a file's content is: "model", "lora", or a learned "word"; InputError names anything else."""
     names = list(content) if isinstance(content, Mapping) else []
     kind = next((kind for mark, kind in KINDS if any(mark in name for name in names)), None)
-    if kind is None and len(names) == 1 and isinstance(content[names[0]], Tensor) and content[names[0]].dim() <= 2:
+    if kind is None and names and all(_is_word(str(name), content[name]) for name in names):
         kind = "word"
     if kind is None:
         raise InputError(
@@ -84,6 +84,11 @@ def kind_of(content: Any, path: Path) -> str:
     if kind not in READ:
         raise InputError(f"{path} is {kind}")
     return kind
+
+
+def _is_word(name: str, value: Any) -> bool:
+    """Whether an entry of a file is a word and its vectors, as diffusers saves it, and no weight of a layer."""
+    return isinstance(value, Tensor) and value.dim() <= 2 and not name.endswith((".weight", ".bias"))
 
 
 def read_single_file(state: Mapping[str, Any], path: Path, base: Path, dtype: torch.dtype) -> LatentDiffusion:
@@ -134,5 +139,6 @@ def _index(base: Path) -> dict[str, Any]:
 def _built(kind: Any, folder: Path) -> Any:
     """A module of a folder's config without weights: its config has the fields that the file omits."""
     settings = read_json(folder / "config.json")
+    check_numbers(kind, settings, folder)
     with init_empty_weights():
         return kind.from_config(settings)

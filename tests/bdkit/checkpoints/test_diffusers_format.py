@@ -26,6 +26,7 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.utils.errors import InputError
 
 STEM = "diffusion_pytorch_model"
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def change(path: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:
@@ -182,6 +183,15 @@ def write(name: str, text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
 
 
+def setting(name: str, key: str, value: object) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | {key: value}))
+
+
+def quantise(folder: Path) -> None:
+    path = folder / f"unet/{STEM}.safetensors"
+    change(path, lambda state: {name: value.to(torch.int8) for name, value in state.items()})
+
+
 def outside(folder: Path) -> None:
     remove(f"unet/{STEM}.safetensors")(folder)
     index = {"weight_map": {"conv_in.weight": "../../../etc/passwd"}}
@@ -202,6 +212,21 @@ def outside(folder: Path) -> None:
             write("image_processor/preprocessor_config.json", '{"size": {"height": 8, "width": 8}}'),
             "takes 32 x 32 pixels",
         ),
+        (setting("unet/config.json", "act_fn", "x"), r"unet cannot be read \(ValueError: .*act"),
+        (setting("unet/config.json", "norm_eps", "x"), "unet/config.json has norm_eps 'x', where a number belongs"),
+        (setting("vae/config.json", "norm_num_groups", 0), r"vae cannot be read \(ZeroDivisionError"),
+        (
+            setting(SCHEDULER, "beta_schedule", "x"),
+            r"scheduler_config.json cannot be read \(NotImpl",
+        ),
+        (
+            setting(SCHEDULER, "prediction_type", "x"),
+            "the prediction_type 'x'; it can be epsilon",
+        ),
+        (setting(SCHEDULER, "trained_betas", [0.1]), "no noise schedule of 1000 timesteps"),
+        (setting("image_processor/preprocessor_config.json", "resample", "x"), r"cannot be read \(ValueError"),
+        (setting("model_index.json", "std", [1, 0, 1]), r"std \(1, 0, 1\) .*; use std above 0"),
+        (quantise, r"unet holds whole numbers in place of weights \(.* is torch.int8\)"),
         (outside, "names a file outside its folder"),
         (remove("qformer_tokenizer"), "holds no BERT tokenizer.*--qformer-tokenizer"),
     ],

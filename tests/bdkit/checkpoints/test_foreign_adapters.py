@@ -254,6 +254,25 @@ REFUSED: dict[str, tuple[dict[str, Tensor], str]] = {
         {"unet.conv_in.lora_A.weight": SQUARE, "unet.conv_in.lora_B.weight": SQUARE},
         "was it trained on another kind of model",
     ),
+    "rank 0": (
+        {"unet.conv_in.lora_A.weight": torch.zeros(0, 36), "unet.conv_in.lora_B.weight": torch.zeros(32, 0)},
+        r"of shape \(.*0.*\), where a LoRA has a matrix",
+    ),
+    "two ranks": (
+        {"unet.conv_in.lora_A.weight": torch.zeros(2, 36), "unet.conv_in.lora_B.weight": torch.zeros(32, 3)},
+        r"the LoRA's matrices \(32, 3\) and \(2, 36\)",
+    ),
+    "two alphas": ({"lora_unet_x.alpha": torch.ones(2)}, r"alpha of shape \(2,\), where a LoRA has one finite number"),
+    "alpha nan": ({"lora_unet_x.alpha": torch.tensor(torch.nan)}, "numbers that are not finite"),
+    "nan": ({"unet.conv_in.lora_A.weight": SQUARE * torch.nan}, "numbers that are not finite"),
+    "no vectors": ({"emb_params": torch.zeros(1, 0)}, "no vectors of a learned word"),
+    "word without a name": ({"": torch.zeros(1, 128)}, "the word '' cannot stand in a prompt"),
+    "word of braces": ({"{}": torch.zeros(1, 128)}, "the word '{}' cannot stand in a prompt"),
+    "two words": ({"<a>": torch.zeros(1, 128), "<b>": torch.zeros(1, 128)}, "more than one learned word: <a>, <b>"),
+    "A1111 of another model": (
+        {"emb_params": torch.zeros(2, 77)},
+        "the word 'file' has vectors of 77",
+    ),
     "word of another model": ({"<toy>": torch.zeros(1, 1024)}, "vectors of 1024 numbers, the text encoder of 128"),
     "taken word": ({"dog": torch.zeros(1, 128)}, "the word 'dog' is in the tokenizer already"),
 }
@@ -267,6 +286,18 @@ def test_what_cannot_be_used_is_named_in_one_line(case: str, base: Path, tmp_pat
     with pytest.raises(InputError, match=message) as caught:
         load(path, base)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["[]", "{", '{"unet.lora_alpha": [1, 2]}', '{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": {"(": 1}}'],
+)
+def test_settings_of_a_lora_that_cannot_be_used_are_named(settings: str, base: Path, tmp_path: Path) -> None:
+    shapes = {"A": (2, 36), "B": (32, 2)}
+    tensors = {f"unet.conv_in.lora_{side}.weight": torch.zeros(shape) for side, shape in shapes.items()}
+    save_file(tensors, tmp_path / "lora.safetensors", metadata={"lora_adapter_metadata": settings})
+    with pytest.raises(InputError, match=r"lora.safetensors has settings .*(no JSON|cannot be used)"):
+        load(tmp_path / "lora.safetensors", base)
 
 
 def test_the_model_below_must_be_named(base: Path, loras: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
