@@ -32,6 +32,7 @@ COMMANDS = {
     "pretrain": ("bdkit.commands.pretrain", "train the mini model from scratch, all stages or one"),
     "train-evaluators": ("eval.commands.train_evaluators", "train the networks that score the mini world"),
     "convert": ("bdkit.commands.convert", "convert a checkpoint to another format: public diffusers, LAVIS or bdkit's"),
+    "app": ("eval.commands.app", "a page to draw, teach, edit, look and compare in"),
     "world": ("bdkit.commands.world", "look at the procedural mini world"),
     "fetch": ("bdkit.commands.fetch", "download the DreamBench photos"),
 }

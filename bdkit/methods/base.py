@@ -1,7 +1,7 @@
 """What a method is, and what all of them share: their start model, their prompts and how they generate."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import check_words, one_placeholder
 from bdkit.sampling import check_guidance, make_scheduler, with_timesteps
 from bdkit.training.config import FewStepConfig, MethodConfig
-from bdkit.training.finetuning import Snapshot, Work, cast
+from bdkit.training.finetuning import AfterStep, Snapshot, Work, cast
 from bdkit.utils.errors import InputError
 
 
@@ -146,9 +146,29 @@ class TrainedMethod(ModelMethod):
         """Loss by step of the last `fit`."""
         self.class_noun: str | None = None
         """The class word of the last `fit`."""
+        self.on_step: Callable[[int, float], bool | None] | None = None
+        """Called by `fit` after each step with the number of steps and the loss. It may call `generate`, which draws
+        with the weights of then and changes nothing; True ends the fit there, with these weights."""
         self._kept: dict[int, Snapshot] = {}
         self._step: int | None = None
         self._applied: int | None = None
+        self._live: Callable[[], Snapshot] | None = None
+
+    @property
+    def _after_step(self) -> AfterStep | None:
+        """`on_step` as the training takes it."""
+        on_step = self.on_step
+        if on_step is None:
+            return None
+
+        def after(step: int, loss: float, weights: Callable[[], Snapshot]) -> bool:
+            self._live = weights
+            try:
+                return bool(on_step(step, loss))
+            finally:
+                self._live = None
+
+        return after
 
     def select(self, step: int | None) -> None:
         if step is not None and step not in (self.snapshots or (0,)):
@@ -182,7 +202,11 @@ class TrainedMethod(ModelMethod):
         self._kept, self.history, self._applied = kept, history, None
 
     def selected(self) -> Snapshot:
-        """The selected snapshot, loaded into the modules."""
+        """The selected snapshot, loaded into the modules; within `on_step`, the weights of then."""
+        if self._live is not None:
+            snapshot = self._live()
+            self._apply(snapshot)  # the same values: what is being trained stays as it is
+            return snapshot
         if not self._kept:
             raise InputError(f"{self.name} has no subject yet; call fit first")
         step = max(self._kept) if self._step is None else self._step

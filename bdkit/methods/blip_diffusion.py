@@ -34,7 +34,15 @@ class BlipDiffusionMethod(TrainedMethod):
         self._keep({}, [])
         try:
             kept, history = finetune_subject(
-                self.model, self._unet, images, class_noun, self.config, seed, progress=self.progress, work=self.work
+                self.model,
+                self._unet,
+                images,
+                class_noun,
+                self.config,
+                seed,
+                progress=self.progress,
+                work=self.work,
+                after_step=self._after_step,
             )
         finally:
             if self.config.steps:

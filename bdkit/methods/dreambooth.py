@@ -114,7 +114,15 @@ class DreamBooth(TrainedMethod):
         with self._training(), training_settings(self._unet, config):
             name = f"DreamBooth on a {class_noun}"
             kept, history = train_few_steps(
-                module, batches, config, seed, device=model.device, name=name, progress=self.progress, work=self.work
+                module,
+                batches,
+                config,
+                seed,
+                device=model.device,
+                name=name,
+                progress=self.progress,
+                work=self.work,
+                after_step=self._after_step,
             )
         self.class_noun = class_noun
         self._keep(kept, history)

@@ -89,7 +89,15 @@ class TextualInversion(TrainedMethod):
         with frozen(model.unet, model.text_encoder), training_settings(model.unet, config):
             name = f"Textual Inversion on a {class_noun}"
             kept, history = train_few_steps(
-                module, batches, config, seed, device=model.device, name=name, progress=self.progress, work=self.work
+                module,
+                batches,
+                config,
+                seed,
+                device=model.device,
+                name=name,
+                progress=self.progress,
+                work=self.work,
+                after_step=self._after_step,
             )
         self.class_noun = class_noun
         self._keep(kept, history)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,6 +40,11 @@ class Work:
 
     folder: Path
     seconds: float = 60.0
+
+
+AfterStep = Callable[[int, float, Callable[[], Snapshot]], bool | None]
+"""Called after each step of a fit (of a long one, after those whose loss is kept) with the number of steps, the loss
+and a function that copies the trained parameters; True ends the fit there, with these weights."""
 
 
 def load_or_make(work: Work | None, name: str, make: Callable[[], Tensor]) -> Tensor:
@@ -184,6 +190,7 @@ def train_few_steps(
     name: str,
     progress: bool = False,
     work: Work | None = None,
+    after_step: AfterStep | None = None,
 ) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
     """Trains ``module``; returns its snapshots by step and the history of the loss.
 
@@ -191,16 +198,21 @@ def train_few_steps(
 
     Args:
         make_batch: ``(index, generator) -> batch``, see `FunctionBatches`.
+        after_step: watches the fit, and may end it early; see `AfterStep`.
     """
     kept: dict[int, Snapshot] = {}
 
-    def keep(step: int) -> None:
-        if step in config.kept_steps:
+    def keep(step: int) -> bool:
+        stop = False
+        if after_step and step and loop.history and loop.history[-1]["step"] == step:
+            stop = bool(after_step(step, loop.history[-1]["loss"], partial(trained_parameters, module)))
+        if stop or step in config.kept_steps:
             kept[step] = trained_parameters(module)
             if work is not None and step < config.steps:
                 write_atomically(_snapshot_path(work, step), lambda path: save_file(kept[step], path))
-        if step == config.steps:
+        if stop or step == config.steps:
             loop.out = None  # no last checkpoint: the caller saves the result
+        return stop
 
     keep(0)
     if config.steps == 0:
@@ -221,7 +233,7 @@ def train_few_steps(
     loop = TrainingLoop(module, batches, training, out=out, name=name, on_step=keep, progress=progress, device=device)
     history = loop.run()
     if work is not None:
-        earlier = [step for step in config.kept_steps if step not in kept]
+        earlier = [step for step in config.kept_steps if step not in kept and step <= loop.step]
         kept = {step: load_file(_snapshot_path(work, step)) for step in earlier} | kept
     return kept, history
 
@@ -245,6 +257,7 @@ def finetune_subject(
     *,
     progress: bool = False,
     work: Work | None = None,
+    after_step: AfterStep | None = None,
 ) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
     """Few-step fine-tuning (Sec. 3.3): the multimodal encoder runs once, then ``unet`` and the embedding are trained.
 
@@ -252,6 +265,7 @@ def finetune_subject(
         model: encodes images and text; left as it was.
         unet: trained in place.
         work: where progress is saved, to resume after a stop.
+        after_step: see `AfterStep`.
 
     Returns:
         Snapshots by step, with keys ``subject_embeddings`` and ``unet.*``, and the history of the loss.
@@ -271,7 +285,15 @@ def finetune_subject(
     with frozen(model.text_encoder), training_settings(unet, config):
         name = f"fine-tuning on a {class_noun}"
         kept, history = train_few_steps(
-            module, batches, config, seed, device=model.device, name=name, progress=progress, work=work
+            module,
+            batches,
+            config,
+            seed,
+            device=model.device,
+            name=name,
+            progress=progress,
+            work=work,
+            after_step=after_step,
         )
     constant = {} if config.train_embedding else {"subject_embeddings": embedding.detach().to("cpu", torch.float32)}
     return {step: {**snapshot, **constant} for step, snapshot in kept.items()}, history

@@ -46,7 +46,7 @@ class TrainingLoop:
         groups: optimiser groups as torch takes them ("params", and "lr" or "weight_decay" if not the config's);
             default: one of all trainable parameters.
         name: label of the progress bar.
-        on_step: called with the number of finished steps after each step.
+        on_step: called with the number of finished steps after each step; True ends the run there.
         find_unused_parameters: some trained parameters have no part in the loss. Matters to several processes only,
             which otherwise wait for their gradients.
 
@@ -64,7 +64,7 @@ class TrainingLoop:
         out: Path | None = None,
         groups: Sequence[dict[str, Any]] | None = None,
         name: str = "training",
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int], bool | None] | None = None,
         progress: bool = True,
         device: torch.device | str | None = None,
         find_unused_parameters: bool = False,
@@ -239,8 +239,8 @@ class TrainingLoop:
                     self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **logs})
                     bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
                 bar.update(1)
-                if self.on_step:
-                    self.on_step(self.step)
+                if self.on_step and self.on_step(self.step) is True:
+                    break
                 if time.monotonic() - last > self.config.checkpoint_seconds:
                     self.save_checkpoint()
                     self._write_loss()

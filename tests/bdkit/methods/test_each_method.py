@@ -148,3 +148,33 @@ def test_textual_inversion_draws_the_vector_at_its_place_and_never_pushes_it_out
     method = build("textual-inversion", model, steps=1, templates=(" ".join(["red"] * 40) + " {}",))
     with pytest.warns(UserWarning, match="cut off"), pytest.raises(InputError, match="shorter templates"):
         method.fit(subject_images(), "dog", 0)
+
+
+@pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion"])
+def test_a_fit_that_is_watched_gives_the_same_bits_and_stops_where_it_is_told(name: str, model: BlipDiffusion) -> None:
+    settings: dict[str, Any] = {"steps": 4, "learning_rate": 1e-2, "snapshots": (2,)}
+    if name == "dreambooth":
+        settings["class_images"] = 0
+    plain, watched = build(name, model, **settings), build(name, model, **settings)
+    plain.fit(subject_images(), "dog", 0)
+    drawn, losses = {}, []
+
+    def on_step(step: int, loss: float) -> bool | None:
+        drawn[step] = watched.generate(TEMPLATE, "dog", [1])
+        losses.append(loss)
+        return stop == step
+
+    watched.on_step, stop = on_step, None
+    watched.fit(subject_images(), "dog", 0)
+    assert losses == [entry["loss"] for entry in plain.history]
+    assert watched.state().keys() == plain.state().keys()
+    assert all(torch.equal(value, watched.state()[key]) for key, value in plain.state().items())
+    stop = 2
+    watched.fit(subject_images(), "dog", 0)
+    assert len(watched.history) == 2
+    assert watched.fitted_settings["step"] == 2
+    plain.select(2)
+    stopped = watched.generate(TEMPLATE, "dog", [1])
+    assert equal(stopped, plain.generate(TEMPLATE, "dog", [1]))
+    shown = np.array(drawn[2][0], int)
+    assert abs(shown - np.array(stopped[0], int)).max() <= 1  # the fit draws with another kernel for attention
