@@ -1,0 +1,69 @@
+"""One server for the whole folder, and a browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from app_helpers import Page, Server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("gradio")
+    folder = tmp_path_factory.mktemp("app")
+    environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bdkit.cli", "app", "--keep-minutes", "0", "--max-megabytes", "3"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, f"{line}{(folder / 'log').read_text()}"
+        yield Server(found[0], process, folder)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert not list(folder.glob("bdkit-app-*")), "the server leaves files behind"
+        assert "Traceback" not in (folder / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def new_page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Page]]:
+    """Opens the app in a browser of its own."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    opened = []
+
+    def open_page() -> Page:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                     "disable-background-networking", "disable-component-update", "window-size=1280,1000",
+                     f"user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        page = Page(webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver)))
+        opened.append(page.driver)
+        page.driver.get(server.url)
+        page.wait("document.querySelectorAll('.thumbs img').length")
+        return page
+
+    yield open_page
+    for driver in opened:
+        driver.quit()
+
+
+@pytest.fixture(scope="session")
+def page(new_page: Callable[[], Page]) -> Page:
+    """The first page, shared by tests that leave it usable."""
+    return new_page()
