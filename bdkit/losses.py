@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
+from bdkit.utils.env import shared_draw
 from bdkit.utils.errors import InputError
 
 # Stable Diffusion v1's noise schedule (paper Sec. 4.1 builds on v1-5); the same numbers serve mini size.
@@ -59,19 +61,21 @@ def noise_prediction_loss(
     Args:
         latents: (B, C, h, w), scaled.
         encoder_hidden_states: (B, L, D), the text encoder's output.
-        generator: CPU generator of the timesteps and, through `draw_noise`, of the noise.
+        generator: CPU generator of the timesteps and, through `draw_noise`, of the noise; the same in all processes.
         weights: (timesteps,), how much each timestep's error counts, such as `timestep_weights`; None: all the same.
         importance_sampling: draw the timesteps by `draw_timesteps`: the same loss in the mean, with less variance.
-        pixel_weights: (B, 1, h, w), how much each pixel of the latents counts; divided by its mean over the batch.
+        pixel_weights: (B, 1, h, w), how much each pixel of the latents counts; their mean should be 1.
     """
     noise = draw_noise(latents, generator)
     plain = weights is None and not importance_sampling and pixel_weights is None
     if weights is None:
         weights = torch.ones(scheduler.config.num_train_timesteps)
     if importance_sampling:
-        timesteps, factors = draw_timesteps(weights, latents.shape[0], generator)
+        timesteps = shared_draw(partial(draw_timesteps, weights, generator=generator), latents.shape[0])
+        factors = importance_factors(weights)[timesteps]
     else:
-        timesteps = torch.randint(0, len(weights), (latents.shape[0],), generator=generator)
+        count = len(weights)
+        timesteps = shared_draw(lambda rows: torch.randint(0, count, (rows,), generator=generator), latents.shape[0])
         factors = weights[timesteps]
     timesteps = timesteps.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -81,7 +85,7 @@ def noise_prediction_loss(
         return F.mse_loss(prediction.float(), target.float())
     errors = (prediction.float() - target.float()).square()
     if pixel_weights is not None:
-        errors = errors * (pixel_weights / pixel_weights.mean())
+        errors = errors * pixel_weights
     return (errors.mean(dim=(1, 2, 3)) * factors.to(errors.device)).mean()
 
 
@@ -101,13 +105,18 @@ def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     """Unit Gaussian noise of the shape, type and device of ``like``, drawn there: a large batch's takes a CPU too long.
 
     Args:
+        like: (B, ...), this process's part of the batch.
         generator: on the CPU; elsewhere it seeds a generator of that device, so its state alone decides there, too.
     """
-    if like.device.type == "cpu":
-        return torch.randn(like.shape, generator=generator).to(like.dtype)
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    on_device = torch.Generator(like.device).manual_seed(seed)
-    return torch.randn(like.shape, generator=on_device, device=like.device).to(like.dtype)
+    device = like.device
+    if device.type != "cpu":
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        generator = torch.Generator(device).manual_seed(seed)
+    shape = like.shape[1:]
+    noise: Tensor = shared_draw(
+        lambda rows: torch.randn((rows, *shape), generator=generator, device=device), like.shape[0]
+    )
+    return noise.to(like.dtype)
 
 
 def timestep_weights(scheduler: DDPMScheduler, low: float, high: float) -> Tensor:
@@ -117,8 +126,8 @@ def timestep_weights(scheduler: DDPMScheduler, low: float, high: float) -> Tenso
     return weights / weights.mean()
 
 
-def draw_timesteps(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Timesteps where the weights are large, and the factors that keep the mean loss what uniform ones would give.
+def draw_timesteps(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Timesteps (count,) int64 where the weights are large; `importance_factors` keep the mean loss what it would be.
 
     A timestep is drawn in proportion to the root of its weight, because errors are small where weights are large; the
     draws are stratified over the batch: one from each of ``count`` equal shares of the probability.
@@ -126,12 +135,16 @@ def draw_timesteps(weights: Tensor, count: int, generator: torch.Generator) -> t
     Args:
         weights: (timesteps,), positive.
         generator: on the CPU.
-
-    Returns:
-        Timesteps (count,) int64 and factors (count,) float32: weight / (timesteps x probability).
     """
-    chances = weights.double().sqrt()
-    chances = chances / chances.sum()
     positions = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
-    timesteps = torch.searchsorted(chances.cumsum(0), positions, right=True).clamp(max=len(weights) - 1)
-    return timesteps, (weights / (len(weights) * chances))[timesteps].float()
+    return torch.searchsorted(_chances(weights).cumsum(0), positions, right=True).clamp(max=len(weights) - 1)
+
+
+def importance_factors(weights: Tensor) -> Tensor:
+    """How much each timestep's error counts where `draw_timesteps` draws them: weight / (timesteps x probability)."""
+    return (weights / (len(weights) * _chances(weights))).float()
+
+
+def _chances(weights: Tensor) -> Tensor:
+    chances = weights.double().sqrt()
+    return chances / chances.sum()

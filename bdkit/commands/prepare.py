@@ -5,12 +5,13 @@ examples:
   bdkit prepare photos/ --captions photos.csv --masks masks/ --out shards
   bdkit prepare "s3://bucket/pairs-*.tar" --masks none --out pairs
   bdkit prepare mini --scenes 10000 --out mini-shards
+  bdkit prepare mini --corpus stage2 --mattes 512 --out mini-subjects
 """
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdkit.training.preparation.prepare import PrepareConfig, prepare_images
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
@@ -26,7 +27,9 @@ class PrepareCommandConfig:
         local or an fsspec URL; or mini: the procedural mini world
     captions: CSV, JSONL or parquet with the columns path, caption, subject and, if any, box, mask and key
     out: folder to write, local or an fsspec URL; the same command resumes a run that was stopped
-    scenes: of mini, how many (default: 65536)
+    scenes: of mini, how many (default: as many as its pre-training has)
+    corpus: of mini, whose images: those of stage1, stage2 or stage2-joint (default: stage1)
+    mattes: of mini, how many scenes get a closed-form matte (default: 0)
     workers: processes (default: one a core)
     work: folder for unfinished work, where --out is a URL
     contact_sheet: show this many random records in contact_sheet.png, in --out
@@ -36,6 +39,8 @@ class PrepareCommandConfig:
     captions: str | None = None
     out: str
     scenes: int | None = None
+    corpus: Literal["stage1", "stage2", "stage2-joint"] | None = None
+    mattes: int | None = None
     workers: int | None = None
     work: Path | None = None
     contact_sheet: int | None = None
@@ -46,8 +51,11 @@ class PrepareCommandConfig:
                 raise InputError(f"--{name} is {value}; give at least 1")
         if self.images == "mini" and self.captions is not None:
             raise InputError("the mini world has captions of its own; leave --captions out")
-        if self.images != "mini" and self.scenes is not None:
-            raise InputError("--scenes goes with mini only; leave it out")
+        if self.mattes is not None and self.mattes < 0:
+            raise InputError(f"--mattes is {self.mattes}; give at least 0")
+        for name in ("scenes", "corpus", "mattes"):
+            if self.images != "mini" and getattr(self, name) is not None:
+                raise InputError(f"--{name} goes with mini only; leave it out")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,10 +87,19 @@ def _images(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, A
 
 def _mini(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, Any]:
     from bdkit.training.preparation.prepare_mini import prepare_mini
-    from bdkit.training.pretraining.corpus import CorpusConfig
+    from bdkit.training.pretraining.presets import PRETRAIN
 
-    corpus = CorpusConfig() if command.scenes is None else CorpusConfig(scenes=command.scenes)
-    return prepare_mini(corpus, command.out, shard_mb=config.shard_mb, workers=command.workers, work=command.work)
+    mini = PRETRAIN["mini"]
+    corpora = {"stage1": mini.corpus, "stage2": mini.subject_corpus, "stage2-joint": mini.joint_corpus}
+    corpus = corpora[command.corpus or "stage1"]
+    return prepare_mini(
+        corpus if command.scenes is None else replace(corpus, scenes=command.scenes),
+        command.out,
+        mattes=command.mattes or 0,
+        shard_mb=config.shard_mb,
+        workers=command.workers,
+        work=command.work,
+    )
 
 
 def _contact_sheet(out: str, count: int) -> None:

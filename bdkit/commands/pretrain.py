@@ -1,21 +1,31 @@
-"""`bdkit pretrain`: the mini model from scratch, all stages or one.
+"""`bdkit pretrain`: the mini model from scratch, all stages or one; or a stage on shards of your own images.
 
 examples:
   bdkit pretrain mini --out runs/mini
   bdkit pretrain stage2 --out runs/mini
   bdkit pretrain mini --smoke --out /tmp/smoke
   bdkit pretrain controlnet --out runs/mini
+  bdkit pretrain stage1 --data PAIRS --image-encoder CLIP --qformer BERT --out stage1
+  bdkit pretrain stage2 --data SHARDS --base SD15 --init stage1/model --backgrounds OTHERS --out stage2
+  accelerate launch -m bdkit.cli pretrain stage2 --data SHARDS ... --out stage2
+  bdkit pretrain stage1 --data x --help
 """
 
 import argparse
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from bdkit.training.config import BESIDE_STAGES, PRETRAINING_STAGES
-from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.training.config import BESIDE_STAGES, PRETRAINING_STAGES, ShardConfig, TrainingConfig
+from bdkit.training.pretraining.config import MultimodalRepresentationConfig, SubjectRepresentationConfig
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, given_fields
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
+
+STAGE_CONFIGS: dict[str, type] = {"stage1": MultimodalRepresentationConfig, "stage2": SubjectRepresentationConfig}
+"""The stages that train on shards, and what each has beside its training."""
+DEFAULT_PRESETS = {"stage1": "paper-stage1", "stage2": "paper-stage2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +34,14 @@ class PretrainCommandConfig:
 
     what: mini for every stage, or one of the stages
     out: folder for checkpoints and weights; the same command resumes a run that was stopped
+    data: shards to train on (`bdkit prepare`), for stage1 and stage2; --data X --help shows their flags
     smoke: a handful of steps, to test the path in two minutes
     device: where to train (default: the GPU, if there is one)
     """
 
     what: str = field(metadata={"positional": True})
     out: Path = Path("runs/mini")
+    data: str | None = None
     smoke: bool = False
     device: Literal["cpu", "cuda"] | None = None
 
@@ -37,6 +49,10 @@ class PretrainCommandConfig:
         if self.what not in ("mini", *PRETRAINING_STAGES, *BESIDE_STAGES):
             known = ", ".join([*PRETRAINING_STAGES, *BESIDE_STAGES])
             raise InputError(f"unknown stage {self.what!r}; give mini, {known}")
+        if self.data is not None and self.what not in STAGE_CONFIGS:
+            raise InputError(f"{self.what} trains on the mini world alone; leave --data out, or train stage1 or stage2")
+        if self.data is not None and self.smoke:
+            raise InputError("--smoke trains on a corpus of its own; with --data give --steps 2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +60,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataclass_arguments(parser, PretrainCommandConfig)
     stages = PRETRAINING_STAGES | BESIDE_STAGES
     parser.add_argument_group("Stages", "\n".join(f"{name:<21} {text}" for name, text in stages.items()))
+
+
+def add_dependent_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Adds the flags of a stage on shards, where `arguments` ask for one."""
+    stage = next((argument for argument in arguments if argument in STAGE_CONFIGS), None)
+    if stage is None or not any(argument.split("=")[0] == "--data" for argument in arguments):
+        return
+    known = {each.name for each in fields(PretrainCommandConfig)}
+    add_dataclass_arguments(parser, ShardConfig, skip=known, title="On shards")
+    parser.add_argument(
+        "--preset", metavar="NAME", default=DEFAULT_PRESETS[stage], help=f"{DEFAULT_PRESETS[stage]}, small or mini"
+    )
+    numbers: dict[str, Any] = {"show_defaults": False}
+    title = "Numbers (default: the preset's; --batch-size is of all processes together)"
+    add_dataclass_arguments(parser, TrainingConfig, skip={"gradient_accumulation_steps"}, title=title, **numbers)
+    add_dataclass_arguments(parser, STAGE_CONFIGS[stage], title="The stage's own numbers", **numbers)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,10 +89,31 @@ def run(args: argparse.Namespace) -> int:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: there is no GPU that torch can use; leave --device out")
     stages = list(PRETRAINING_STAGES) if config.what == "mini" else [config.what]
-    if config.what == "controlnet":
+    if config.data is not None:
+        weights = _on_shards(config.what, args)
+    elif config.what == "controlnet":
         weights = pretrain_controlnet(config.out, smoke=config.smoke, device=config.device)
     else:
         weights = pretrain_mini(config.out, smoke=config.smoke, stages=stages, device=config.device)
     if is_main_process():
         print(f"{', '.join(stages)}: finished in {weights}.")
     return 0
+
+
+def _on_shards(stage: str, args: argparse.Namespace) -> Path:
+    from bdkit.training.pretraining.presets import STAGE1, STAGE2
+    from bdkit.training.pretraining.shard_stages import pretrain_stage1, pretrain_stage2
+
+    presets: dict[str, Any] = {**STAGE1} if stage == "stage1" else {**STAGE2}
+    if args.preset not in presets:
+        raise InputError(f"--preset {args.preset!r} is not known for {stage}; use {', '.join(presets)}")
+    preset, run = presets[args.preset], config_from_args(ShardConfig, args)
+    training = config_from_args(TrainingConfig, args, preset.training)
+    rate = given_fields(TrainingConfig, args).get("learning_rate")
+    own = config_from_args(STAGE_CONFIGS[stage], args, preset.config)
+    if rate is not None and stage == "stage2":  # of all parts that have none of their own
+        names = ("unet_rate", "text_rate", "multimodal_rate")
+        given = given_fields(STAGE_CONFIGS[stage], args)
+        own = replace(own, **{name: rate for name in names if name not in given})
+    preset = replace(preset, training=training, config=own)
+    return (pretrain_stage1 if stage == "stage1" else pretrain_stage2)(preset, run)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import torch
 from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
@@ -20,6 +21,7 @@ from bdkit.models.preprocessing import to_images, to_unit
 from bdkit.models.prompts import Lost, one_each, tokenize, warn_of_lost
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.sampling import Callback, Control, check_guidance, initial_noise, make_scheduler, sample, with_timesteps
+from bdkit.utils.env import shared_draw
 from bdkit.utils.errors import InputError
 
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
@@ -38,8 +40,16 @@ def encode_images(vae: Vae, pixels: Tensor, generator: torch.Generator | None = 
     if hasattr(encoded, "latents"):
         raw = encoded.latents
     else:
-        raw = encoded.latent_dist.mode() if mean else encoded.latent_dist.sample(generator)
+        raw = encoded.latent_dist.mode() if mean else _sampled(encoded.latent_dist, generator)
     return (raw - _shift(vae)) * vae.config.scaling_factor
+
+
+def _sampled(distribution: Any, generator: torch.Generator | None) -> Tensor:
+    """``distribution.sample(generator)``; of several processes each draws for its part of the batch."""
+    mean = distribution.mean
+    options = {"generator": generator, "device": mean.device, "dtype": mean.dtype}
+    noise = shared_draw(lambda rows: randn_tensor((rows, *mean.shape[1:]), **options), len(mean))
+    return mean + distribution.std * noise
 
 
 def decode_latents(vae: Vae, latents: Tensor) -> Tensor:

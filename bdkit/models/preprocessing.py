@@ -93,10 +93,15 @@ def _torchvision_crop(image: Image.Image, size: int, resample: Image.Resampling)
 
 def pixels_from_arrays(arrays: np.ndarray | Tensor, *, clip: bool = False) -> Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) on the same device: in -1..1, or normalised as CLIP does."""
+    if clip:
+        return normalise(arrays, CLIP_MEAN, CLIP_STD)
+    return torch.as_tensor(arrays).permute(0, 3, 1, 2).float() / 255 * 2 - 1
+
+
+def normalise(arrays: np.ndarray | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) on the same device, less the mean, divided by std, by channel."""
     values = torch.as_tensor(arrays).permute(0, 3, 1, 2).float() / 255
-    if not clip:
-        return values * 2 - 1
-    return (values - values.new_tensor(CLIP_MEAN).view(3, 1, 1)) / values.new_tensor(CLIP_STD).view(3, 1, 1)
+    return (values - values.new_tensor(mean).view(3, 1, 1)) / values.new_tensor(std).view(3, 1, 1)
 
 
 def pixels_from_images(images: Sequence[Image.Image], size: int, *, clip: bool = False) -> Tensor:

@@ -20,7 +20,9 @@ WORDS = (
 )
 
 
-def tiny_model(seed: int = 0, *, queries: int = 4, words: Sequence[str] = WORDS) -> BlipDiffusion:
+def tiny_model(
+    seed: int = 0, *, queries: int = 4, words: Sequence[str] = WORDS, size: int = 32, text_length: int = TEXT_LENGTH
+) -> BlipDiffusion:
     """A whole `BlipDiffusion` of 32 channels for 32x32 images (8x8x4 latents), weights random in ``seed``.
 
     Its parts are the stock classes of every other size. The random state of the process is left as it was.
@@ -28,14 +30,16 @@ def tiny_model(seed: int = 0, *, queries: int = 4, words: Sequence[str] = WORDS)
     Args:
         queries: number of subject vectors; the text encoder has as many positions more than its 16 for the text.
         words: what the tokenizers know as one token each; anything else is spelt in bytes.
+        size: of the images, a multiple of 32.
+        text_length: positions of the text encoder for the text.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build(queries, words)
+        return _build(queries, words, size, text_length)
 
 
-def _build(queries: int, words: Sequence[str]) -> BlipDiffusion:
-    length = TEXT_LENGTH + queries
+def _build(queries: int, words: Sequence[str], size: int, text_length: int) -> BlipDiffusion:
+    length = text_length + queries
     layers = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = ModelConfig(
@@ -47,7 +51,7 @@ def _build(queries: int, words: Sequence[str]) -> BlipDiffusion:
             "latent_channels": 4,
         },
         unet={
-            "sample_size": 8,
+            "sample_size": size // 4,
             "block_out_channels": (WIDTH, WIDTH),
             "layers_per_block": 1,
             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -58,14 +62,14 @@ def _build(queries: int, words: Sequence[str]) -> BlipDiffusion:
         },
         text_encoder={**layers, "max_position_embeddings": length, "projection_dim": WIDTH},
         multimodal=MultimodalEncoderConfig(
-            vision={**layers, "image_size": 32, "patch_size": 8},
+            vision={**layers, "image_size": size, "patch_size": size // 4},
             qformer={**layers, "max_position_embeddings": 32, **no_dropout},
             num_query_tokens=queries,
             projection_size=2 * WIDTH,
             projection_dropout=0.0,
             output_scale=0.02,
         ),
-        defaults=GenerationDefaults(resolution=32, guidance_scale=3.0, num_inference_steps=3),
+        defaults=GenerationDefaults(resolution=size, guidance_scale=3.0, num_inference_steps=3),
     )
     scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE_SCHEDULE)
     return BlipDiffusion.from_config(

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from bdkit.models.configs import PLACEHOLDER_TOKEN, RARE_TOKEN
 from bdkit.utils.errors import InputError
@@ -69,6 +71,7 @@ class TrainingConfig:
     max_grad_norm: gradients are clipped to this norm; 0: never
     ema_decay: of the moving average of the weights, which replaces them at the end; 0: none
     mixed_precision: no, bf16 or fp16
+    gradient_checkpointing: compute activations a second time for the gradients: slower, with less memory
     checkpoint_seconds: between two checkpoints
     """
 
@@ -76,7 +79,7 @@ class TrainingConfig:
     batch_size: int
     learning_rate: float
     weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, ...] = (0.9, 0.999)
     schedule: str = "constant"
     restarts: tuple[int, ...] = ()
     warmup_steps: int = 0
@@ -84,10 +87,17 @@ class TrainingConfig:
     gradient_accumulation_steps: int = 1
     ema_decay: float = 0.0
     mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
     checkpoint_seconds: float = 60.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or len(self.betas) != 2:
+            raise InputError(
+                f"steps is {self.steps}, batch_size {self.batch_size}, betas {self.betas}; use at least 1, 1 and a pair"
+            )
+        if self.mixed_precision not in PRECISIONS:
+            raise InputError(f"mixed_precision is {self.mixed_precision!r}; use {', '.join(PRECISIONS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule {self.schedule!r} is not known; use {', '.join(SCHEDULES)}")
         if list(self.restarts) != sorted({r for r in self.restarts if 0 < r < self.steps}):
@@ -105,6 +115,46 @@ class TrainingConfig:
             share = max(0, done - self.warmup_steps) / max(1, length - self.warmup_steps)
             return warm * 0.5 * (1.0 + math.cos(math.pi * share))
         return warm
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """Training on shards.
+
+    data: folder or fsspec URL of the shards that `bdkit prepare` wrote
+    out: folder for checkpoints and the model; the same command resumes a run that was stopped
+    image_encoder: stage 1: a CLIP ViT (folder or hub id, of transformers or open_clip), or a BLIP-Diffusion with one
+    qformer: stage 1: the Q-Former's start, a BERT or BLIP-2 (folder or hub id), or random
+    qformer_tokenizer: stage 1: a BERT tokenizer, where none is beside --qformer
+    base: stage 2 and controlnet: the text-to-image model to start from, a Stable Diffusion v1 or BLIP-Diffusion
+    init: stage 2: stage 1's result (its RUN/model), or a BLIP-Diffusion; stage 1: an encoder to continue
+    backgrounds: stage 2: shards of images to blend the subjects on, or mini, the mini world's
+    template: stage 2: where the subject vectors stand in a prompt: paper, public or place
+    cache_latents: encode each image once, in float16, and keep the latents in --out
+    micro_batch: most items in one forward pass of a process; the rest of the total batch is accumulated
+    workers: loader processes of each training process; they change nothing but the speed
+    device: where to train; none: the GPU, if there is one
+    """
+
+    data: str
+    out: Path
+    image_encoder: str | None = None
+    qformer: str | None = None
+    qformer_tokenizer: str | None = None
+    base: str | None = None
+    init: str | None = None
+    backgrounds: str | None = None
+    template: str | None = None
+    cache_latents: bool = False
+    micro_batch: int | None = None
+    workers: int = 0
+    device: Literal["cpu", "cuda"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"--micro-batch is {self.micro_batch}; use at least 1")
+        if self.workers < 0:
+            raise InputError(f"--workers is {self.workers}; use at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

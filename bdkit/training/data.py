@@ -1,12 +1,15 @@
 """Batches that a training can resume exactly: iterables that know their position."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from bdkit.training.config import TrainingConfig
 from bdkit.utils.env import rank, world_size
+from bdkit.utils.errors import InputError
 
 
 class Batches(Protocol):
@@ -15,7 +18,9 @@ class Batches(Protocol):
     Each item is a pair ``(batch, generator)``: what the module's ``forward`` takes, and the CPU generator that its loss
     goes on drawing from. The generator is seeded by ids alone (`step_generator`), never by the process's random state.
 
-    Of several processes each iterates over its own batches; their state is the same, and the first one's is saved.
+    Of several processes each iterates over its part of each batch; their state is the same, and the first one's is
+    saved. Their generators are the same, too: what is drawn is drawn for the whole batch (`shared_draw`), so that
+    several processes train what one does.
     """
 
     def __iter__(self) -> Iterator[tuple[Any, torch.Generator]]:
@@ -43,7 +48,7 @@ class FunctionBatches:
         return self
 
     def __next__(self) -> tuple[Any, torch.Generator]:
-        generator = step_generator(self.seed, self.index, rank())
+        generator = step_generator(self.seed, self.index)
         batch = self.make(self.index, generator)
         self.index += 1
         return batch, generator
@@ -55,10 +60,22 @@ class FunctionBatches:
         self.index = state["index"]
 
 
-def step_generator(seed: int, index: int, rank: int = 0) -> torch.Generator:
+def step_generator(seed: int, index: int) -> torch.Generator:
     """CPU generator of one batch: a function of ids alone, so a resumed run draws the same numbers."""
-    mixed = (seed * 1_000_003 + index) * 4_099 + rank
+    mixed = (seed * 1_000_003 + index) * 4_099
     return torch.Generator().manual_seed(mixed & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def record_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """What is drawn for one item of a training set: it depends on its position in the epoch's order alone."""
+    return np.random.default_rng([seed, epoch, position])
+
+
+def epoch_position(index: int, size: int, batch: int) -> tuple[int, int]:
+    """Epoch, and the position in its order, of the first item that `epoch_indices` gives this process."""
+    total = batch * world_size()
+    epoch, place = divmod(index, max(1, size // total))
+    return epoch, place * total + rank() * batch
 
 
 def epoch_indices(size: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
@@ -71,12 +88,26 @@ def epoch_indices(size: int, batch: int, seed: int) -> Callable[[int], np.ndarra
     cached: dict[int, np.ndarray] = {}
 
     def indices(index: int) -> np.ndarray:
-        total = batch * world_size()
-        epoch, position = divmod(index, max(1, size // total))
+        epoch, first = epoch_position(index, size, batch)
         if epoch not in cached:
             cached.clear()
             cached[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
-        first = position * total + rank() * batch
         return cached[epoch][first : first + batch]
 
     return indices
+
+
+def divided(training: TrainingConfig, micro_batch: int | None = None) -> TrainingConfig:
+    """The training of one process, so that the total batch is that of the preset whatever the number of processes.
+
+    Args:
+        micro_batch: most items in one forward pass; the rest is accumulated.
+    """
+    total, processes = training.batch_size * training.gradient_accumulation_steps, world_size()
+    if total % processes:
+        raise InputError(f"a batch of {total} can't be split among {processes} processes; give another --batch-size")
+    each = total // processes
+    micro = min(micro_batch or each, each)
+    if each % micro:
+        raise InputError(f"--micro-batch is {micro}, which does not divide the {each} items of a process")
+    return replace(training, batch_size=micro, gradient_accumulation_steps=each // micro)

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 
 from bdkit.training.config import TrainingConfig
 from bdkit.training.data import Batches
-from bdkit.utils.env import device_name, world_size
+from bdkit.utils.env import device_name, rank, world_size
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically, write_json
 from bdkit.utils.progress import progress_bar
 
-DROPOUT_SEED = 0x5DEECE66D  # combined with a batch's seed, so that dropout, too, depends on ids alone
+DROPOUT_SEED = 0x5DEECE66D  # combined with a batch's seed and the rank, so that dropout, too, depends on ids alone
 
 
 class TrainingDiverged(InputError):
@@ -88,7 +89,8 @@ class TrainingLoop:
         groups = [{"lr": config.learning_rate, **g} for g in groups or [{"params": trainable}]]
         self.rates = [group["lr"] for group in groups]
         self.parameters = [p for group in groups for p in group["params"]]
-        optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+        first, second = config.betas
+        optimizer = torch.optim.AdamW(groups, betas=(first, second), weight_decay=config.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.ema = (
             EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=2 / 3, foreach=True)
@@ -106,7 +108,8 @@ class TrainingLoop:
         return None if self.out is None else self.out / "checkpoint.pt"
 
     def _settings(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self.config).items() if k != "checkpoint_seconds"}
+        free = ("checkpoint_seconds", "gradient_checkpointing")  # may change when a run is resumed
+        return {k: v for k, v in asdict(self.config).items() if k not in free}
 
     def _continues(self, saved: dict[str, Any], step: int) -> bool:
         """Whether the first ``step`` steps with the settings ``saved`` are those of these settings, too.
@@ -182,7 +185,7 @@ class TrainingLoop:
             batch, generator = next(batches)
             with accelerator.accumulate(self.wrapped):
                 with torch.random.fork_rng(devices=self._cuda):
-                    torch.manual_seed(generator.initial_seed() ^ DROPOUT_SEED)
+                    torch.manual_seed((generator.initial_seed() ^ DROPOUT_SEED) + rank())
                     loss, logs = self.wrapped(batch, generator)
                 losses.append(loss.detach())
                 if accelerator.sync_gradients:
@@ -197,6 +200,12 @@ class TrainingLoop:
         if self.ema:
             self.ema.step(self.parameters)
         return {"loss": mean, **logs}
+
+    def _mean_logs(self, logs: dict[str, Any]) -> dict[str, float]:
+        """The means over all processes; called now and then only, because on a GPU it waits for all work."""
+        values = torch.tensor([float(value) for value in logs.values()], dtype=torch.float64)
+        means: list[float] = self.accelerator.reduce(values.to(self.accelerator.device), "mean").tolist()
+        return dict(zip(logs, means, strict=True))
 
     def _mean_loss(self, losses: list[float]) -> float:
         """The mean over a step's micro-batches, all of them finite."""
@@ -235,7 +244,7 @@ class TrainingLoop:
                 self.step += 1
                 self.seconds = time.monotonic() - start
                 if self.step % every == 0 or self.step == self.config.steps:
-                    logs = {k: float(v) for k, v in logs.items()}  # only here: on a GPU it waits for all work
+                    logs = self._mean_logs(logs)
                     self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **logs})
                     bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
                 bar.update(1)
@@ -280,6 +289,29 @@ class TrainingLoop:
                 writer.writerows(self.history)
 
         write_atomically(self.out / "loss.csv", write)
+
+
+@contextmanager
+def gradient_checkpointing(modules: Sequence[Any], *, on: bool) -> Iterator[None]:
+    """Computes activations a second time for the gradients within the block: slower, with less memory.
+
+    Args:
+        modules: stock models of diffusers or transformers.
+    """
+    # diffusers and transformers name the switches differently
+    names = [
+        ("enable_gradient_checkpointing", "disable_gradient_checkpointing"),
+        ("gradient_checkpointing_enable", "gradient_checkpointing_disable"),
+    ]
+    switches = [next(pair for pair in names if hasattr(module, pair[0])) for module in modules] if on else []
+    used = list(zip(modules, switches, strict=False))
+    for module, (enable, _) in used:
+        getattr(module, enable)()
+    try:
+        yield
+    finally:
+        for module, (_, disable) in used:
+            getattr(module, disable)()
 
 
 def _start_reading(values: Tensor) -> Callable[[], list[float]]:

@@ -3,8 +3,10 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 LIBRARIES = ("bdkit", "torch", "diffusers", "transformers", "timm", "open_clip_torch", "numpy", "pillow", "skia-python")
 
@@ -54,6 +56,16 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes torchrun or accelerate started, this one among them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shared_draw(draw: Callable[[int], Any], count: int) -> Any:
+    """This process's `count` rows of what `draw(rows)` draws for the whole batch.
+
+    With the same generator everywhere, several processes so draw what one alone draws for all their items.
+    """
+    if world_size() == 1:
+        return draw(count)
+    return draw(count * world_size())[rank() * count : (rank() + 1) * count]
 
 
 def is_main_process() -> bool:

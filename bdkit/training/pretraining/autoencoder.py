@@ -60,11 +60,17 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def encode_corpus(vae: Any, images: np.ndarray, batch: int = 128) -> Tensor:
-    """Scaled latents of uint8 images (N, H, W, 3), float16 on the CPU."""
+def encode_corpus(vae: Any, images: np.ndarray) -> Tensor:
+    """Scaled latents of uint8 images (N, H, W, 3), float16 on the CPU; a variational autoencoder's mean."""
+    batch = latent_batch(images.shape[1])
     parts = []
     for start in range(0, len(images), batch):
         pixels = pixels_from_arrays(torch.as_tensor(images[start : start + batch]).to(vae.device))
         pixels = pixels.to(memory_format=torch.channels_last)
-        parts.append(encode_images(vae, pixels).half().cpu())
+        parts.append(encode_images(vae, pixels, mean=True).half().cpu())
     return torch.cat(parts).contiguous()
+
+
+def latent_batch(size: int) -> int:
+    """How many images of a size are encoded at a time: 128 of 64 pixels, 2 of 512."""
+    return max(1, 128 * 64 * 64 // size**2)

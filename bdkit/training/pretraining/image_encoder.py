@@ -13,6 +13,7 @@ from bdkit.training.config import TrainingConfig
 from bdkit.training.data import FunctionBatches, epoch_indices
 from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.corpus import Corpus
+from bdkit.utils.env import shared_draw
 
 
 class ContrastiveLoss(nn.Module):
@@ -54,7 +55,8 @@ def train_image_encoder(
 
     def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = indices(index)
-        plain, captions = torch.rand(len(chosen), generator=generator) < 0.3, corpus.captions_at(chosen)
+        plain = shared_draw(lambda rows: torch.rand(rows, generator=generator), len(chosen)) < 0.3
+        captions = corpus.captions_at(chosen)
         texts = [captions[k] if plain[k] else corpus.details[i] for k, i in enumerate(chosen)]
         ids = tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt").input_ids
         return flip_half(pixels_from_arrays(corpus.images[chosen], clip=True), generator), ids
@@ -71,6 +73,6 @@ def train_image_encoder(
 
 def flip_half(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Mirrors a random half of the images (B, 3, H, W)."""
-    flip = torch.rand(len(pixels), generator=generator) < 0.5
+    flip = shared_draw(lambda rows: torch.rand(rows, generator=generator), len(pixels)) < 0.5
     pixels[flip] = pixels[flip].flip(-1)
     return pixels

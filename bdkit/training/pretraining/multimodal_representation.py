@@ -8,16 +8,18 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from transformers import BertTokenizer
 
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.training.config import TrainingConfig
-from bdkit.training.data import FunctionBatches, epoch_indices
-from bdkit.training.loop import TrainingLoop
+from bdkit.training.data import Batches, FunctionBatches, epoch_indices
+from bdkit.training.loop import TrainingLoop, gradient_checkpointing
+from bdkit.training.pretraining.config import MultimodalRepresentationConfig
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.training.pretraining.image_encoder import flip_half
-from bdkit.utils.env import rank, world_size
+from bdkit.utils.env import rank, shared_draw, world_size
 
 # The three attention masks over [queries, text], True = may attend; text (B, T) is the padding mask.
 
@@ -60,11 +62,14 @@ class MultimodalRepresentation(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(0.07))
 
     def similarities(self, image_tokens: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Image-to-text and text-to-image logits (B, world B); the maximum over queries is the similarity."""
+        """Image-to-text and text-to-image logits (B, world B); the maximum over queries is the similarity.
+
+        The gradient flows to the images and texts of all processes (Sec. 3.1: negatives from the global batch).
+        """
         # Running queries and words apart is the unimodal mask: neither sees the other.
         queries = F.normalize(self.image_projection(self.encoder.query(image_tokens)), dim=-1)
         words = F.normalize(self.text_projection(self.encoder.query(None, input_ids, mask)[:, 0]), dim=-1)
-        all_queries, all_words = _gather_with_gradient(queries), _gather_with_gradient(words)
+        all_queries, all_words = gather_with_gradient(queries), gather_with_gradient(words)
         temperature = self.temperature.clamp(0.01, 0.5)
         image_to_text = torch.einsum("bqd,wd->bwq", queries, all_words).amax(-1) / temperature
         text_to_image = torch.einsum("bd,wqd->bwq", words, all_queries).amax(-1) / temperature
@@ -86,13 +91,18 @@ class MultimodalRepresentation(nn.Module):
     def itm(
         self, image_tokens: Tensor, ids: Tensor, mask: Tensor, negatives: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Matching loss and accuracy: true pairs, each image with a hard text, each text with a hard image."""
+        """Matching loss and accuracy: true pairs, each text with a hard image, each image with a hard text.
+
+        Args:
+            negatives: for each text the number of an image and for each image that of a text, of the global batch.
+        """
         hard_image, hard_text = negatives
         size = len(ids)
+        all_tokens, all_ids, all_masks = (x if world_size() == 1 else gather(x) for x in (image_tokens, ids, mask))
         logits = self.matching_logits(
-            torch.cat([image_tokens, image_tokens[hard_image], image_tokens]),
-            torch.cat([ids, ids, ids[hard_text]]),
-            torch.cat([mask, mask, mask[hard_text]]),
+            torch.cat([image_tokens, all_tokens[hard_image], image_tokens]),
+            torch.cat([ids, ids, all_ids[hard_text]]),
+            torch.cat([mask, mask, all_masks[hard_text]]),
         ).float()
         labels = torch.cat([ids.new_ones(size), ids.new_zeros(2 * size)])
         return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()
@@ -148,27 +158,25 @@ def hard_negatives(
 ) -> tuple[Tensor, Tensor]:
     """For each text an image, for each image a text, drawn by ITC similarity; never a pair with the same words.
 
-    Both come from this process's part of the batch. Returns two index vectors (B,).
+    Both come from the global batch. Returns two vectors (B,) of numbers in it.
     """
-    size = len(ids)
-    local = slice(rank() * size, (rank() + 1) * size)
-    same = (ids[:, None] == ids[None]).all(-1)
+    size, total = image_to_text.shape
+    everyones = ids if world_size() == 1 else gather(ids)
+    same = (ids[:, None] == everyones[None]).all(-1)
     chosen = []
     for logits in (text_to_image, image_to_text):
-        weights = logits[:, local].float().softmax(dim=1) + 1e-4
+        weights = logits.float().softmax(dim=1) + 1e-4
         weights = weights.masked_fill(same, 0.0)
         weights[weights.sum(1) == 0] = 1.0  # a batch of one caption only
-        chosen.append(torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(ids.device))
+        # the largest ratio to exponential noise is a draw by the weights
+        noise = shared_draw(lambda rows: torch.empty(rows, total).exponential_(generator=generator), size)
+        chosen.append((weights.cpu() / noise).argmax(1).to(ids.device))
     return chosen[0], chosen[1]
 
 
-def _gather_with_gradient(tensor: Tensor) -> Tensor:
-    """All processes' rows; the gradient flows through the rows of this process."""
-    if world_size() == 1:
-        return tensor
-    rows = list(gather(tensor.detach()).chunk(world_size()))
-    rows[rank()] = tensor
-    return torch.cat(rows)
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """All processes' rows (world B, ...); the gradient of each flows back to the process that it came from."""
+    return tensor if world_size() == 1 else torch.cat(all_gather(tensor))
 
 
 def caption_ids(tokenizer: BertTokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
@@ -180,32 +188,46 @@ def caption_ids(tokenizer: BertTokenizer, texts: Sequence[str], length: int) -> 
 def train_multimodal_representation(
     encoder: MultimodalEncoder,
     tokenizer: BertTokenizer,
-    corpus: Corpus,
-    config: TrainingConfig,
+    batches: Batches,
+    training: TrainingConfig,
     out: Path | None,
     *,
-    text_length: int = 32,
+    projection_size: int = 128,
     **loop: Any,
 ) -> tuple[MultimodalRepresentation, list[dict[str, float]]]:
     """Trains the Q-Former with all three losses; the image encoder stays frozen.
 
-    Paper: 129M web pairs; here: the corpus's detailed captions.
+    Args:
+        batches: of pixels (B, 3, S, S) with word ids and padding mask (B, T): `pair_batches` of a corpus in memory, or
+            those of shards.
     """
-    torch.manual_seed(config.seed)
-    module = MultimodalRepresentation(encoder, tokenizer.bos_token_id)
+    torch.manual_seed(training.seed)
+    module = MultimodalRepresentation(encoder, tokenizer.bos_token_id, projection_size)
     encoder.vision_model.requires_grad_(False)
     encoder.projection.requires_grad_(False)
     encoder.qformer.requires_grad_(True)
     encoder.query_tokens.requires_grad_(True)
-    indices = epoch_indices(len(corpus), config.batch_size, config.seed)
+    with gradient_checkpointing([encoder.qformer], on=training.gradient_checkpointing):
+        history = TrainingLoop(module, batches, training, out=out, name="stage 1", **loop).run()
+    return module, history
+
+
+def pair_batches(
+    corpus: Corpus,
+    encoder: MultimodalEncoder,
+    tokenizer: BertTokenizer,
+    training: TrainingConfig,
+    config: MultimodalRepresentationConfig | None = None,
+) -> FunctionBatches:
+    """The batches of a corpus in memory. Paper: 129M web pairs; here: its images with their detailed captions."""
+    length = (config or MultimodalRepresentationConfig()).text_length
+    indices = epoch_indices(len(corpus), training.batch_size, training.seed)
+    device = encoder.query_tokens.device
 
     def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = indices(index)
-        ids, mask = caption_ids(tokenizer, [corpus.details[i] for i in chosen], text_length)
+        ids, mask = caption_ids(tokenizer, [corpus.details[i] for i in chosen], length)
         pixels = flip_half(pixels_from_arrays(corpus.images[chosen], clip=True), generator)
-        device = encoder.query_tokens.device
         return pixels.to(device), ids.to(device), mask.to(device)
 
-    batches = FunctionBatches(batch, config.seed)
-    history = TrainingLoop(module, batches, config, out=out, name="stage 1", **loop).run()
-    return module, history
+    return FunctionBatches(batch, training.seed)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bdkit.models.configs import MINI, ModelConfig
+from bdkit.models.configs import FULL, MINI, ModelConfig, MultimodalEncoderConfig
 from bdkit.training.config import TrainingConfig
+from bdkit.training.pretraining.config import MultimodalRepresentationConfig, SubjectRepresentationConfig
 from bdkit.training.pretraining.corpus import CorpusConfig
-from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,5 +121,106 @@ CONTROLNET: dict[str, ControlNetPreset] = {
     ),
     "mini-smoke": ControlNetPreset(
         corpus=CorpusConfig(scenes=32, seed=4), training=TrainingConfig(steps=2, batch_size=4, learning_rate=7e-4)
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage1Preset:
+    """Stage 1 on shards; ``training.batch_size`` is the total batch.
+
+    encoder: sizes of all but the image encoder, and of a Q-Former that starts from random weights
+    image_encoder, qformer: what they start from, where the user names nothing
+    """
+
+    training: TrainingConfig
+    config: MultimodalRepresentationConfig = field(default_factory=MultimodalRepresentationConfig)
+    encoder: MultimodalEncoderConfig
+    image_encoder: str | None = None
+    qformer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage2Preset:
+    """Stage 2 on shards; ``training.batch_size`` is the total batch.
+
+    template: of the prompts (`bdkit.models.prompts.PROMPT_TEMPLATES`)
+    base, init, backgrounds: where the user names nothing
+    """
+
+    training: TrainingConfig
+    config: SubjectRepresentationConfig
+    template: str = "paper"
+    base: str | None = None
+    init: str | None = None
+    backgrounds: str | None = None
+
+
+# What BLIP-Diffusion's paper does not say of stage 1 is BLIP-2's (arXiv 2301.12597, Sec. 3.3 and its public code):
+# batch 2320 with ViT-L, 250K steps, peak rate 1e-4 after 2K steps of warm-up, betas, weight decay, crops of at least
+# half the image, 32 tokens, a space of 256. Our choice: the cosine falls to 0 (there: 1e-5); clipping to 1.
+_STAGE1 = TrainingConfig(
+    steps=250_000,
+    batch_size=2320,
+    learning_rate=1e-4,
+    weight_decay=0.05,
+    betas=(0.9, 0.98),
+    schedule="cosine",
+    warmup_steps=2000,
+    mixed_precision="bf16",
+    gradient_checkpointing=True,
+    checkpoint_seconds=1800,
+)
+_BLIP2_PAIRS = MultimodalRepresentationConfig(projection_size=256, min_crop=0.5)
+STAGE1: dict[str, Stage1Preset] = {
+    "paper-stage1": Stage1Preset(training=_STAGE1, config=_BLIP2_PAIRS, encoder=FULL.multimodal),
+    # One GPU and a day, by arithmetic (docs/pretraining.md); not measured.
+    "small": Stage1Preset(
+        training=replace(_STAGE1, steps=40_000, batch_size=256, warmup_steps=1000),
+        config=_BLIP2_PAIRS,
+        encoder=FULL.multimodal,
+    ),
+    "mini": Stage1Preset(
+        training=PRETRAIN["mini"].multimodal_representation,
+        encoder=MINI.multimodal,
+        image_encoder="mini",
+        qformer="random",
+    ),
+}
+
+# Paper (Sec. 4.1): total batch 16, constant 2e-6, AdamW, 500K steps, subject prompt dropped at .15. Our choice, because
+# it does not say: weight decay 0.01, clipping to 1, no empty prompts, bfloat16 over float32 weights, no EMA.
+_STAGE2 = TrainingConfig(
+    steps=500_000,
+    batch_size=16,
+    learning_rate=2e-6,
+    mixed_precision="bf16",
+    gradient_checkpointing=True,
+    checkpoint_seconds=1800,
+)
+_PAPER_SUBJECTS = SubjectRepresentationConfig(
+    empty_share=0.0,
+    unet_rate=2e-6,
+    text_rate=2e-6,
+    multimodal_rate=2e-6,
+    noise_weights=None,
+    jitter=False,
+    word_length=16,
+)
+STAGE2: dict[str, Stage2Preset] = {
+    "paper-stage2": Stage2Preset(training=_STAGE2, config=_PAPER_SUBJECTS),
+    # One GPU and a day, by arithmetic (docs/pretraining.md); not measured. A larger rate and EMA for fewer steps.
+    "small": Stage2Preset(
+        training=replace(_STAGE2, steps=60_000, learning_rate=1e-5, warmup_steps=1000, ema_decay=0.9995),
+        config=replace(
+            _PAPER_SUBJECTS, empty_share=0.05, unet_rate=1e-5, text_rate=1e-5, multimodal_rate=1e-5, jitter=True
+        ),
+    ),
+    "mini": Stage2Preset(
+        training=PRETRAIN["mini"].subject_representation,
+        config=PRETRAIN["mini"].subject,
+        template="place",
+        base="mini-base",
+        backgrounds="mini",
     ),
 }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import ModelConfig
 from bdkit.models.tokenizers import bert_tokenizer, clip_tokenizer
 from bdkit.training.config import TrainingConfig
+from bdkit.training.data import divided
 from bdkit.training.pretraining.autoencoder import encode_corpus, train_autoencoder
 from bdkit.training.pretraining.card import write_card
+from bdkit.training.pretraining.config import SubjectRepresentationConfig
 from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus
 from bdkit.training.pretraining.image_encoder import train_image_encoder
 from bdkit.training.pretraining.matting import build_mattes
-from bdkit.training.pretraining.multimodal_representation import train_multimodal_representation
+from bdkit.training.pretraining.multimodal_representation import pair_batches, train_multimodal_representation
 from bdkit.training.pretraining.presets import PRETRAIN, PretrainConfig
-from bdkit.training.pretraining.subject_representation import SubjectRepresentationConfig, train_subject_representation
+from bdkit.training.pretraining.subject_representation import subject_batches, train_subject_representation
 from bdkit.training.pretraining.text_to_image import train_text_to_image
-from bdkit.utils.env import is_main_process, world_size
+from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_atomically, write_json
 
@@ -57,13 +59,6 @@ class MiniPretraining:
         self.loop: dict[str, Any] = {"progress": progress, "device": self.device}
         self.model = new_model(config.model).to(self.device)
         self._corpora: dict[str, Corpus] = {}
-
-    def _per_process(self, training: TrainingConfig) -> TrainingConfig:
-        """The preset's batch is that of all processes together."""
-        processes = world_size()
-        if training.batch_size % processes:
-            raise InputError(f"a batch of {training.batch_size} can't be split among {processes} processes")
-        return replace(training, batch_size=training.batch_size // processes)
 
     def _check_settings(self) -> None:
         """Refuses a folder that holds a run with other settings."""
@@ -153,7 +148,7 @@ class MiniPretraining:
         train_autoencoder(
             self.model.vae,
             self.corpus(),
-            self._per_process(self.config.autoencoder),
+            divided(self.config.autoencoder),
             self.out / "autoencoder",
             **self.loop,
         )
@@ -165,7 +160,7 @@ class MiniPretraining:
             self.model.tokenizer,
             config.model.multimodal.vision,
             config.model.clip_text,
-            self._per_process(config.image_encoder),
+            divided(config.image_encoder),
             self.out / "image-encoder",
             **self.loop,
         )
@@ -176,20 +171,16 @@ class MiniPretraining:
             self.model,
             self.corpus(),
             self.latents(),
-            self._per_process(self.config.text_to_image),
+            divided(self.config.text_to_image),
             self.out / "base",
             **self.loop,
         )
 
     def _stage1(self) -> None:
-        train_multimodal_representation(
-            self.model.multimodal_encoder,
-            self.model.qformer_tokenizer,
-            self.corpus(),
-            self._per_process(self.config.multimodal_representation),
-            self.out / "stage1",
-            **self.loop,
-        )
+        encoder, tokenizer = self.model.multimodal_encoder, self.model.qformer_tokenizer
+        training = divided(self.config.multimodal_representation)
+        batches = pair_batches(self.corpus(), encoder, tokenizer, training)
+        train_multimodal_representation(encoder, tokenizer, batches, training, self.out / "stage1", **self.loop)
 
     def _stage2(self) -> None:
         config = self.config
@@ -207,18 +198,11 @@ class MiniPretraining:
         mattes = build_mattes(
             corpus.images[:count], corpus.alphas[:count], self.out / mattes_in, progress=self.progress
         )
-        train_subject_representation(
-            self.model,
-            corpus,
-            self.latents(name),
-            random_backgrounds(config.backgrounds, config.corpus.seed),
-            self._per_process(training),
-            subject,
-            self.out / stage,
-            mattes=mattes,
-            name=stage.replace("stage2", "stage 2"),
-            **self.loop,
-        )
+        training = divided(training)
+        backgrounds = random_backgrounds(config.backgrounds, config.corpus.seed)
+        batches = subject_batches(self.model, corpus, self.latents(name), backgrounds, training, subject, mattes)
+        shown = stage.replace("stage2", "stage 2")
+        train_subject_representation(self.model, batches, training, subject, self.out / stage, name=shown, **self.loop)
 
     def export(self, dtype: torch.dtype = torch.float16) -> Path:
         """Writes ``weights/mini`` and ``weights/mini-base`` (U-Net and text encoder before stage 2), with a card."""

@@ -14,6 +14,7 @@ from bdkit.training.config import TrainingConfig
 from bdkit.training.data import FunctionBatches, epoch_indices
 from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.corpus import Corpus
+from bdkit.utils.env import shared_draw
 
 
 class TextToImageLoss(nn.Module):
@@ -55,7 +56,7 @@ def train_text_to_image(
 
     def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = indices(index)
-        draw = torch.rand(len(chosen), generator=generator)
+        draw = shared_draw(lambda rows: torch.rand(rows, generator=generator), len(chosen))
         captions = corpus.captions_at(chosen)
         for k, scene in enumerate(chosen):
             if draw[k] < empty_share:

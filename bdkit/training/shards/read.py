@@ -1,5 +1,6 @@
 """Shards -> records and batches, in an order that (seed, epoch) alone decides, resumed at any record."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from bdkit.training.data import record_rng
 from bdkit.training.shards.files import END, file_size, is_remote, join, read_file, unpack
 from bdkit.training.shards.write import DATASET, FORMAT, INDEX
 from bdkit.utils.errors import InputError
@@ -26,10 +28,11 @@ OPEN_FILES = 16  # a process reads shard by shard; a few stay open for loader wo
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its key, and its files by extension; decoded when asked."""
+    """One record: its key, its files by extension, decoded when asked, and its number in the shards."""
 
     key: str
     files: dict[str, bytes]
+    number: int = -1
 
     @cached_property
     def details(self) -> dict[str, Any]:
@@ -41,6 +44,27 @@ class Record:
         """The image, uint8 (H, W, 3)."""
         return self.pixels("png" if "png" in self.files else "jpg", "RGB")
 
+    def cutout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Colours (H, W, 3) and alpha (H, W), uint8, of the subject, as an input shows it.
+
+        The mini world has them of the subject without outfit or change (`plain`), or from closed-form matting
+        (`matte`), where the subject's exact alpha in the image is another.
+        """
+        if "plain.png" in self.files:
+            return self.pixels("plain.png", "RGB"), self.pixels("plain_alpha.png", "L")
+        alpha = self.pixels("matte.png" if "matte.png" in self.files else "alpha.png", "L")
+        for extension in ("foreground.png", "foreground.jpg"):
+            if extension in self.files:
+                return self.pixels(extension, "RGB"), alpha
+        return self.image(), alpha
+
+    def text(self) -> str:
+        """The detailed caption, else the caption."""
+        text: str | None = self.details.get("detail") or self.details["caption"]
+        if not text:
+            raise InputError(f"record {self.key} has no caption; prepare the images with captions")
+        return text
+
     def pixels(self, extension: str, mode: str) -> np.ndarray:
         """One of the files as pixels of a mode: "RGB", uint8 (H, W, 3), or "L", (H, W)."""
         if extension not in self.files:
@@ -49,7 +73,9 @@ class Record:
             return np.array(image if image.mode == mode else image.convert(mode))  # writable, as torch wants it
 
     def template(self) -> str:
-        """The caption with `{}` in place of the class noun's first mention."""
+        """The caption with `{}` in place of the class noun's first mention; of the mini world its own template."""
+        if self.details.get("template"):
+            return str(self.details["template"])
         caption, noun = self.details["caption"] or "", self.details["subject"] or ""
         found = re.search(rf"(?<!\w){re.escape(noun)}(?!\w)", caption, re.IGNORECASE) if noun else None
         found = found or (re.search(re.escape(noun), caption, re.IGNORECASE) if noun else None)
@@ -92,7 +118,7 @@ class Shards:
                 raise ValueError(f"{key} stands there")
         except (ValueError, IndexError) as error:
             raise self._misfit(int(self.shard[number]), f"{error} where {expected} should be") from error
-        return Record(key, files)
+        return Record(key, files, number)
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """All record numbers, int64: the shards permuted, and the records of each permuted.
@@ -104,10 +130,13 @@ class Shards:
         shards = rng.permutation(len(self.names)) if len(self.names) > 1 else [0]
         return np.concatenate([first[s] + rng.permutation(first[s + 1] - first[s]) for s in shards])
 
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name all records and their order."""
+        return hashlib.sha256("".join(self.hashes.to_pylist()).encode()).hexdigest()[:12]
+
     def verify(self) -> None:
         """Reads every record and compares its hash with the index's."""
-        import hashlib
-
         for number in range(len(self)):
             data = self._read(int(self.shard[number]), int(self.offset[number]), int(self.size[number]))
             if hashlib.sha256(data).hexdigest() != self.hashes[number].as_py():
@@ -198,7 +227,8 @@ class ShardLoader:
             raise InputError(f"{shards.path} holds {len(shards)} records, fewer than a batch of {self.total}")
         self.shards, self.seed, self.num_workers = shards, seed, num_workers
         self.dataset = _Samples(shards, transform, seed)
-        self.options: dict[str, Any] = {"collate_fn": collate or default_collate, "pin_memory": pin_memory}
+        collate = partial(_collate, collate or default_collate)
+        self.options: dict[str, Any] = {"collate_fn": collate, "pin_memory": pin_memory}
         if num_workers:
             self.options["multiprocessing_context"] = "spawn"
         self.epoch, self.record = 0, 0
@@ -215,7 +245,10 @@ class ShardLoader:
         places = _Places(self, self.epoch, self.record)
         loader = DataLoader(self.dataset, batch_sampler=places, num_workers=self.num_workers, **self.options)
         # The loader runs ahead of what is taken from it, so the position is counted here
-        for (self.epoch, self.record), batch in zip(places.ends(), loader, strict=True):
+        for (epoch, record), batch in zip(places.ends(), loader, strict=True):
+            if isinstance(batch, InputError):
+                raise batch
+            self.epoch, self.record = epoch, record
             yield batch
 
 
@@ -225,7 +258,14 @@ class _Samples(Dataset[Any]):
 
     def __getitem__(self, place: Place) -> Any:
         epoch, position, number = place
-        return self.transform(self.shards[number], np.random.default_rng([self.seed, epoch, position]))
+        try:
+            return self.transform(self.shards[number], record_rng(self.seed, epoch, position))
+        except InputError as error:  # handed on as a value: torch would put the worker's traceback into its message
+            return error
+
+
+def _collate(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, InputError)), None) or collate(samples)
 
 
 class _Places(Sampler[list[Place]]):

@@ -14,6 +14,8 @@ from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.config import TrainingConfig
 from bdkit.training.pretraining import matting
 from bdkit.training.pretraining import subject_representation as stage2
+from bdkit.training.pretraining.config import SubjectRepresentationConfig
+from bdkit.training.pretraining.context_generation import draw_context, draw_move, jitter_cutouts
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.utils.errors import InputError
 
@@ -126,7 +128,8 @@ def test_jitter_moves_colours_and_alpha_together() -> None:
     mirrored, areas, shifts = 0, [], []
     share = alpha[..., None] / 255
     cutout = torch.from_numpy(np.dstack([image * share, share]).astype(np.float32)).permute(2, 0, 1)
-    made = stage2.jitter_cutouts(cutout.expand(60, -1, -1, -1), np.random.default_rng(0))
+    moves = np.stack([draw_move(np.random.default_rng(seed)) for seed in range(60)])
+    made = jitter_cutouts(cutout.expand(60, -1, -1, -1), moves)
     assert made.shape == (60, 4, 64, 64)
     for one in made.permute(0, 2, 3, 1).numpy():
         moved, cut = one[..., :3] / one[..., 3:].clip(1e-6), one[..., 3] * 255
@@ -166,9 +169,13 @@ def batches(jitter=True, mattes=False, size=16, seed=0, plain=None):
     count = len(corpus)
     made = (255 - corpus.images[:5], corpus.alphas[:5] // 2) if mattes else None
     training = TrainingConfig(steps=3, batch_size=size, learning_rate=1e-3, seed=seed)
-    settings = stage2.SubjectRepresentationConfig(jitter=jitter)
+    settings = SubjectRepresentationConfig(jitter=jitter)
     latents = torch.arange(float(count)).view(count, 1, 1, 1).expand(count, 4, 8, 8).half()
     return stage2.SubjectBatches(tiny_model(), corpus, latents, BACKGROUNDS, made, training, settings)
+
+
+def draws(made, count):
+    return [draw_context(np.random.default_rng(k), len(BACKGROUNDS), made.config) for k in range(count)]
 
 
 def test_shares_of_dropped_subjects_and_empty_prompts() -> None:
@@ -215,7 +222,8 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
     backgrounds = set()
     for k, index in enumerate(made.indices(2)):
         assert (batch.latents[k] == float(index)).all()
-        assert batch.word_ids[k].tolist() == tokens[index % 4]
+        assert batch.word_ids[k][: len(tokens[index % 4])].tolist() == tokens[index % 4]
+        assert batch.word_mask[k].sum() == len(tokens[index % 4])
         options = matting.blend(corpus.images[index], corpus.alphas[index], BACKGROUNDS)
         fits = [n for n, p in enumerate(pixels_from_arrays(options, clip=True)) if torch.equal(p, batch.pixels[k])]
         assert len(fits) == 1
@@ -228,7 +236,7 @@ def test_target_word_and_cut_out_belong_together_and_the_background_is_new() -> 
 
 def test_mattes_serve_the_images_that_have_one_and_show_no_outfit_or_change() -> None:
     made, corpus = batches(jitter=False, mattes=True), small_corpus()
-    images = made.inputs(np.array([4, 5]), np.random.default_rng(0)).numpy()
+    images = made.inputs(np.array([4, 5]), draws(made, 2)).numpy()
     matted = [matting.blend(255 - corpus.images[4], corpus.alphas[4] // 2, b) for b in BACKGROUNDS]
     exact = [matting.blend(corpus.images[5], corpus.alphas[5], b) for b in BACKGROUNDS]
     for image, options in zip(images, (matted, exact), strict=True):
@@ -236,7 +244,7 @@ def test_mattes_serve_the_images_that_have_one_and_show_no_outfit_or_change() ->
     corpus = small_corpus()
     plain = 255 - corpus.images[7], corpus.alphas[8]
     made = batches(jitter=False, mattes=True, plain={4: plain})  # an image that has a matte of its own
-    (image,) = made.inputs(np.array([4]), np.random.default_rng(0)).numpy()
+    (image,) = made.inputs(np.array([4]), draws(made, 1)).numpy()
     assert any(np.array_equal(image, matting.blend(*plain, b)) for b in BACKGROUNDS)
 
 
@@ -262,10 +270,12 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     made = batches()
     made.config = replace(made.config, image_encoder_rate=image_encoder_rate)
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
-    history = stage2.train_subject_representation(
-        model, small_corpus(), made.latents / 48, BACKGROUNDS, made.training, made.config, None, progress=False,
-        device="cpu",
+    given = stage2.subject_batches(
+        model, small_corpus(), made.latents / 48, BACKGROUNDS, made.training, made.config
     )  # fmt: skip
+    history = stage2.train_subject_representation(
+        model, given, made.training, made.config, None, progress=False, device="cpu"
+    )
     assert len(history) == 3
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert not {k for k in moved if k.startswith("vae.")}

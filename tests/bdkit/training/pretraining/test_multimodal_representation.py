@@ -13,6 +13,7 @@ from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.config import TrainingConfig
 from bdkit.training.pretraining import multimodal_representation as stage1
+from bdkit.training.pretraining.config import MultimodalRepresentationConfig
 from bdkit.training.pretraining.corpus import Corpus
 
 QUERIES, LENGTH = 4, 8
@@ -228,9 +229,10 @@ def test_training_moves_the_qformer_alone() -> None:
     )  # fmt: skip
     before = {k: v.clone() for k, v in model.multimodal_encoder.state_dict().items()}
     config = TrainingConfig(steps=30, batch_size=8, learning_rate=3e-3)
-    settings = {"text_length": LENGTH, "progress": False, "device": "cpu"}
+    encoder, tokenizer = model.multimodal_encoder, model.qformer_tokenizer
+    pairs = stage1.pair_batches(corpus, encoder, tokenizer, config, MultimodalRepresentationConfig(text_length=LENGTH))
     _, history = stage1.train_multimodal_representation(
-        model.multimodal_encoder, model.qformer_tokenizer, corpus, config, None, **settings
+        encoder, tokenizer, pairs, config, None, progress=False, device="cpu"
     )
     moved = {k.split(".")[0] for k, v in model.multimodal_encoder.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"qformer", "query_tokens"}

@@ -1,0 +1,228 @@
+"""Stages 1 and 2 on shards, at any size: what they start from, the same training as in memory, and the result."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from bdkit.checkpoints.encoder_parts import EncoderPart, load_encoder, new_encoder, save_encoder
+from bdkit.checkpoints.load import load_base, model_hash
+from bdkit.checkpoints.save import save_blip_diffusion
+from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.models.prompts import Conventions, find_template
+from bdkit.training.config import ShardConfig, TrainingConfig
+from bdkit.training.data import divided
+from bdkit.training.pretraining.context_generation import PromptTokenizer
+from bdkit.training.pretraining.multimodal_representation import train_multimodal_representation
+from bdkit.training.pretraining.presets import PRETRAIN, Stage1Preset, Stage2Preset
+from bdkit.training.pretraining.stages import random_backgrounds
+from bdkit.training.pretraining.subject_representation import train_subject_representation
+from bdkit.training.shards.batches import (
+    EncodeTargets,
+    FinishPairs,
+    FinishSubjects,
+    ShardBatches,
+    shard_batches,
+    shard_latents,
+)
+from bdkit.training.shards.read import Shards
+from bdkit.training.shards.samples import Backgrounds, PairSamples, SubjectSamples
+from bdkit.utils.env import is_main_process
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import read_json, write_json
+
+MODEL, SETTINGS = "model", "settings.json"
+
+
+def pretrain_stage1(preset: Stage1Preset, run: ShardConfig, *, progress: bool = True) -> Path:
+    """Trains a multimodal encoder on pairs of image and caption; returns the folder with it."""
+    out = run.out / MODEL
+    shards = Shards(run.data)
+    training = divided(preset.training, run.micro_batch)
+    settings = {"stage": "stage1", **asdict(preset), **_given(run), "data": shards.fingerprint}
+    with _claimed(run.out, settings):
+        if out.exists():
+            return out
+        device = run_device(run.device)
+        part = start_encoder(preset, run)
+        encoder = part.encoder.to(device)
+        _say(part.told)
+        samples = PairSamples(
+            tokenizer=part.tokenizer, config=preset.config, size=encoder.image_size, pixels=part.pixels
+        )
+        batches = shard_batches(shards, samples, training, FinishPairs(device), run.workers)
+        train_multimodal_representation(
+            encoder,
+            part.tokenizer,
+            batches,
+            training,
+            run.out,
+            projection_size=preset.config.projection_size,
+            progress=progress,
+            device=device,
+        )
+        if is_main_process():
+            save_encoder(part, out, {"stage1": read_json(run.out / "run.json"), "start": part.told})
+    return out
+
+
+def start_encoder(preset: Stage1Preset, run: ShardConfig) -> EncoderPart:
+    """The encoder that stage 1 starts from: another one, or CLIP's image encoder with a new Q-Former."""
+    if run.init is not None:
+        return load_encoder(run.init)
+    image_encoder, qformer = run.image_encoder or preset.image_encoder, run.qformer or preset.qformer
+    if image_encoder is None:
+        raise InputError("stage 1 needs an image encoder; give --image-encoder the folder or id of a CLIP ViT-L/14")
+    if qformer is None:
+        raise InputError("stage 1 needs a Q-Former; give --qformer a BERT-base or BLIP-2 (folder or id), or random")
+    return new_encoder(
+        image_encoder,
+        None if qformer == "random" else qformer,
+        preset.encoder,
+        qformer_tokenizer=run.qformer_tokenizer,
+        seed=preset.training.seed,
+    )
+
+
+def pretrain_stage2(preset: Stage2Preset, run: ShardConfig, *, progress: bool = True) -> Path:
+    """Trains a BLIP-Diffusion by prompted context generation; returns its folder."""
+    out = run.out / MODEL
+    shards = Shards(run.data)
+    training = divided(preset.training, run.micro_batch)
+    backgrounds = read_backgrounds(run.backgrounds or preset.backgrounds)
+    model = start_model(preset, run)
+    settings = {"stage": "stage2", **asdict(preset), **_given(run), "data": shards.fingerprint}
+    settings |= {"template": model.conventions.template, "cache_latents": run.cache_latents}
+    with _claimed(run.out, settings):
+        if out.exists():
+            return out
+        model.to(run_device(run.device))
+        batches = subject_shard_batches(model, shards, backgrounds, training, preset, run, progress=progress)
+        train_subject_representation(
+            model, batches, training, preset.config, run.out, progress=progress, device=model.device
+        )
+        if is_main_process():
+            model.record["stage2"] = read_json(run.out / "run.json")
+            save_blip_diffusion(model, out)
+    return out
+
+
+def start_model(preset: Stage2Preset, run: ShardConfig) -> BlipDiffusion:
+    """The model that stage 2 starts from: a text-to-image model with the multimodal encoder of stage 1."""
+    base_name, init = run.base or preset.base, run.init or preset.init
+    if base_name is None:
+        raise InputError("stage 2 needs a text-to-image model; give --base the folder or id of a Stable Diffusion v1")
+    if init is None:
+        raise InputError("stage 2 starts from stage 1; give --init its result, such as RUN/model")
+    template = find_template(run.template or preset.template)
+    base: LatentDiffusion = load_base(base_name)
+    part = load_encoder(init)
+    width = base.text_encoder.model.config.hidden_size
+    if part.encoder.qformer.config.hidden_size != width:
+        raise InputError(
+            f"--init {init} gives vectors of width {part.encoder.qformer.config.hidden_size}, but the text encoder of "
+            f"--base {base_name} takes {width}; use a Q-Former of that width"
+        )
+    record = {key: base.record[key] for key in ("class_nouns", "method_preset") if key in base.record}
+    reps = template.prompt_reps or base.defaults.prompt_reps
+    return BlipDiffusion(
+        vae=base.vae,
+        unet=base.unet,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        scheduler=base.scheduler,
+        multimodal_encoder=part.encoder,
+        qformer_tokenizer=part.tokenizer,
+        defaults=replace(base.defaults, prompt_reps=reps),
+        conventions=Conventions(template=run.template or preset.template, pixels=part.pixels),
+        record={**record, "base": str(base_name), "base_checkpoint": model_hash(base), "init": str(init)},
+    )
+
+
+def read_backgrounds(name: str | None) -> Backgrounds:
+    """The images to blend cut-outs on: the mini world's ("mini"), or those of shards."""
+    if name is None:
+        raise InputError(
+            "stage 2 blends subjects on other images; give --backgrounds shards of images without the subjects "
+            "(bdkit prepare FOLDER --masks none --out SHARDS), or mini for the mini world's"
+        )
+    if name == "mini":
+        config = PRETRAIN["mini"]
+        return Backgrounds(random_backgrounds(config.backgrounds, config.corpus.seed))
+    return Backgrounds(Shards(name))
+
+
+def subject_shard_batches(
+    model: BlipDiffusion,
+    shards: Shards,
+    backgrounds: Backgrounds,
+    training: TrainingConfig,
+    preset: Stage2Preset,
+    run: ShardConfig,
+    *,
+    progress: bool = True,
+) -> ShardBatches:
+    """Stage 2's batches of shards for a model that is on its device."""
+    latents = None
+    if run.cache_latents:
+        folder = run.out / "latents"
+        vae_hash = str(model.record.get("base_checkpoint", ""))
+        latents = shard_latents(shards, model.vae, vae_hash, model.resolution, folder, progress=progress)
+    samples = SubjectSamples(
+        tokenizer=PromptTokenizer.of(model, preset.config.word_length),
+        config=preset.config,
+        backgrounds=backgrounds,
+        size=model.multimodal_encoder.image_size,
+        resolution=model.resolution,
+        pixels=model.conventions.pixels,
+        latents=latents,
+    )
+    finish = FinishSubjects(EncodeTargets(model.vae, training.mixed_precision), preset.config.subject_weight)
+    return shard_batches(shards, samples, training, finish, run.workers)
+
+
+def run_device(name: str | None) -> torch.device:
+    """This process's device: the GPU of its own, where there is one."""
+    device: torch.device = PartialState(cpu=name == "cpu" or not torch.cuda.is_available()).device
+    return device
+
+
+def _given(run: ShardConfig) -> dict[str, Any]:
+    """What a run starts from, as the user names it."""
+    names = ("base", "init", "image_encoder", "qformer", "backgrounds")
+    return {f"given_{name}": getattr(run, name) for name in names}
+
+
+@contextmanager
+def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Holds a folder for one run with these settings; refuses another run's."""
+    settings = json.loads(json.dumps(settings, default=str))
+    path = out / SETTINGS
+    if path.exists() and (old := read_json(path)) != settings:
+        name = next(name for name in {**settings, **old} if old.get(name) != settings.get(name))
+        raise InputError(f"{out} belongs to another run (its {name} differs); choose another --out")
+    if not is_main_process():
+        yield
+        return
+    if not path.exists() and out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} already holds something else; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another run is training in {out}; wait for it or choose another --out") from error
+        write_json(settings, path)
+        yield
+
+
+def _say(line: str) -> None:
+    if line and is_main_process():
+        print(line)
