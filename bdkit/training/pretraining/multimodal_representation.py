@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import gather
+from accelerate.utils import gather, reduce
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from transformers import BertTokenizer
 
 from bdkit.models.multimodal_encoder import MultimodalEncoder
@@ -116,7 +115,9 @@ class MultimodalRepresentation(nn.Module):
         words = self.encoder.qformer.get_input_embeddings().weight
         logits = self.word_transform(hidden[:, :-1]) @ words.T + self.word_bias
         targets = input_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=0.1)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=0.1)
+        words_here = (targets != -100).sum().float()
+        return loss * (words_here / reduce(words_here, "mean"))  # the mean over the words of all processes
 
     @torch.no_grad()
     def write_words(self, image_tokens: Tensor, end_token_id: int, length: int = 24) -> Tensor:
@@ -176,7 +177,20 @@ def hard_negatives(
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
     """All processes' rows (world B, ...); the gradient of each flows back to the process that it came from."""
-    return tensor if world_size() == 1 else torch.cat(all_gather(tensor))
+    return tensor if world_size() == 1 else _Gather.apply(tensor)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered: Tensor = gather(rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        size = len(gradient) // world_size()
+        total: Tensor = reduce(gradient.contiguous(), "sum")
+        return total[rank() * size : (rank() + 1) * size]
 
 
 def caption_ids(tokenizer: BertTokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:

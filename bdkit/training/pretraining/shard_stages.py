@@ -211,7 +211,8 @@ def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
     if not is_main_process():
         yield
         return
-    if not path.exists() and out.exists() and any(out.iterdir()):
+    # hidden: what a run that was killed in this very function leaves behind
+    if not path.exists() and out.exists() and any(not file.name.startswith(".") for file in out.iterdir()):
         raise InputError(f"{out} already holds something else; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as lock:

@@ -218,11 +218,7 @@ def train_subject_representation(
         groups.append({"params": list(vision.parameters()), "lr": config.image_encoder_rate})
     checkpointed = [model.unet, model.text_encoder.model, encoder.qformer]
     with training_attention(model.unet), gradient_checkpointing(checkpointed, on=training.gradient_checkpointing):
-        # the last layer's words have no part in the loss: only the queries leave the Q-Former
-        trainer = TrainingLoop(
-            module, batches, training, out=out, groups=groups, name=name, find_unused_parameters=True, **loop
-        )
-        return trainer.run()
+        return TrainingLoop(module, batches, training, out=out, groups=groups, name=name, **loop).run()
 
 
 def subject_batches(

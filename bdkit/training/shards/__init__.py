@@ -10,4 +10,8 @@ A folder of shards holds
 
 `KEY.json` holds caption, subject (the class noun), source, width, height, pixels (SHA-256 of the source's pixels) and,
 where there is an alpha, box (its left, top, right and bottom edge in pixels) and area (its share of the image).
+
+The mini world's records also hold, where they are needed, `KEY.plain.png` and `KEY.plain_alpha.png` (the subject
+without outfit or change), `KEY.foreground.png` and `KEY.matte.png` (closed-form matting); the json's template and
+detail (its captions).
 """
