@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import diffusers
@@ -115,7 +115,7 @@ def with_timesteps(scheduler: Any, num_inference_steps: int, device: torch.devic
 
 def check_guidance(guidance_scale: float) -> None:
     """Refuses what is no strength of guidance."""
-    if not 0 <= guidance_scale < math.inf:
+    if not isinstance(guidance_scale, Real) or not 0 <= guidance_scale < math.inf:
         raise InputError(f"guidance_scale is {guidance_scale}; use a number of at least 0 (up to 1: no guidance)")
 
 

@@ -8,15 +8,14 @@ from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from PIL import Image
 from torch import Tensor, nn
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bdkit.models.configs import ModelConfig
 from bdkit.models.latent_diffusion import LatentDiffusion, checkpoint_module
 from bdkit.models.multimodal_encoder import MultimodalEncoder
-from bdkit.models.preprocessing import AnyImage
-from bdkit.models.prompts import Conventions, Lost, check_words, find_template, one_each, warn_of_lost
+from bdkit.models.preprocessing import AnyImage, image_list
+from bdkit.models.prompts import Conventions, Lost, check_words, find_template, one_each, text_list, warn_of_lost
 from bdkit.models.subjects import Subject, group_subjects
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.utils.errors import InputError
@@ -116,10 +115,9 @@ class BlipDiffusion(LatentDiffusion):
         Images are PIL images, arrays (H, W, C) or tensors (C, H, W), of floats in 0..1 or whole numbers in 0..255; a
         PIL image or an array counts as `read_image` reads it from a file.
         """
-        shown: list[Any] = (
-            [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) in (2, 3) else list(images)
-        )
-        words = [subject] * len(shown) if isinstance(subject, str) else list(subject)
+        shown = image_list(images)
+        words = text_list(subject, "a class word")
+        words = words * len(shown) if len(words) == 1 else words
         shown = shown * len(words) if len(shown) == 1 else shown
         if not shown:
             raise InputError("no subject image was given; give at least one")

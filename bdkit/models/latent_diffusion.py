@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from bdkit.models.configs import GenerationDefaults
 from bdkit.models.preprocessing import to_images, to_unit
-from bdkit.models.prompts import Lost, one_each, tokenize, warn_of_lost
+from bdkit.models.prompts import Lost, one_each, text_list, tokenize, warn_of_lost
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.sampling import Callback, Control, check_guidance, initial_noise, make_scheduler, sample, with_timesteps
 from bdkit.utils.env import shared_draw
@@ -285,7 +285,7 @@ class LatentDiffusion(nn.Module):
             warnings.warn(f"guidance_scale {scale} is no guidance, so the negative prompt does nothing", stacklevel=3)
         if scale > 1:
             texts = defaults.negative_prompt if negative_prompt is None else negative_prompt
-            texts = [texts] if isinstance(texts, str) else list(texts)
+            texts = text_list(texts, "a negative prompt")
             if len(texts) not in (1, count):
                 raise InputError(f"{len(texts)} negative prompts for {count} images; give 1 or as many")
             negative, more = self._encode_prompt(texts, None, 1, what="the negative prompt")
@@ -331,6 +331,8 @@ class LatentDiffusion(nn.Module):
         factor = latent_factor(self.vae)
         fallback = [self.resolution] * 2 if latents is None else [side * factor for side in latents.shape[-2:]]
         height, width = (fallback[k] if side is None else side for k, side in enumerate((height, width)))
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise InputError(f"height {height!r} and width {width!r} must be whole numbers of pixels")
         if height % factor or width % factor or not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
             raise InputError(
                 f"height {height} and width {width} must be multiples of {factor}, from {factor} to {MAX_SIDE}"

@@ -64,6 +64,18 @@ class SubjectPixels:
         return (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
 
+def image_list(images: Any) -> list[Any]:
+    """Images given alone, one after another or as a batch of arrays or tensors, as a list; InputError for no images."""
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    # a path or None is no list of images, though text can be taken apart
+    if not isinstance(images, Iterable) or isinstance(images, str | bytes):
+        as_image(images)
+    return list(images)
+
+
 def as_image(image: Any) -> Image.Image:
     """An RGB image of a PIL image, an array or a tensor; the same image as `read_image` gives of a file of it."""
     if isinstance(image, Tensor):
@@ -73,11 +85,6 @@ def as_image(image: Any) -> Image.Image:
         image = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
         if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (1, 2, 3, 4)):
             raise InputError(f"a tensor of shape {tuple(array.shape)} is no image; give (channels, height, width)")
-    if not isinstance(image, Image.Image | np.ndarray):
-        raise InputError(
-            f"an image must be a PIL image, an array (height, width, 3) or a tensor (3, height, width), "
-            f"not {type(image).__name__}"
-        )
     return as_rgb(image)
 
 

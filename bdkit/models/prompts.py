@@ -1,8 +1,9 @@
 """From a prompt and a subject's word to token ids: the templates, repetition, truncation."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
@@ -129,6 +130,20 @@ def split_prompt(prompt: str, class_noun: str | None) -> tuple[str, str]:
     return before.strip(), f"{class_noun} {after.strip()}".strip()
 
 
+def text_list(texts: str | Sequence[str], what: str) -> list[str]:
+    """Texts given alone or one after another, as a list; InputError for anything else."""
+    several = [texts] if isinstance(texts, str) else _sequence(texts, f"{what} is text")
+    if wrong := [text for text in several if not isinstance(text, str)]:
+        raise InputError(f"{what} is text, not {wrong[0]!r}")
+    return several
+
+
+def _sequence(values: Any, what: str) -> list[Any]:
+    if isinstance(values, Iterable):
+        return list(values)
+    raise InputError(f"{what}, one or a list, not {values!r}")
+
+
 def one_each(
     prompt: str | Sequence[str],
     class_noun: str | Sequence[str] | None,
@@ -136,8 +151,11 @@ def one_each(
     *batched: Tensor | None,
 ) -> tuple[list[str], list[str] | None, list[int]]:
     """Prompts, class nouns and seeds (default 0, 1, ...), one an image; ``batched`` is what else has one an image."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    nouns = [class_noun] if isinstance(class_noun, str) else None if class_noun is None else list(class_noun)
+    prompts = text_list(prompt, "a prompt")
+    nouns = None if class_noun is None else text_list(class_noun, "a class word")
+    numbers = None if seeds is None else _sequence(seeds, "seeds are whole numbers")
+    if numbers is not None and not all(isinstance(seed, Integral) for seed in numbers):
+        raise InputError(f"seeds are whole numbers, such as [0, 1], not {seeds!r}")
     count = max([1, *(len(part) for part in (prompts, seeds, nouns, *batched) if part is not None)])
     prompts = prompts * count if len(prompts) == 1 else prompts
     nouns = nouns * count if nouns is not None and len(nouns) == 1 else nouns

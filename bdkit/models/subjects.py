@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from bdkit.models.preprocessing import AnyImage
+from bdkit.models.preprocessing import AnyImage, image_list
+from bdkit.models.prompts import text_list
 from bdkit.utils.errors import InputError
 
 
@@ -33,7 +30,7 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
     entries = _entries(images)
     if not entries:
         raise InputError("no subject image was given; give at least one")
-    words = [nouns] if isinstance(nouns, str) else list(nouns)
+    words = text_list(nouns, "a class word")
     several = isinstance(entries[0], list) or len(words) > 1
     groups = [e if isinstance(e, list) else [e] for e in entries] if several else [entries]
     shares: list[Any] = [None] * len(groups)
@@ -56,15 +53,17 @@ def group_subjects(images: Any, nouns: str | Sequence[str], weights: Sequence[An
 
 def _entries(images: Any) -> list[Any]:
     """Images, or lists of images, as a list; a batch of arrays or tensors is taken apart."""
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim in (2, 3)):
-        return [images]
-    return [list(e) if isinstance(e, list | tuple) or getattr(e, "ndim", 3) == 4 else e for e in images]
+    entries = image_list(images)
+    return [list(e) if isinstance(e, list | tuple) or getattr(e, "ndim", 3) == 4 else e for e in entries]
 
 
 def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
     if count == 0:
         raise InputError("no subject image was given; give at least one")
-    values = [1.0] * count if weights is None else [float(w) for w in weights]
+    try:
+        values = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise InputError(f"the weights {weights!r} of the reference images are no numbers; give one an image") from None
     if len(values) != count:
         raise InputError(f"{count} reference images but {len(values)} weights; give one an image")
     if min(values) < 0 or not 0 < sum(values) < float("inf"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bdkit.losses import noise_prediction_loss, training_attention
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion, encode_images
-from bdkit.models.preprocessing import as_image, pixels_from_images
+from bdkit.models.preprocessing import as_image, image_list, pixels_from_images
 from bdkit.sampling import make_scheduler
 from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
 from bdkit.training.data import FunctionBatches
@@ -148,6 +148,7 @@ def cache_latents(
     model: LatentDiffusion, images: Sequence[Image.Image], seed: int, *, random_flip: bool = False
 ) -> Tensor:
     """Scaled latents (N, C, h, w) of N images; with ``random_flip`` (2N, C, h, w), the mirror images last."""
+    images = image_list(images)
     if not images:
         raise InputError("no subject image was given; give at least one")
     # before they are mirrored: a turned photo's other way up is the other axis

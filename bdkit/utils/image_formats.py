@@ -29,6 +29,8 @@ _OTHER_SIGNATURES = (
     (b"<svg", "a drawing (SVG); save it as PNG"),
     (b"<?xml", "a drawing (SVG) or other XML; save it as PNG"),
     (b"%pdf", "a PDF; save it as PNG"),
+    (b"%!ps", "a drawing (EPS); save it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "a drawing (EPS); save it as PNG"),
     (b"pk\x03\x04", "a zip archive; unpack it"),
     (b"\xff\x0a", "JPEG XL; save it as PNG or JPEG"),
     (b"\x00\x00\x00\x0cjxl ", "JPEG XL; save it as PNG or JPEG"),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.image_formats import (
@@ -23,7 +23,7 @@ from bdkit.utils.image_formats import (
     readable_suffixes,
 )
 from bdkit.utils.io import write_bytes
-from bdkit.utils.rgb import DECODE_ERRORS, check_size, to_rgb, too_large
+from bdkit.utils.rgb import DECODE_ERRORS, check_size, to_rgb, too_large, upright
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # by channel, of 0..1
 N_NAMED = 5
@@ -54,8 +54,8 @@ def decode_image(data: bytes, name: str) -> tuple[Image.Image, Image.Image | Non
         name: what messages call it.
     """
     with _decoded(name, data) as image:
-        rgb, upright = to_rgb(image, name), ImageOps.exif_transpose(image)
-        return rgb, upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+        rgb, turned = to_rgb(image, name), upright(image, name)
+        return rgb, turned.convert("RGBA").getchannel("A") if turned.has_transparency_data else None
 
 
 @contextmanager
@@ -115,10 +115,9 @@ def list_images(folder: str | Path) -> list[Path]:
         _say_left_out(folder, [*others, *deeper])
         return images
     if others:
-        raise InputError(
-            f"the images in {folder} ({others[0].name}) are in a camera's own format, or have no image's suffix; save "
-            "them as JPEG or PNG first"
-        )
+        drawing = others[0].suffix.lower() in DRAWING_SUFFIXES
+        what = "a drawing or a document" if drawing else "in a camera's own format, or has no image's suffix"
+        raise InputError(f"no images in {folder} that can be read: {others[0].name} is {what}; save it as PNG or JPEG")
     if deeper:
         inside = list(dict.fromkeys(path.parent.relative_to(folder).as_posix() for path in deeper))
         raise InputError(f"no images in {folder} itself, but in its folders {_first_of(inside)}; give one of these")

@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bdkit.utils.errors import InputError
 
@@ -17,6 +17,16 @@ DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, OverflowError,
     RuntimeError,
 )  # fmt: skip
+# EXIF orientation -> what makes the image upright; 1 is upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Of the full range; images of fewer bits, kept in files of 16, reach a 16th of it (12 bits) or a 256th (8 bits)
 DARK = 1 / 16
 
@@ -29,6 +39,11 @@ def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
 
     Raises InputError for numbers out of range, and for what is no image.
     """
+    if not isinstance(image, Image.Image | np.ndarray):
+        raise InputError(
+            f"{_shown(image)} is no image; give a PIL image or an array of (height, width, channels); "
+            "bdkit.utils.images.read_image reads a file"
+        )
     if isinstance(image, np.ndarray):
         image = _image_from_array(image)
     name = getattr(image, "filename", "") or "the image"
@@ -41,6 +56,19 @@ def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
         raise InputError(f"{name} is not a readable image ({type(error).__name__}: {error})") from error
 
 
+def upright(image: Image.Image, name: str = "the image") -> Image.Image:
+    """The image as its EXIF orientation says; as it lies, with a warning, where the EXIF data are damaged."""
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+    except (*DECODE_ERRORS, TypeError, AttributeError) as error:
+        warnings.warn(
+            f"{name}: its EXIF data cannot be read ({type(error).__name__}); it is taken as it lies", stacklevel=3
+        )
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def to_rgb(image: Image.Image, name: str = "the image", *, to_srgb: bool = True) -> Image.Image:
     """An RGB image, 8 bits a channel, that says all by its pixels.
 
@@ -49,7 +77,7 @@ def to_rgb(image: Image.Image, name: str = "the image", *, to_srgb: bool = True)
     images of 16 bits that hold numbers of 12 or fewer, and so come out black.
     """
     deep, bits = ";16" in str(getattr(image, "tile", "")), _bits(image)
-    image = ImageOps.exif_transpose(image)
+    image = upright(image, name)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image, bits, name)
     elif deep and (largest := _largest(image)) < 256 * DARK:
@@ -82,6 +110,12 @@ def check_size(size: tuple[int, int], path: object) -> None:
 def too_large(path: object) -> str:
     """The message about an image that is too large."""
     return f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller first"
+
+
+def _shown(value: object) -> str:
+    """A value in a message, shortened."""
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '...'}" if value is not None else text
 
 
 def _bits(image: Image.Image) -> int:

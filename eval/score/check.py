@@ -168,8 +168,8 @@ class Checker:
         if "duplicate" in kinds or "unreadable" in kinds:
             return "replace or remove these files, then score"
         if kinds == {"surplus"}:
-            return "remove them, or --ignore-surplus"
-        return "generate them, then score, or --allow-missing for means over fewer images"
+            return "remove them, or leave them out by bdkit score --ignore-surplus"
+        return "generate them, then score; bdkit score --allow-missing gives means over fewer images"
 
     def _expected_path(self, image_id: ImageId) -> str:
         """Where bdkit would put the image."""

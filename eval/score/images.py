@@ -23,7 +23,7 @@ from eval.score.protocols import rewritten
 COLUMNS = ("path", "method", "subject", "prompt_index", "sample")
 SEPARATORS = ",;\t"
 PLOTS = "plots"
-SEED_FOLDER = re.compile(r"seed(\d+)")
+SEED_FOLDER = re.compile(r"seed(\d{1,9})", re.ASCII)
 SUBJECT = "thesubjectoftheimage"
 PLUS_FOLDER, PLUS_TEXTS = "tgt_image", "text"
 
@@ -117,31 +117,35 @@ def read_manifest(path: Path, root: Path) -> ImageTree:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()
-            if not first.startswith("sep="):  # Excel's own line above the header
+            above = int(first.startswith("sep="))  # Excel's own line above the header
+            if not above:
                 file.seek(0)
             separator = max(SEPARATORS, key=first.count)
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            lines = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"the manifest {path} cannot be read ({error}); save it as CSV in UTF-8") from error
+            lines = [(reader.line_num + above, line) for line in reader]
+    except UnicodeDecodeError as error:
+        raise InputError(f"the manifest {path} is not UTF-8; save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise InputError(f"the manifest {path} cannot be read ({reason}); save it as CSV in UTF-8") from error
     prompt = "prompt" if "prompt" in columns and "prompt_index" not in columns else "prompt_index"
     needed = [prompt if name == "prompt_index" else name for name in COLUMNS]
     if missing := [name for name in needed if name not in columns]:
         raise InputError(f"the manifest {path} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
     images, bad = [], []
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines:
         try:
             if None in line or None in line.values():
-                raise ValueError(f"not {len(columns)} fields, as the first line has")
+                raise InputError(f"not {len(columns)} fields, as the first line has")
             name, method, subject = (_text(line, column) for column in ("path", "method", "subject"))
-            seed_set = int(line.get("seed_set") or 0)
-            image_id = ImageId(method, seed_set, subject, int(line[prompt]), int(line["sample"]))
-            if (root / name).exists() and not (root / name).is_file():
-                raise ValueError(f"{name} is no file")
+            seed_set = _number(line, "seed_set") if line.get("seed_set") else 0
+            image_id = ImageId(method, seed_set, subject, _number(line, prompt), _number(line, "sample"))
+            if "\0" in name or ((root / name).exists() and not (root / name).is_file()):
+                raise InputError(f"{printable(name)} is no file")
             images.append(ImageFile(root / name, image_id, line.get("reference") or None))
-        except (TypeError, ValueError) as error:
+        except InputError as error:
             bad.append(f"line {number} ({error})")
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -299,5 +303,13 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _text(line: dict[str, str], column: str) -> str:
     value = (line[column] or "").strip()
     if not value:
-        raise ValueError(f"no {column}")
+        raise InputError(f"no {column}")
     return value
+
+
+def _number(line: dict[str, str], column: str) -> int:
+    """A whole number from 0, perhaps with the ".0" that pandas writes."""
+    match = re.fullmatch(r"(\d{1,9})(\.0*)?", value := _text(line, column), re.ASCII)
+    if match is None:
+        raise InputError(f"{column} is {value[:40]!r}; use a whole number from 0 to 999,999,999")
+    return int(match[1])

@@ -1,6 +1,7 @@
 """Images to pixels and back."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,21 @@ def test_tensors_of_any_type_and_their_refusals() -> None:
         (tensor.float(), "floats lies in"),
         (tensor.permute(1, 2, 0), "give .channels, height, width."),
         (torch.zeros(1, 3, 4, 4), "is no image"),
-        ("x.png", "must be a PIL image"),
+        ("x.png", "str 'x.png' is no image; give a PIL image"),
+        (None, "None is no image"),
+        ([image], "list .* is no image"),
     ]:
         with pytest.raises(InputError, match=words):
             as_image(wrong)
+
+
+@pytest.mark.parametrize("given", [None, 3, "dog.png", Path("dog.png"), [None], ["dog.png"], np.float32(1), []])
+def test_what_is_no_image_is_refused_wherever_images_are_taken(model: Any, given: Any) -> None:
+    for call in (
+        lambda: model.encode_subject(given, "dog"),
+        lambda: model.mean_subjects(given, "dog"),
+        lambda: cache_latents(model, given, 0),
+        lambda: centre_crop(given, 8),
+    ):
+        with pytest.raises(InputError, match=r"is no image; give a PIL image|no (subject )?images? (was|to|is)"):
+            call()

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.image_formats import SUFFIXES
-from bdkit.utils.images import list_images, read_image, read_images, write_png
+from bdkit.utils.images import decode_image, list_images, read_image, read_images, write_png
 from bdkit.utils.rgb import MAX_PIXELS
 
 RED = (200, 10, 10)
@@ -41,6 +42,16 @@ def test_applies_exif_orientation(tmp_path: Path, orientation: int, red_at: tupl
     image = read_image(tmp_path / "x.png")
     assert image.size == ((40, 20) if orientation == 3 else (20, 40))
     assert image.getpixel(red_at) == RED
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "jpg"])
+def test_damaged_exif_data_cost_the_rotation_and_not_the_image(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    half_red().save(path, **({} if suffix == "tiff" else {"exif": b"Exif\0\0II*\0\xff\xff\xff\xffjunk"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read_image(path).size == (40, 20)
+        assert decode_image(path.read_bytes(), "x")[0].size == (40, 20)
 
 
 def test_lays_transparency_on_white(tmp_path: Path) -> None:
@@ -239,10 +250,14 @@ def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
         assert [path.name for path in list_images(tmp_path)] == ["a.jpg"]
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "no-suffix").unlink()
-    with pytest.raises(InputError, match=r"\(b.heic\) are in a camera's own format"):
+    with pytest.raises(InputError, match=r"can be read: b.heic is in a camera's own format"):
         list_images(tmp_path)
     (tmp_path / "b.heic").unlink()
     (tmp_path / "c.dng").unlink()
+    (tmp_path / "d.svg").write_text("<svg/>")
+    with pytest.raises(InputError, match=r"can be read: d.svg is a drawing or a document; save it as PNG"):
+        list_images(tmp_path)
+    (tmp_path / "d.svg").unlink()
     with pytest.raises(InputError, match="itself, but in its folders sub/deeper; give one of these"):
         list_images(tmp_path)
 
@@ -255,6 +270,7 @@ def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
         (b"\n<!DOCTYPE html><html>", "it is a web page, from a download that failed"),
         (b"<svg xmlns=", "it is a drawing"),
         (b"%PDF-1.7", "it is a PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "it is a drawing .EPS.; save it as PNG"),
         (b"\xff\x0a\xfa\x1f", "it is JPEG XL"),
         (b"", "it is empty"),
     ],

@@ -67,6 +67,22 @@ def test_the_tree_of_dreambench_plus_is_read_with_its_texts(tmp_path: Path) -> N
         ([{"path": "a", "method": "m"}], "has no column 'subject'"),
         ([{"path": "a", "method": "m", "subject": "s", "sample": "0"}], "has no column 'prompt_index'"),
         ([{"path": "a", "method": "m", "subject": "s", "prompt_index": "x", "sample": "0"}], r"bad lines: line 2"),
+        *(
+            (
+                [
+                    {
+                        "path": "a",
+                        "method": "m",
+                        "subject": "s",
+                        "prompt_index": "0",
+                        "sample": "0",
+                        "seed_set": seed_set,
+                    }
+                ],
+                rf"line 2 \(seed_set is '{seed_set}'; use a whole number from 0 to 999,999,999\)",
+            )
+            for seed_set in (2**63, -1, 0.5, "nan", "1_0")
+        ),
         ([{"path": "", "method": "m", "subject": "s", "prompt_index": "1", "sample": "0"}], r"line 2 \(no path\)"),
     ],
 )

@@ -1,5 +1,6 @@
 """`bdkit score` and `bdkit table` on a folder of another program's images, with the shipped evaluators."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,15 @@ def test_missing_images_stop_it_or_show_in_the_table(theirs, tmp_path, capsys):
         assert f"{SUITE.n_images - 1}/{SUITE.n_images}" in capsys.readouterr().out
     finally:
         lost.write_bytes(data)
+
+
+def test_nothing_that_can_be_read_is_no_score(theirs, tmp_path, capsys):
+    images = shutil.copytree(theirs, tmp_path / "theirs")
+    for path in images.rglob("*.png"):
+        path.write_bytes(b"no image")
+    assert score(images, tmp_path / "out", "--allow-missing") == 2
+    assert "none of the images in" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out/scores.csv").exists()
 
 
 def test_shards_fill_the_cache_for_the_same_bytes(theirs, tmp_path, capsys):
