@@ -1,7 +1,8 @@
-"""The scenes of edit-mini, as data: a subject of the mini world is replaced by another; the right answer is known.
+"""The scenes of edit-mini and control-mini, as data: a subject of the mini world is replaced by another.
 
-A scene is a place, who stands there (another individual for every scene) and who shall stand there instead (one of the
-30 procedural subjects of a suite). In even scenes both have the same class, in odd ones they do not.
+The right answer is known. A scene is a place, who stands there (another individual for every scene) and who shall stand
+there instead (one of the 30 procedural subjects of a suite). In even scenes both have the same class, in odd ones they
+do not.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dreambench.registry import class_nouns, load_suite
 from dreambench.suites import Suite, SuiteSubject
 
 EDIT_MINI = "edit-mini"
+CONTROL_MINI = "control-mini"  # keeps the scene's edges instead
 N_SCENES = 100
 SPLITS = {"test": "mini@0", "dev": "mini-dev"}
 """Split of the subjects -> the suite that has them; settings are tuned on "dev" alone."""
@@ -56,7 +58,7 @@ class EditScene:
 
 @dataclass(frozen=True, kw_only=True)
 class EditMiniConfig:
-    """edit-mini alone.
+    """edit-mini and control-mini alone.
 
     scenes: measure only the first so many of the 100 scenes
     split: test, or dev: other subjects, on which the settings were tuned

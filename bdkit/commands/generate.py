@@ -70,10 +70,11 @@ class ControlConfig:
     """Structure to keep (Sec. 4.2).
 
     control: structures to keep, such as canny=photo.jpg; canny, depth, hed or scribble; several with commas between
-    controlnet: folder or id of the ControlNet of each; default: the model's own for canny, else the public one
+    controlnet: folder or id of the ControlNet of each; default: the model's own for canny, a shipped or public one
     control_strength: how strictly each structure is kept, 1 as it was trained, 0 not at all
     control_start: share of the steps, 0 to 1, at which each begins
     control_end: share of the steps at which each ends
+    control_guided: guidance strengthens the structure, too; shipped ControlNets do so anyway
     control_ready: the images are structure maps already, such as a drawn scribble
     """
 
@@ -82,6 +83,7 @@ class ControlConfig:
     control_strength: tuple[float, ...] = (1.0,)
     control_start: tuple[float, ...] = (0.0,)
     control_end: tuple[float, ...] = (1.0,)
+    control_guided: bool = False
     control_ready: bool = False
 
     def __post_init__(self) -> None:
@@ -244,8 +246,9 @@ def _make_control(
     maps = [read_image(path) for _, path in structures]
     if not config.control_ready:
         maps = [structure_map(kind, image, height, width) for (kind, _), image in zip(structures, maps, strict=True)]
+    more = {"guided": True} if config.control_guided else {}
     return StructureControl.from_pretrained(
-        paths, maps, strength=config.control_strength, start=config.control_start, end=config.control_end
+        paths, maps, strength=config.control_strength, start=config.control_start, end=config.control_end, **more
     )
 
 

@@ -15,7 +15,7 @@ from bdkit.commands.generate import GenerateConfig, SamplingConfig, SubjectConfi
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.images import read_image, write_png
 
-ITS_OWN = ("shape", "structure", "controlnet", "strength", "control_ready")
+ITS_OWN = ("shape", "structure", "controlnet", "strength", "guided", "control_ready")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class StylizeConfig(SubjectConfig, CheckpointConfig, SamplingConfig):
     shape: image of the object whose shape is kept
     structure: what is kept of it
     strength: how strictly it is kept, 1 as it was trained, 0 not at all
-    controlnet: folder or id of the ControlNet; default: the model's own, else the public one
+    guided: guidance strengthens it, too; shipped ControlNets do so anyway
+    controlnet: folder or id of the ControlNet; default: the model's own, a shipped one, the public one
     control_ready: the image is a structure map already, such as a drawn scribble
     prompt: what to draw, with {} where the subject goes
     seeds: one image a seed, such as 0-3,7
@@ -37,6 +38,7 @@ class StylizeConfig(SubjectConfig, CheckpointConfig, SamplingConfig):
     out: Path
     structure: Literal["canny", "depth", "hed", "scribble"] = "canny"
     strength: float = 1.0
+    guided: bool = False
     controlnet: str | None = None
     control_ready: bool = False
     prompt: str = "a {}"
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             control=(f"{config.structure}={config.shape}",),
             controlnet=() if config.controlnet is None else (config.controlnet,),
             control_strength=(config.strength,),
+            control_guided=config.guided,
             control_ready=config.control_ready,
         )
     )

@@ -22,14 +22,20 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json
 from bdkit.utils.rgb import as_rgb
 
-# Off-the-shelf ControlNets for Stable Diffusion v1-5, used without training.
+# Off-the-shelf ControlNets for Stable Diffusion v1-5, used without training, and what its U-Net is
 CONTROLNETS = {
     "canny": "lllyasviel/sd-controlnet-canny",
     "depth": "lllyasviel/sd-controlnet-depth",
     "hed": "lllyasviel/sd-controlnet-hed",
     "scribble": "lllyasviel/sd-controlnet-scribble",
 }
-# Those that are shipped, once trained (`bdkit pretrain controlnet`), and the structure that they keep
+STABLE_DIFFUSION = {
+    "cross_attention_dim": 768,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "in_channels": 4,
+    "layers_per_block": 2,
+}
+# Those that are shipped, and the structure that they keep
 SHIPPED = {"mini-canny": Path(__file__).parents[1] / "weights" / "mini-controlnet-canny"}
 Maps = Image.Image | Sequence[Image.Image]
 
@@ -48,6 +54,8 @@ class StructureControl:
         strength: factor of each ControlNet's residuals, at least 0; one for all, or one each.
         start: share of the steps, 0 to 1, at which it begins; one for all, or one each.
         end: share of the steps at which it ends.
+        guided: whether guidance strengthens the structure as it does the prompt: the residuals are then added for the
+            prompt alone, not for the negative one (as diffusers' ``guess_mode`` does, but without its other factors).
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class StructureControl:
         strength: float | Sequence[float] = 1.0,
         start: float | Sequence[float] = 0.0,
         end: float | Sequence[float] = 1.0,
+        guided: bool = False,
     ) -> None:
         single = not isinstance(controlnets, Sequence)
         nets: list[Any] = [controlnets] if single else list(controlnets)
@@ -67,7 +76,7 @@ class StructureControl:
         self.structures = [[maps] if isinstance(maps, Image.Image) else list(maps) for maps in given]
         if not all(self.structures):
             raise InputError("a ControlNet has no structure map; give at least one")
-        self.nets = MultiControlNetModel(nets).eval()
+        self.nets, self.guided = MultiControlNetModel(nets).eval(), guided
         self.strength = _one_each("strength", strength, len(nets))
         self.start, self.end = _one_each("start", start, len(nets)), _one_each("end", end, len(nets))
         for value in self.strength:
@@ -83,12 +92,14 @@ class StructureControl:
     def from_pretrained(
         cls, paths: str | Path | Sequence[str | Path], structures: Maps | Sequence[Maps], **settings: Any
     ) -> StructureControl:
-        """Reads the ControlNets; see the class for the other arguments.
+        """Reads the ControlNets; see the class for the other arguments. The shipped ones are ``guided`` by default.
 
         Args:
             paths: folders or ids, or keys of `CONTROLNETS` or `SHIPPED`: a ControlNet itself, or a model that holds one
                 in its folder controlnet/, such as salesforce/blipdiffusion-controlnet.
         """
+        named = [paths] if isinstance(paths, (str, Path)) else paths
+        settings.setdefault("guided", all(str(path) in SHIPPED for path in named))
         if isinstance(paths, (str, Path)):
             return cls(load_controlnet(paths), structures, **settings)
         return cls([load_controlnet(path) for path in paths], structures, **settings)
@@ -118,9 +129,11 @@ class StructureControl:
             if not any(scales):
                 return {}
             nn.Module.to(self.nets, context.device, context.dtype)  # diffusers' own logs a warning each time
-            repeats = len(latents) // count  # 2 with guidance, else 1
+            plain = len(latents) - count if self.guided else 0  # of the negative prompt, which come first
+            repeats = (len(latents) - plain) // count  # 2 with guidance of both prompts, else 1
             shown = [values.to(context).repeat(repeats, 1, 1, 1) for values in pixels]
-            down, middle = self.nets(latents, timestep, context, shown, scales, return_dict=False)
+            down, middle = self.nets(latents[plain:], timestep, context[plain:], shown, scales, return_dict=False)
+            down, middle = [_after_zeros(values, plain) for values in down], _after_zeros(middle, plain)
             return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
         return at_step
@@ -160,6 +173,9 @@ def _controlnet_folder(source: str) -> Path:
 def default_controlnet(kind: str, model: str | Path, unet: UNet2DConditionModel) -> str:
     """Which ControlNet keeps a structure where none is named: the model's own for edges, a shipped one, the public one.
 
+    Raises:
+        InputError: none of these belongs to the U-Net.
+
     Args:
         kind: a key of `CONTROLNETS`.
         model: where the model was read from.
@@ -168,11 +184,14 @@ def default_controlnet(kind: str, model: str | Path, unet: UNet2DConditionModel)
     if kind == "canny" and has_own_controlnet(model):
         return str(model)
     shipped = f"mini-{kind}"
-    if shipped in SHIPPED and (SHIPPED[shipped] / "config.json").exists():
-        config = ControlNetModel.load_config(SHIPPED[shipped])
-        if _mismatch(config, unet.config) is None:
-            return shipped
-    return CONTROLNETS[kind]
+    if shipped in SHIPPED and _mismatch(ControlNetModel.load_config(SHIPPED[shipped]), unet.config) is None:
+        return shipped
+    if _mismatch(STABLE_DIFFUSION, unet.config) is None:
+        return CONTROLNETS[kind]
+    raise InputError(
+        f"no known ControlNet keeps {kind!r} for the U-Net of {model}; name one of its size with --controlnet "
+        f"(shipped: {', '.join(SHIPPED)}, which keeps the mini model's edges)"
+    )
 
 
 def has_own_controlnet(model: str | Path) -> bool:
@@ -180,6 +199,8 @@ def has_own_controlnet(model: str | Path) -> bool:
     index = Path(model) / "model_index.json"
     try:
         if not Path(model).is_dir():
+            if not is_hub_id(str(model)):
+                return False
             index = Path(hf_hub_download(str(model), "model_index.json"))
         return "controlnet" in json.loads(index.read_text())
     except (OSError, ValueError):
@@ -190,6 +211,11 @@ def structure_pixels(maps: Sequence[Image.Image], height: int, width: int) -> Te
     """Structure maps to (N, 3, height, width) in 0..1, resized without keeping the aspect, as the reference does."""
     resized = [as_rgb(m).resize((width, height), Image.Resampling.BICUBIC) for m in maps]
     return torch.from_numpy(np.stack([np.asarray(m) for m in resized])).permute(0, 3, 1, 2).float() / 255
+
+
+def _after_zeros(values: Tensor, count: int) -> Tensor:
+    """(N, ...) residuals behind ``count`` that change nothing."""
+    return torch.cat([values.new_zeros(count, *values.shape[1:]), values]) if count else values
 
 
 def _one_each(name: str, value: float | Sequence[float], count: int) -> list[float]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdkit.checkpoints.load import load_model
-from bdkit.losses import noise_prediction_loss, training_attention, training_scheduler
+from bdkit.losses import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
 from bdkit.models.latent_diffusion import LatentDiffusion, latent_factor
 from bdkit.training.config import TrainingConfig
 from bdkit.training.data import FunctionBatches, epoch_indices
@@ -19,8 +19,8 @@ from bdkit.training.pretraining.autoencoder import encode_corpus
 from bdkit.training.pretraining.corpus import Corpus, build_corpus
 from bdkit.training.pretraining.presets import CONTROLNET, PRETRAIN
 from bdkit.training.pretraining.stages import MiniPretraining
-from bdkit.utils.edges import canny
-from bdkit.utils.io import write_atomically, write_json
+from bdkit.utils.edges import CANNY_HIGH, CANNY_LOW, canny
+from bdkit.utils.io import write_atomically, write_json, write_text
 
 # Channels of the condition embedding: one halving for each after the first, as the public ControlNets have them
 CONDITION_CHANNELS = (16, 32, 96, 256)
@@ -28,11 +28,25 @@ NAME = "mini-controlnet-canny"
 
 
 class ControlNetLoss(nn.Module):
-    """Noise prediction guided by the caption and the structure; only the ControlNet is trained."""
+    """Noise prediction guided by the caption and the structure; only the ControlNet is trained.
 
-    def __init__(self, controlnet: ControlNetModel, unet: UNet2DConditionModel, text_encoder: nn.Module) -> None:
+    ControlNet's paper: all timesteps weigh the same; here: ``noise_weights``, because the layout is decided where the
+    noise is strong.
+
+    Args:
+        noise_weights: the smallest and largest weight of a timestep, see `timestep_weights`; None: all the same.
+    """
+
+    def __init__(
+        self,
+        controlnet: ControlNetModel,
+        unet: UNet2DConditionModel,
+        text_encoder: nn.Module,
+        noise_weights: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
         self.controlnet, self.scheduler = controlnet, training_scheduler()
+        self.weights = None if noise_weights is None else timestep_weights(self.scheduler, *noise_weights)
         self._frozen = (unet, text_encoder)  # in a tuple: no parameters of this module
 
     def forward(
@@ -48,7 +62,11 @@ class ControlNetLoss(nn.Module):
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
             return unet(noisy, timesteps, context, **residuals)
 
-        return noise_prediction_loss(controlled, self.scheduler, latents, hidden, generator), {}
+        weighted = self.weights is not None
+        loss = noise_prediction_loss(
+            controlled, self.scheduler, latents, hidden, generator, self.weights, importance_sampling=weighted
+        )
+        return loss, {}
 
 
 def new_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
@@ -71,6 +89,7 @@ def train_controlnet(
     out: Path | None,
     *,
     empty_share: float = 0.5,
+    noise_weights: tuple[float, float] | None = None,
     **loop: Any,
 ) -> tuple[ControlNetModel, dict[str, Any]]:
     """Trains a ControlNet for the text-to-image model, which stays as it is.
@@ -81,6 +100,7 @@ def train_controlnet(
         structures: (N, H, W) uint8 structure maps of the same images, such as `edges_of`.
         empty_share: share of empty captions, so that the structure is read where the text says nothing (half, as
             there).
+        noise_weights: see `ControlNetLoss`.
 
     Returns:
         The trained ControlNet and the training's record.
@@ -101,7 +121,7 @@ def train_controlnet(
         known = latents[chosen].float().to(device, memory_format=torch.channels_last)
         return known, ids.to(device), maps.to(device, memory_format=torch.channels_last)
 
-    module = ControlNetLoss(controlnet, model.unet, model.text_encoder)
+    module = ControlNetLoss(controlnet, model.unet, model.text_encoder, noise_weights)
     batches = FunctionBatches(batch, config.seed)
     try:
         with training_attention(model.unet), training_attention(controlnet):
@@ -128,7 +148,7 @@ def pretrain_controlnet(out: Path, *, smoke: bool = False, progress: bool = True
     preset = CONTROLNET[name]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     finished, folder = out / "weights" / NAME, out / "controlnet"
-    if (finished / "config.json").exists():
+    if (finished / "run.json").exists():
         return finished
     run = MiniPretraining(out, PRETRAIN[name], device=device)
     beside = str(out / "base") if run.load("autoencoder") and run.load("base") else "mini-base"
@@ -145,9 +165,30 @@ def pretrain_controlnet(out: Path, *, smoke: bool = False, progress: bool = True
         edges_of(corpus.images),
         preset.training,
         folder,
+        noise_weights=preset.noise_weights,
         progress=progress,
         device=device,
     )
+    record = {"beside": beside, "scenes": preset.corpus.scenes, "noise_weights": preset.noise_weights, **record}
     net.half().save_pretrained(finished)
-    write_json({"beside": beside, **record}, finished / "run.json")
+    write_text(_card(record), finished / "README.md")
+    write_json(record, finished / "run.json")
     return finished
+
+
+def _card(record: dict[str, Any]) -> str:
+    """The ControlNet's model card."""
+    config, weights = record["config"], record["noise_weights"]
+    return f"""# bdkit {NAME}
+
+A ControlNet (arXiv 2302.05543) for Canny edges at 64 px, trained beside `{record["beside"]}`, which stayed as it is, by
+`bdkit pretrain controlnet`; BLIP-Diffusion mini uses it without further training (arXiv 2305.14720, Sec. 4.2).
+
+Corpus: {record["scenes"]} scenes of as many training subjects, drawn by this package, and their edges (thresholds
+{CANNY_LOW} and {CANNY_HIGH}). Half of the captions are empty. A timestep's error counts by 1 / SNR, kept within
+{weights[0]:g} and {weights[1]:g} (there: all the same).
+
+{config["steps"]} steps of {config["batch_size"]}, learning rate {config["learning_rate"]:g}, moving average
+{config["ema_decay"]:g}, seed {config["seed"]}; {record["seconds"] / 60:.0f} minutes, {record["device"]}.
+{record["trained_parameters"] / 1e6:.2f}M parameters, float16 safetensors; licence Apache-2.0.
+"""

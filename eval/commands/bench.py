@@ -1,4 +1,4 @@
-"""`bdkit bench`: every method of the paper's table, fitted, generated and scored; or edit-mini, which measures edits.
+"""`bdkit bench`: every method of the paper's table, fitted, generated and scored; or edit-mini, control-mini.
 
 examples:
   bdkit bench mini-quick
@@ -7,6 +7,7 @@ examples:
   bdkit bench mini-quick --methods blip-diffusion-finetuned,my_package.my_module:MyMethod
   bdkit bench mini-quick --rows rows.json
   bdkit bench edit-mini --methods fixed,lavis --scenes 20
+  bdkit bench control-mini --scenes 20
 """
 
 import argparse
@@ -14,12 +15,12 @@ from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
-from dreambench.editing import EDIT_MINI, EditMiniConfig
+from dreambench.editing import CONTROL_MINI, EDIT_MINI, EditMiniConfig
 from eval.experiments import TABLE1, BenchConfig, read_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `BenchConfig`; its rows come from a file; and those of edit-mini."""
+    """Adds the flags of `BenchConfig`; its rows come from a file; and those of edit-mini and control-mini."""
     add_dataclass_arguments(parser, BenchConfig, skip=["rows"])
     add_dataclass_arguments(parser, EditMiniConfig)
     group = parser.add_argument_group("Rows of your own", "docs/own_method.md shows both ways")
@@ -42,10 +43,10 @@ def config_of(args: argparse.Namespace) -> BenchConfig:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the benchmark, resumes a stopped one, and prints the table."""
-    if getattr(args, "suite", None) == EDIT_MINI:
+    if getattr(args, "suite", None) in (EDIT_MINI, CONTROL_MINI):
         return run_edits(args)
     for name in given_fields(EditMiniConfig, args):
-        raise InputError(f"{flag_of(name)} is of {EDIT_MINI} alone; leave it out")
+        raise InputError(f"{flag_of(name)} is of {EDIT_MINI} and {CONTROL_MINI} alone; leave it out")
 
     from eval.bench import run_bench
 
@@ -63,16 +64,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_edits(args: argparse.Namespace) -> int:
-    """Runs edit-mini; of the common flags it knows a few."""
+    """Runs edit-mini or control-mini; of the common flags they know a few."""
     given = given_fields(BenchConfig, args)
-    for name in given.keys() - {"suite", "model", "out", "methods"}:
-        raise InputError(f"{EDIT_MINI} has no {flag_of(name)}; leave it out")
+    suite = given["suite"]
+    known = {"suite", "model", "out", "methods"} if suite == EDIT_MINI else {"suite", "model", "out"}
+    for name in given.keys() - known:
+        raise InputError(f"{suite} has no {flag_of(name)}; leave it out")
     config = config_from_args(EditMiniConfig, args)
+    out, model = given.get("out") or Path("results") / suite, given.get("model", "mini")
+    if suite == EDIT_MINI:
+        from eval.mini.edit_scores import run_edit_mini
 
-    from eval.mini.edit_scores import run_edit_mini
+        run_edit_mini(config, out, model, given.get("methods"))
+        compared = "differences.csv"
+    else:
+        from eval.mini.structure import run_control_mini
 
-    out = given.get("out") or Path("results") / EDIT_MINI
-    run_edit_mini(config, out, given.get("model", "mini"), given.get("methods"))
+        run_control_mini(config, out, model)
+        compared = "ratios.csv"
     print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"Everything is in {out}: table.md, differences.csv, grid.png, scores.csv.")
+    print(f"Everything is in {out}: table.md, {compared}, grid.png, scores.csv.")
     return 0

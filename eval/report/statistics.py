@@ -118,6 +118,16 @@ def interval(values: FloatArray) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
+def ratio_interval(values: FloatArray, over: FloatArray) -> tuple[float | None, float | None]:
+    """The same for mean(values) / mean(over), both (n,) and paired: each resample takes the same subjects of both."""
+    if len(values) < 2:
+        return None, None
+    counts = _resamplings(len(values))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile((counts @ values) / (counts @ over), [tail, 100 - tail])
+    return float(low), float(high)
+
+
 @lru_cache(maxsize=4)
 def _resamplings(n: int) -> FloatArray:
     """(N_RESAMPLES, n): how often each of n subjects was drawn; the same for every method and metric."""

@@ -1,4 +1,4 @@
-"""What an edit changed outside its mask, and how different images look: the metrics of pixels."""
+"""What an edit changed outside its mask, how different images look, and whose edges they have: metrics of pixels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from bdkit.utils.edges import canny
+
 FloatArray = NDArray[np.floating]
 PixelArray = NDArray[np.uint8]
 # Two stacks of images (n, H, W, 3), uint8 -> (n, H, W) float64, how different they look at each place
@@ -14,6 +16,8 @@ PerceptualDistance = Callable[[PixelArray, PixelArray], FloatArray]
 # Wang et al.'s window: a Gaussian of this many pixels, cut at 11 x 11, and constants for values in 0..255
 SIGMA, TRUNCATE = 1.5, 3.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+# Strong edges: Canny with scikit-image's default smoothing, of a Gaussian of one pixel, and ControlNet's thresholds
+EDGE_SIGMA, EDGE_LOW, EDGE_HIGH = 1.0, 100, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,23 @@ def mean_outside(values: FloatArray, mask: FloatArray) -> float:
     weights = 1 - np.clip(mask, 0, 1)
     total = weights.sum()
     return float((values * weights).sum() / total) if total > 0 else float("nan")
+
+
+def strong_edges(image: PixelArray) -> NDArray[np.bool_]:
+    """(H, W) bool, the edges that count for `edge_f1`, of an (H, W, 3) uint8 image."""
+    smooth = gaussian_filter(image.astype(np.float64), (EDGE_SIGMA, EDGE_SIGMA, 0))
+    return canny(np.rint(smooth).astype(np.uint8), EDGE_LOW, EDGE_HIGH) > 0
+
+
+def edge_f1(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """F1 of two (H, W) edge maps, 0 to 1: 2 x common pixels / (pixels of the one + pixels of the other); 1 if both are
+    empty.
+
+    A pixel matches itself alone, with no tolerance: small images are dense with edges, and within one pixel of an edge
+    of any image lies one of any other (F1 0.7 for two unrelated scenes of a place, 0.26 without tolerance).
+    """
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
 
 
 def pair_distances(images: PixelArray, groups: Sequence[Sequence[int]], distance: PerceptualDistance) -> FloatArray:

@@ -99,6 +99,7 @@ class ControlNetPreset:
 
     corpus: CorpusConfig
     training: TrainingConfig
+    noise_weights: tuple[float, float] | None = (0.2, 10.0)
 
 
 PRETRAIN: dict[str, PretrainConfig] = {
@@ -111,11 +112,11 @@ CONTROLNET: dict[str, ControlNetPreset] = {
     "mini": ControlNetPreset(
         corpus=CorpusConfig(scenes=8192, seed=4),
         training=TrainingConfig(
-            steps=3000,
+            steps=9000,
             batch_size=8,
-            learning_rate=7e-4,
+            learning_rate=6e-4,
             warmup_steps=50,
-            ema_decay=0.99,
+            ema_decay=0.998,
             mixed_precision="bf16",
         ),
     ),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bdkit.editing.structure_control import StructureControl, load_controlnet, structure_pixels
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.sampling import guided_noise
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
@@ -104,6 +105,25 @@ def test_strength_nought_is_no_control_bit_for_bit(model: BlipDiffusion) -> None
         for s in (0.01, 1.0)
     )
     assert 0 < weak < strong
+
+
+def test_guided_is_a_control_of_the_prompt_alone(model: BlipDiffusion) -> None:
+    net, generator = controlnet(), torch.Generator().manual_seed(0)
+    latents, time = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor(500)
+    negative, positive = torch.randn(2, 2, 20, 32, generator=generator)
+    control = StructureControl(net, structure(), guided=True).residuals(model.unet, 2, 32, 32, 4)
+    with torch.no_grad():
+        twice, context = latents.repeat(2, 1, 1, 1), torch.cat([negative, positive])
+        both = guided_noise(model.unet, twice, time, context, 3.0, **control(0, 1, twice, time, context))
+        shown = structure_pixels([structure()], 32, 32).expand(2, -1, -1, -1)
+        down, middle = net(latents, time, positive, shown, return_dict=False)
+        shaped = model.unet(
+            latents, time, positive, down_block_additional_residuals=down, mid_block_additional_residual=middle
+        ).sample
+        plain = model.unet(latents, time, negative).sample
+    assert (both - (plain + 3 * (shaped - plain))).abs().max() < 1e-4
+    alone = latents_of(model, StructureControl(net, structure(), guided=True), guidance_scale=1.0)
+    assert torch.equal(alone, latents_of(model, StructureControl(net, structure()), guidance_scale=1.0))
 
 
 def test_a_structure_an_image_of_any_size(model: BlipDiffusion) -> None:

@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
 
 from bdkit import cli
-from bdkit.editing import structure_control
-from bdkit.editing.structure_control import CONTROLNETS, default_controlnet, load_controlnet
+from bdkit.editing.structure_control import (
+    CONTROLNETS,
+    SHIPPED,
+    StructureControl,
+    default_controlnet,
+    load_controlnet,
+)
 from bdkit.editing.structures import canny_edges
+from bdkit.methods.base import weights_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import latent_factor
 from bdkit.testing.tiny_model import tiny_model
@@ -18,6 +26,7 @@ from bdkit.training.config import TrainingConfig
 from bdkit.training.controlnet import NAME, edges_of, new_controlnet, train_controlnet
 from bdkit.training.pretraining.autoencoder import encode_corpus
 from bdkit.training.pretraining.corpus import Corpus
+from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json
 
 CONFIG = TrainingConfig(steps=4, batch_size=4, learning_rate=1e-2)
@@ -75,27 +84,46 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_the_edges_of_training_are_those_of_generation() -> None:
-    from PIL import Image
-
     images = corpus().images
     given = np.stack([np.asarray(canny_edges(Image.fromarray(image)))[..., 0] for image in images])
     assert np.array_equal(edges_of(images), given)
     assert set(np.unique(given)) == {0, 255}
 
 
-def test_the_stage_trains_beside_the_shipped_base(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stage_trains_beside_the_shipped_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "controlnet", "--smoke", "--out", str(tmp_path), "--device", "cpu"]) == 0
     folder = tmp_path / "weights" / NAME
     assert str(folder) in capsys.readouterr().out
     assert read_json(folder / "run.json")["beside"] == "mini-base"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
-    monkeypatch.setitem(structure_control.SHIPPED, "mini-canny", folder)
-    net = load_controlnet("mini-canny")
+    assert "mini-base" in (folder / "README.md").read_text()
+    net = load_controlnet(folder)
     assert net.dtype == torch.float32
-    mini, tiny = (BlipDiffusion.from_pretrained("mini"), tiny_model())
-    assert default_controlnet("canny", "mini", mini.unet) == "mini-canny"
-    assert default_controlnet("depth", "mini", mini.unet) == CONTROLNETS["depth"]
-    assert default_controlnet("canny", "tiny", tiny.unet) == CONTROLNETS["canny"]
     assert cli.main(["pretrain", "controlnet", "--smoke", "--out", str(tmp_path)]) == 0  # nothing left to do
+
+
+@pytest.mark.weights
+def test_the_shipped_one_belongs_to_the_mini_model() -> None:
+    mini = BlipDiffusion.from_pretrained("mini")
+    assert default_controlnet("canny", "mini", mini.unet) == "mini-canny"
+    edges = Image.fromarray(edges_of(corpus().images)[0])
+    control = StructureControl.from_pretrained("mini-canny", edges)
+    assert control.guided
+    before = weights_hash(mini)
+    settings = {"seeds": [0], "num_inference_steps": 2, "output_type": "latent"}
+    plain = mini("a dog in the snow", **settings)
+    assert not torch.equal(mini("a dog in the snow", control=control, **settings), plain)
+    assert weights_hash(mini) == before
+    assert torch.equal(mini("a dog in the snow", **settings), plain)
+    folder = SHIPPED["mini-canny"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 7e6
+    with pytest.raises(InputError, match="no known ControlNet keeps 'depth' for the U-Net of mini"):
+        default_controlnet("depth", "mini", mini.unet)
+    with pytest.raises(InputError, match="no known ControlNet keeps 'canny'"):
+        default_controlnet("canny", "tiny", tiny_model().unet)
+
+
+def test_without_a_name_stable_diffusion_has_the_public_ones() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+    assert {kind: default_controlnet(kind, "sd", unet) for kind in CONTROLNETS} == CONTROLNETS
