@@ -70,7 +70,7 @@ def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
         return shipped
     if is_hub_id(str(path)):
         return fetch_checkpoint(str(path), local_files_only=local_files_only)
-    names = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else "none"
+    names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob(f"*/{INDEX}"))) if SHIPPED.is_dir() else "none"
     raise InputError(f"no model at {str(path)!r}; give a folder, or one of the shipped models: {names}")
 
 

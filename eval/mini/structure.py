@@ -208,7 +208,7 @@ def ratios(scores: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for group, rows in by_scene(scores).items():
         for row, over in COMPARED:
-            if row not in rows:
+            if row not in rows or over not in rows:
                 continue
             for metric in METRICS:
                 first, second = rows[row][metric], rows[over][metric].loc[rows[row].index]
