@@ -20,6 +20,10 @@ NAMES = (
     "05_full_size",
     "06_score_your_own",
     "07_do_the_metrics_mean_it",
+    "08_editing_a_generated_image",
+    "09_editing_a_real_image",
+    "10_try_on",
+    "12_interpolation_and_attention",
 )
 IMAGES = ("image/jpeg", "image/png")
 MACHINE_PATH = re.compile(
