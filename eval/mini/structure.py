@@ -46,7 +46,7 @@ GROUPS = ("same class", "other class", "all")
 SAMPLES = 2  # images a scene
 BATCH = 4  # images together; fixed, so that a resumed run makes the same bytes
 RUN_FILE = "run.json"
-GRID_SCENES, GRID_TILE = 8, 64
+GRID_SCENES, GRID_TILE = 5, 64
 
 
 def image_path(out: Path, row: str, scene: EditScene, sample: int) -> Path:
@@ -239,9 +239,9 @@ def _cells(part: pd.DataFrame, column: str) -> list[str]:
 
 
 def draw_grid(out: Path, cases: Sequence[Case]) -> Image.Image:
-    """A few scenes, spread evenly, and what each row makes of them."""
+    """A few scenes, spread evenly, of the same and of another class in turn, and what each row makes of them."""
     count = min(GRID_SCENES, len(cases))
-    chosen = [cases[k * len(cases) // count] for k in range(count)]
+    chosen = [cases[(k * len(cases) // count) // 2 * 2 + k % 2] for k in range(count)]
     lines = []
     for case in chosen:
         source, answer = Image.fromarray(case.source.image), Image.fromarray(case.answer.image)
