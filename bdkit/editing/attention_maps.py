@@ -214,26 +214,27 @@ def figure(found: AttentionMaps, image: Image.Image, mask: Image.Image | None = 
     draw = ImageDraw.Draw(whole)
     for line, (label, _, _) in enumerate(rows):
         draw.text((2, LABEL + line * CELL + CELL // 2 - 6), label, fill="black")
-    shown = as_rgb(image).resize((CELL, CELL), Image.Resampling.BICUBIC)
-    whole.paste(shown, (CELL, LABEL))
+    whole.paste(as_rgb(image).resize((CELL, CELL), Image.Resampling.BICUBIC), (CELL, LABEL))
     if mask is not None:
         whole.paste(as_rgb(mask).resize((CELL, CELL)), (CELL, LABEL + CELL))
-    grey = np.asarray(shown.convert("L"), np.float64)[..., None]
     for column, (label, positions) in enumerate(found.tokens, start=2):
         draw.text((column * CELL + 2, 1), label, fill="black")
         maps = found.maps[..., list(positions)].sum(dim=-1)
         for line, (_, row_steps, row_layers) in enumerate(rows):
-            heat = _heat(maps[row_steps][:, row_layers].mean(dim=(0, 1)).numpy())
-            colours = heat * np.array([255.0, 80.0, 0.0]) + (1 - heat) * 0.6 * grey
-            whole.paste(Image.fromarray(colours.astype(np.uint8)), (column * CELL, LABEL + line * CELL))
+            cell = overlay(maps[row_steps][:, row_layers].mean(dim=(0, 1)).numpy(), image)
+            whole.paste(cell, (column * CELL, LABEL + line * CELL))
     return whole
 
 
-def _heat(values: Floats) -> Floats:
-    """A map as a cell of the figure, (CELL, CELL, 1), 0..1."""
-    scaled = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
-    cell = Image.fromarray((scaled * 255).astype(np.uint8)).resize((CELL, CELL), Image.Resampling.BICUBIC)
-    return np.asarray(cell, np.float64)[..., None] / 255
+def overlay(attention: Floats, image: Image.Image, side: int = CELL) -> Image.Image:
+    """A map (h, w), scaled to its own lowest and highest value, in orange over the grey image; side x side pixels."""
+    scaled = (attention - attention.min()) / max(float(attention.max() - attention.min()), 1e-12)
+    cell = Image.fromarray((scaled * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    heat = np.asarray(cell, np.float64)[..., None] / 255
+    shown = as_rgb(image).resize((side, side), Image.Resampling.BICUBIC)
+    grey = np.asarray(shown.convert("L"), np.float64)[..., None]
+    colours = heat * np.array([255.0, 80.0, 0.0]) + (1 - heat) * 0.6 * grey
+    return Image.fromarray(colours.astype(np.uint8))
 
 
 def mean_by_token(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

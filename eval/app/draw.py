@@ -37,14 +37,16 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 )
                 guidance = gr.Slider(0, 15, defaults.guidance_scale, step=0.5, label="Guidance", min_width=150)
             with gr.Accordion("More", open=False):
-                steps = gr.Slider(1, LONGEST_RUN, defaults.num_inference_steps, step=1, label="Denoising steps")
+                steps = gr.Slider(
+                    1, LONGEST_RUN, defaults.num_inference_steps, step=1, label="Denoising steps", elem_id="draw-steps"
+                )
                 sampler = gr.Dropdown([OWN_SAMPLER, *SAMPLERS], value=OWN_SAMPLER, label="Scheduler")
                 negative = gr.Textbox(defaults.negative_prompt, label="Negative prompt", max_length=300)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", elem_id="draw-go", min_width=120)
                 stop = stop_button("draw")
-        with gr.Column(scale=3, min_width=300):
             status = gr.HTML(elem_id="draw-status", elem_classes="status")
+        with gr.Column(scale=3, min_width=300):
             images = gr.Gallery(
                 label="Images", columns=2, object_fit="contain", format="png", height="auto", elem_id="draw-images",
                 elem_classes="grid-images", show_label=False,
@@ -80,17 +82,17 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             shown: dict[str, Any] = {}
             if vectors is not None and "{}" in template:
                 shown["subject_embeddings"] = vectors
-            drawn = model(
-                template,
-                target_subject=words if "{}" in template else None,
-                **shown,
-                negative_prompt=checked_text(negative, "the negative prompt"),
-                guidance_scale=float(guidance),
-                num_inference_steps=int(steps),
-                scheduler=scheduler,
-                seeds=numbers,
-                callback=turn.callback(count, f"drawing {len(numbers)} images"),
-            )
+            with turn.watching(model, count, f"drawing {len(numbers)} images"):
+                drawn = model(
+                    template,
+                    target_subject=words if "{}" in template else None,
+                    **shown,
+                    negative_prompt=checked_text(negative, "the negative prompt"),
+                    guidance_scale=float(guidance),
+                    num_inference_steps=int(steps),
+                    scheduler=scheduler,
+                    seeds=numbers,
+                )
             turn.say(f"{len(drawn)} image{'s' * (len(drawn) != 1)} in {turn.seconds:.1f} s.")
             return [
                 (turn.session.save(image, "image"), f"seed {seed}") for image, seed in zip(drawn, numbers, strict=True)

@@ -12,13 +12,20 @@ from PIL import Image
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.rgb import MAX_PIXELS
-from eval.app import draw
+from eval.app import compare, control, draw, edit, look, teach
 from eval.app.config import AppConfig
 from eval.app.studio import Studio
 from eval.app.style import CSS, theme
 from eval.app.subject import SubjectPanel
 
-TABS = {"Draw": draw.build}
+TABS = {
+    "Draw": draw.build,
+    "Teach": teach.build,
+    "Edit": edit.build,
+    "Control and style": control.build,
+    "Look inside": look.build,
+    "Compare": compare.build,
+}
 WAITING = 32  # events in the queue
 SECONDS = 15.0  # between two looks for sessions that are over
 FORGOTTEN = 900  # seconds that files stay which Gradio has put aside
@@ -46,7 +53,8 @@ def build_page(studio: Studio) -> gr.Blocks:
 
 def serve(config: AppConfig) -> None:
     """Runs the server until it is stopped; nothing it wrote is left then."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background process ignores the second by default
+        signal.signal(number, _stop)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses from twice this on, wherever Gradio opens an upload
     with tempfile.TemporaryDirectory(prefix="bdkit-app-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
@@ -68,6 +76,10 @@ def serve(config: AppConfig) -> None:
             pass
         finally:
             page.close(verbose=False)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def launch_settings(config: AppConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Session:
 
     folder: for what it is shown; no part of its name comes from the client
     images: uploaded images of a subject
-    source: the image that is edited or whose structure is kept
+    sources: the image that is edited, and the one whose shape is kept
     taught: name -> the folder of a subject that was taught here
     stop: set to end what is running; keep: set to end a lesson and keep what was learned
     """

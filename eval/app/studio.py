@@ -5,7 +5,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -81,9 +82,25 @@ class Turn:
             self._shown = now
             self.progress(share, desc=text)
 
-    def callback(self, steps: int, text: str, part: int = 0, parts: int = 1) -> Callable[[int, int, Tensor], None]:
-        """What `LatentDiffusion.draw` calls after each of ``steps``; of several parts, one after another."""
-        return lambda index, timestep, latents: self.check((part + (index + 1) / steps) / parts, text)
+    @contextmanager
+    def watching(self, model: LatentDiffusion, calls: int, text: str) -> Iterator[None]:
+        """Before each call of the model's U-Net within the block: shows how far it is, or ends it.
+
+        Args:
+            calls: how many there will be.
+        """
+        done = 0
+
+        def before(*_: Any) -> None:
+            nonlocal done
+            self.check(min(1.0, done / calls), text)
+            done += 1
+
+        handle = model.unet.register_forward_pre_hook(before)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def sentence(text: str, kind: str = "good") -> str:
@@ -102,6 +119,8 @@ class Studio:
         self.config, self.uploads = config, root / "uploads"
         self.sessions = Sessions(root / "sessions", 60 * config.keep_minutes)
         self.model = self._load(config.model)
+        if learned_words(self.model) or getattr(self.model, "subject_embeddings", None) is not None:
+            raise InputError(f"{config.model} is fine-tuned to a subject; give it with --subjects, and --model without")
         self.subjects = self._server_subjects()
         self._fine_tuned: tuple[Path, LatentDiffusion] | None = None
         self._easel = threading.Lock()
@@ -233,5 +252,5 @@ def _same(one: Subject, other: Subject) -> bool:
 
 def _capital(text: str) -> str:
     line = " ".join(text.split())
-    line = line[:1].upper() + line[1:]
+    line = line[:1].upper() + line[1:] if line.split(" ")[0].isalpha() else line
     return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from bdkit.models.preprocessing import centre_crop
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import encode
 from eval.app.sessions import Session, read_upload
@@ -14,11 +15,32 @@ from eval.app.studio import UPLOADED, Studio, Subject, sentence, told
 
 FIRST = "dog"
 THUMBNAIL = 144
+CANVAS = 512  # pixels a side of an image to paint on
 
 
-def stop_button(name: str) -> gr.Button:
+def stop_button(name: str, label: str = "Stop") -> gr.Button:
     """A button that ends what is running."""
-    return gr.Button("Stop", variant="secondary", elem_id=f"{name}-stop", min_width=80)
+    return gr.Button(label, variant="secondary", elem_id=f"{name}-stop", min_width=80)
+
+
+def image_box(studio: Studio, key: str, label: str, shown: Any, status: gr.HTML) -> gr.File:
+    """A box for one image, which is kept as ``session.sources[key]`` and put into the component ``shown``."""
+    box = gr.File(file_types=["image"], label=label, height=100, elem_id=f"{key}-upload", elem_classes="drop")
+
+    def take(file: str | None, request: gr.Request) -> tuple[Any, Any, str]:
+        """Keeps an uploaded image as this page's."""
+        try:
+            session = studio.session(request)
+            if file is None:
+                raise InputError("there is no image in this upload")
+            image = read_upload(str(file), studio.uploads, studio.config.max_megabytes)
+            session.sources[key] = centre_crop(image, studio.model.resolution)
+            return None, session.save(enlarged(session.sources[key]), key), ""
+        except Exception as error:
+            return None, gr.skip(), told(error)
+
+    box.upload(take, box, [box, shown, status], api_name=f"upload_{key}", concurrency_limit=2)
+    return box
 
 
 class SubjectPanel:
@@ -43,7 +65,7 @@ class SubjectPanel:
                 self.shown = gr.HTML(elem_id="shown", padding=True)
             with gr.Column(scale=2, min_width=220):
                 self.upload = gr.File(
-                    file_count="multiple", file_types=["image"], label="Your own images: drop one to six", height=110,
+                    file_count="multiple", file_types=["image"], label="Your own images, 1 to 6", height=110,
                     elem_id="upload", elem_classes="drop",
                 )  # fmt: skip
         self.status = gr.HTML(elem_id="subject-status", elem_classes="status")
@@ -121,8 +143,14 @@ def thumbnails(subject: Subject) -> str:
     return f'<div class="thumbs">{tags}</div>'
 
 
-def data_url(image: Image.Image) -> str:
+def enlarged(image: Image.Image) -> Image.Image:
+    """A small image at a size that can be painted on."""
+    factor = max(1, CANVAS // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+def data_url(image: Image.Image, side: int = THUMBNAIL) -> str:
     """A small image as part of a page."""
     small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((side, side))
     return "data:image/png;base64," + base64.b64encode(encode(small, "PNG")).decode()

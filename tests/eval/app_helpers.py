@@ -94,3 +94,22 @@ def save_subject(folder: Path, count: int = 2, seed: int = 0) -> list[Path]:
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(path)
     return paths
+
+
+def set_number(page: Page, selector: str, value: int) -> None:
+    page.type(f"{selector} input[type=number]", str(value))
+
+
+def choose(page: Page, selector: str, value: str) -> None:
+    """Presses a radio button."""
+    page.click(f'{selector} input[value="{value}"]')
+
+
+def held_out(name: str = "dog") -> tuple[list[Image.Image], str]:
+    """The images of a subject of the mini world, and its class word."""
+    from dreambench.registry import load_suite
+    from eval.generate.references import load_references
+
+    suite = load_suite("mini")
+    subject = next(subject for subject in suite.subjects if subject.name == name)
+    return load_references(suite, subject), subject.class_noun
