@@ -23,6 +23,7 @@ NAMES = (
     "08_editing_a_generated_image",
     "09_editing_a_real_image",
     "10_try_on",
+    "11_control_and_style",
     "12_interpolation_and_attention",
 )
 IMAGES = ("image/jpeg", "image/png")
