@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.training.config import METHOD_CONFIGS, FewStepConfig
@@ -42,6 +42,8 @@ class FinetuneCommandConfig(CheckpointConfig):
     seed: another seed, another run
     checkpoint_seconds: time between two checkpoints of the fit
     overwrite: replace what --out holds
+    log_with: send loss, learning rate, images a second and memory to a tracker, in OUT-log
+    log_every: steps between two lines of numbers
     """
 
     images: Path
@@ -52,6 +54,8 @@ class FinetuneCommandConfig(CheckpointConfig):
     seed: int = 0
     checkpoint_seconds: float = 60.0
     overwrite: bool = False
+    log_with: Literal["tensorboard", "wandb", "trackio"] | None = None
+    log_every: int = 1
 
     def __post_init__(self) -> None:
         # the libraries that write tokenizers and weights take no other names
@@ -130,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.methods import build_method
     from bdkit.methods.base import TrainedMethod
     from bdkit.training.finetuning import Work
+    from bdkit.training.tracking import Tracking
 
     config = config_from_args(FinetuneCommandConfig, args)
     out = config.out or Path(f"my-{safe_name(config.subject)}")
@@ -154,8 +159,10 @@ def run(args: argparse.Namespace) -> int:
         "dtype": config.dtype,
         "images": {path.name: file_hash(path) for path in paths},
     }
+    log = out.with_name(f"{out.name}-log")  # saving replaces all of `out`
+    tracking = None if config.log_with is None else Tracking(config.log_with, log / "log", every=config.log_every)
     with _work(out, fit, config.overwrite) as folder:
-        method.work = Work(folder=folder, seconds=config.checkpoint_seconds)
+        method.work = Work(folder=folder, seconds=config.checkpoint_seconds, tracking=tracking)
         method.fit(images, config.subject, config.seed)
     method.save(out)
     print(_next_command(config, out, method.settings))

@@ -14,6 +14,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,4 +117,12 @@ def _on_shards(stage: str, args: argparse.Namespace) -> Path:
         given = given_fields(STAGE_CONFIGS[stage], args)
         own = replace(own, **{name: rate for name in names if name not in given})
     preset = replace(preset, training=training, config=own)
-    return (pretrain_stage1 if stage == "stage1" else pretrain_stage2)(preset, run)
+    if stage == "stage1":
+        return pretrain_stage1(preset, run)
+    samples = None
+    if run.sample_suite is not None:
+        from eval.generate.samples import SuiteSamples, small_suite
+
+        suite = small_suite(run.sample_suite, run.photos)
+        samples = partial(SuiteSamples, suite=suite, photos=run.photos)
+    return pretrain_stage2(preset, run, samples=samples)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from bdkit.utils.env import process_gib
 
 
 @dataclass
@@ -39,12 +39,6 @@ def measured(name: str = "") -> Iterator[Measured]:
     if cuda:
         torch.cuda.synchronize()
     result.seconds = time.perf_counter() - start
-    result.gib = (torch.cuda.max_memory_allocated() if cuda else _process_bytes()) / 2**30
+    result.gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else process_gib()
     if name:
         print(f"{name}: {result}")
-
-
-def _process_bytes() -> int:
-    """The most memory that this process had so far; macOS counts in bytes, Linux in KiB."""
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024

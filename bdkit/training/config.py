@@ -134,6 +134,11 @@ class ShardConfig:
     micro_batch: most items in one forward pass of a process; the rest of the total batch is accumulated
     workers: loader processes of each training process; they change nothing but the speed
     device: where to train; none: the GPU, if there is one
+    log_with: send loss, learning rate, images a second, memory and samples to a tracker, in --out/log
+    log_every: steps between two lines of numbers
+    sample_suite: stage 2: a suite of held-out subjects to draw and score in between, such as mini-quick or dreambench
+    sample_every: steps between two grids of them
+    photos: stage 2: folder of the photos of --sample-suite
     """
 
     data: str
@@ -149,6 +154,11 @@ class ShardConfig:
     micro_batch: int | None = None
     workers: int = 0
     device: Literal["cpu", "cuda"] | None = None
+    log_with: Literal["tensorboard", "wandb", "trackio"] | None = None
+    log_every: int = 10
+    sample_suite: str | None = None
+    sample_every: int = 500
+    photos: Path | None = None
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.micro_batch < 1:

@@ -20,6 +20,7 @@ from bdkit.sampling import make_scheduler
 from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
 from bdkit.training.data import FunctionBatches
 from bdkit.training.loop import TrainingLoop
+from bdkit.training.tracking import Tracking
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically
 
@@ -36,10 +37,12 @@ class Work:
 
     folder: of this fit alone; the caller chooses it and removes it in the end
     seconds: between two checkpoints
+    tracking: where the training's numbers are sent
     """
 
     folder: Path
     seconds: float = 60.0
+    tracking: Tracking | None = None
 
 
 AfterStep = Callable[[int, float, Callable[[], Snapshot]], bool | None]
@@ -231,7 +234,17 @@ def train_few_steps(
     )
     out = None if work is None else work.folder
     batches = FunctionBatches(make_batch, seed)
-    loop = TrainingLoop(module, batches, training, out=out, name=name, on_step=keep, progress=progress, device=device)
+    loop = TrainingLoop(
+        module,
+        batches,
+        training,
+        out=out,
+        name=name,
+        on_step=keep,
+        progress=progress,
+        device=device,
+        tracking=None if work is None else work.tracking,
+    )
     history = loop.run()
     if work is not None:
         earlier = [step for step in config.kept_steps if step not in kept and step <= loop.step]

@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from bdkit.training.config import TrainingConfig
 from bdkit.training.data import Batches
+from bdkit.training.tracking import Tracking
 from bdkit.utils.env import device_name, rank, world_size
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically, write_json
@@ -48,6 +48,7 @@ class TrainingLoop:
             default: one of all trainable parameters.
         name: label of the progress bar.
         on_step: called with the number of finished steps after each step; True ends the run there.
+        tracking: where numbers and samples are sent besides.
         find_unused_parameters: some trained parameters have no part in the loss. Matters to several processes only,
             which otherwise wait for their gradients.
 
@@ -69,9 +70,10 @@ class TrainingLoop:
         progress: bool = True,
         device: torch.device | str | None = None,
         find_unused_parameters: bool = False,
+        tracking: Tracking | None = None,
     ) -> None:
         self.module, self.batches, self.config, self.out, self.name = module, batches, config, out, name
-        self.on_step = on_step
+        self.on_step, self.tracking = on_step, tracking
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=device is not None and torch.device(device).type == "cpu",
@@ -207,6 +209,23 @@ class TrainingLoop:
         means: list[float] = self.accelerator.reduce(values.to(self.accelerator.device), "mean").tolist()
         return dict(zip(logs, means, strict=True))
 
+    def _track(self, logs: dict[str, float]) -> None:
+        assert self.tracking is not None
+        config, rate = self.config, self.rates[0] * self.config.factor(self.step - 1)
+        images = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+        self.tracking.log(self.step, self.seconds, images, {**logs, "learning_rate": rate})
+
+    def _sample(self, tracking: Tracking) -> None:
+        """Samples of the averaged weights, where there is an average; the training goes on as if there were none."""
+        if self.ema:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        self.module.eval()
+        tracking.sample(self.step)
+        self.module.train()
+        if self.ema:
+            self.ema.restore(self.parameters)
+
     def _mean_loss(self, losses: list[float]) -> float:
         """The mean over a step's micro-batches, all of them finite."""
         for micro, value in enumerate(losses):
@@ -236,6 +255,8 @@ class TrainingLoop:
         start = time.monotonic() - self.seconds
         last = time.monotonic()
         every = max(1, self.config.steps // 400)
+        if self.tracking:
+            self.tracking.start(asdict(self.config), self.step, self.seconds)
         total, done = self.config.steps, self.step
         batches = iter(self.batches)
         with progress_bar(total=total, initial=done, desc=self.name, show=self.progress) as bar:
@@ -243,17 +264,26 @@ class TrainingLoop:
                 logs = self._train_step(batches)
                 self.step += 1
                 self.seconds = time.monotonic() - start
-                if self.step % every == 0 or self.step == self.config.steps:
+                tracked = self.tracking is not None and self.step % self.tracking.every == 0
+                recorded = self.step % every == 0 or self.step == self.config.steps
+                if tracked or recorded:
                     logs = self._mean_logs(logs)
+                if tracked:
+                    self._track(logs)
+                if recorded:
                     self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **logs})
                     bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
                 bar.update(1)
+                if self.tracking and self.step % self.tracking.sample_every == 0:
+                    self._sample(self.tracking)
                 if self.on_step and self.on_step(self.step) is True:
                     break
                 if time.monotonic() - last > self.config.checkpoint_seconds:
                     self.save_checkpoint()
                     self._write_loss()
                     last = time.monotonic()
+        if self.tracking:
+            self.tracking.finish()
         self.save_checkpoint()
         self._write_loss()
         if self.ema:
@@ -289,29 +319,6 @@ class TrainingLoop:
                 writer.writerows(self.history)
 
         write_atomically(self.out / "loss.csv", write)
-
-
-@contextmanager
-def gradient_checkpointing(modules: Sequence[Any], *, on: bool) -> Iterator[None]:
-    """Computes activations a second time for the gradients within the block: slower, with less memory.
-
-    Args:
-        modules: stock models of diffusers or transformers.
-    """
-    # diffusers and transformers name the switches differently
-    names = [
-        ("enable_gradient_checkpointing", "disable_gradient_checkpointing"),
-        ("gradient_checkpointing_enable", "gradient_checkpointing_disable"),
-    ]
-    switches = [next(pair for pair in names if hasattr(module, pair[0])) for module in modules] if on else []
-    used = list(zip(modules, switches, strict=False))
-    for module, (enable, _) in used:
-        getattr(module, enable)()
-    try:
-        yield
-    finally:
-        for module, (_, disable) in used:
-            getattr(module, disable)()
 
 
 def _start_reading(values: Tensor) -> Callable[[], list[float]]:

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +39,12 @@ def device_name(device: str | None = None) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def process_gib() -> float:
+    """The most memory that this process had so far, in GiB; macOS counts in bytes, Linux in KiB."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (used if sys.platform == "darwin" else used * 1024) / 2**30
 
 
 def commit() -> str | None:

@@ -10,11 +10,12 @@ from accelerate.utils import gather, reduce
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
+from bdkit.losses import gradient_checkpointing
 from bdkit.models.multimodal_encoder import MultimodalEncoder
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.training.config import TrainingConfig
 from bdkit.training.data import Batches, FunctionBatches, epoch_indices
-from bdkit.training.loop import TrainingLoop, gradient_checkpointing
+from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.config import MultimodalRepresentationConfig
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.training.pretraining.image_encoder import flip_half

@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from bdkit.training.shards.batches import (
 )
 from bdkit.training.shards.read import Shards
 from bdkit.training.shards.samples import Backgrounds, PairSamples, SubjectSamples
+from bdkit.training.tracking import Samples, Tracking, check_tracker
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
@@ -44,6 +45,8 @@ MODEL, SETTINGS = "model", "settings.json"
 def pretrain_stage1(preset: Stage1Preset, run: ShardConfig, *, progress: bool = True) -> Path:
     """Trains a multimodal encoder on pairs of image and caption; returns the folder with it."""
     out = run.out / MODEL
+    if run.log_with is not None:
+        check_tracker(run.log_with)
     shards = Shards(run.data)
     training = divided(preset.training, run.micro_batch)
     settings = {"stage": "stage1", **asdict(preset), **_given(run), "data": shards.fingerprint}
@@ -67,6 +70,7 @@ def pretrain_stage1(preset: Stage1Preset, run: ShardConfig, *, progress: bool = 
             projection_size=preset.config.projection_size,
             progress=progress,
             device=device,
+            tracking=None if run.log_with is None else Tracking(run.log_with, run.out / "log", every=run.log_every),
         )
         if is_main_process():
             save_encoder(part, out, {"stage1": read_json(run.out / "run.json"), "start": part.told})
@@ -91,9 +95,21 @@ def start_encoder(preset: Stage1Preset, run: ShardConfig) -> EncoderPart:
     )
 
 
-def pretrain_stage2(preset: Stage2Preset, run: ShardConfig, *, progress: bool = True) -> Path:
-    """Trains a BLIP-Diffusion by prompted context generation; returns its folder."""
+def pretrain_stage2(
+    preset: Stage2Preset,
+    run: ShardConfig,
+    *,
+    samples: Callable[[BlipDiffusion], Samples] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Trains a BLIP-Diffusion by prompted context generation; returns its folder.
+
+    Args:
+        samples: of the model in training, what `Tracking` draws with.
+    """
     out = run.out / MODEL
+    if run.log_with is not None:
+        check_tracker(run.log_with)
     shards = Shards(run.data)
     training = divided(preset.training, run.micro_batch)
     backgrounds = read_backgrounds(run.backgrounds or preset.backgrounds)
@@ -105,8 +121,17 @@ def pretrain_stage2(preset: Stage2Preset, run: ShardConfig, *, progress: bool = 
             return out
         model.to(run_device(run.device))
         batches = subject_shard_batches(model, shards, backgrounds, training, preset, run, progress=progress)
+        tracking = None
+        if run.log_with is not None or samples is not None:
+            tracking = Tracking(
+                run.log_with,
+                run.out / "log",
+                every=run.log_every,
+                samples=None if samples is None else samples(model),
+                sample_every=run.sample_every,
+            )
         train_subject_representation(
-            model, batches, training, preset.config, run.out, progress=progress, device=model.device
+            model, batches, training, preset.config, run.out, progress=progress, device=model.device, tracking=tracking
         )
         if is_main_process():
             model.record["stage2"] = read_json(run.out / "run.json")

@@ -11,12 +11,18 @@ import torch.nn.functional as F
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from bdkit.losses import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
+from bdkit.losses import (
+    gradient_checkpointing,
+    noise_prediction_loss,
+    timestep_weights,
+    training_attention,
+    training_scheduler,
+)
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.training.config import TrainingConfig
 from bdkit.training.data import Batches, FunctionBatches, epoch_indices, epoch_position, record_rng
-from bdkit.training.loop import TrainingLoop, gradient_checkpointing
+from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.config import SubjectRepresentationConfig
 from bdkit.training.pretraining.context_generation import (
     DROPPED,
@@ -76,7 +82,9 @@ class SubjectRepresentationLoss(nn.Module):
             pixel_weights=weights,
         )
         vectors = subject.detach().float()
-        share = vectors.std(0).mean() / vectors.std()  # what of the subject vectors differs between subjects
+        share = (
+            vectors.std(0, correction=0).mean() / vectors.std()
+        )  # what of the subject vectors differs between subjects
         return loss, {"prompt_std": vectors.std(), "subject_share": share}
 
 

@@ -61,7 +61,7 @@ def pool_of(workers: int, executor: Executor | None) -> Iterator[Executor]:
     if executor is not None:
         yield executor
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -73,8 +73,8 @@ def pool_of(workers: int, executor: Executor | None) -> Iterator[Executor]:
             raise
 
 
-def _end_with_parent() -> None:
-    """Lets a worker end when its parent was killed; otherwise it would wait for work forever."""
+def end_with_parent(*_: Any) -> None:
+    """Lets a worker end when its parent was killed, however early; otherwise it would wait for work forever."""
     parent = parent_process()
     assert parent is not None
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from bdkit.training.data import record_rng
 from bdkit.training.shards.files import END, file_size, is_remote, join, read_file, unpack
+from bdkit.training.shards.jobs import end_with_parent
 from bdkit.training.shards.write import DATASET, FORMAT, INDEX
 from bdkit.utils.errors import InputError
 
@@ -230,7 +231,7 @@ class ShardLoader:
         collate = partial(_collate, collate or default_collate)
         self.options: dict[str, Any] = {"collate_fn": collate, "pin_memory": pin_memory}
         if num_workers:
-            self.options["multiprocessing_context"] = "spawn"
+            self.options |= {"multiprocessing_context": "spawn", "worker_init_fn": end_with_parent}
         self.epoch, self.record = 0, 0
 
     def state_dict(self) -> dict[str, int]:

@@ -9,21 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bdkit.checkpoints.save import save_blip_diffusion
-from bdkit.miniworld.captions import VOCABULARY
-from bdkit.models.configs import MultimodalEncoderConfig
-from bdkit.testing.tiny_model import tiny_model
-from bdkit.training.config import ShardConfig, TrainingConfig
-from bdkit.training.preparation.prepare_mini import prepare_mini
-from bdkit.training.pretraining.config import SubjectRepresentationConfig
-from bdkit.training.pretraining.corpus import CorpusConfig
-from bdkit.training.pretraining.presets import Stage1Preset, Stage2Preset
-from bdkit.training.pretraining.shard_stages import pretrain_stage1, pretrain_stage2
+if __name__ != "__mp_main__":  # a loader worker, which imports the main module again, needs none of it
+    from bdkit.checkpoints.save import save_blip_diffusion
+    from bdkit.miniworld.captions import VOCABULARY
+    from bdkit.models.configs import MultimodalEncoderConfig
+    from bdkit.testing.tiny_model import tiny_model
+    from bdkit.training.config import ShardConfig, TrainingConfig
+    from bdkit.training.preparation.prepare_mini import prepare_mini
+    from bdkit.training.pretraining.config import SubjectRepresentationConfig
+    from bdkit.training.pretraining.corpus import CorpusConfig
+    from bdkit.training.pretraining.presets import Stage1Preset, Stage2Preset
+    from bdkit.training.pretraining.shard_stages import pretrain_stage1, pretrain_stage2
 
-CORPUS = CorpusConfig(scenes=40, seed=3, outfit_share=0.4, change_share=0.3, plain=True)
+    CORPUS = CorpusConfig(scenes=40, seed=3, outfit_share=0.4, change_share=0.3, plain=True)
 
 
-def write_shards(folder: Path, scenes: int = CORPUS.scenes, **options: Any) -> Path:
+def write_shards(folder: Path, scenes: int = 40, **options: Any) -> Path:
     """Shards of the mini world, rendered in this process."""
     config = CorpusConfig(**{**vars(CORPUS), "scenes": scenes})
     with ThreadPoolExecutor(1) as pool:
@@ -36,7 +37,7 @@ def write_model(folder: Path, size: int = 32) -> Path:
     return save_blip_diffusion(tiny_model(words=VOCABULARY, size=size, text_length=32), folder)
 
 
-def presets(steps: int, batch: int, rate: float, **training: Any) -> tuple[Stage1Preset, Stage2Preset]:
+def presets(steps: int, batch: int, rate: float, **training: Any) -> "tuple[Stage1Preset, Stage2Preset]":
     """Settings of both stages that use all there is: EMA, a schedule, weights of timesteps and pixels."""
     shared = TrainingConfig(
         steps=steps, batch_size=batch, learning_rate=rate, schedule="cosine", ema_decay=0.9, **training
@@ -48,7 +49,7 @@ def presets(steps: int, batch: int, rate: float, **training: Any) -> tuple[Stage
     return first, Stage2Preset(training=shared, config=subject, template="place")
 
 
-def train(inputs: Path, out: Path, settings: tuple[Stage1Preset, Stage2Preset], **run: Any) -> Path:
+def train(inputs: Path, out: Path, settings: "tuple[Stage1Preset, Stage2Preset]", **run: Any) -> Path:
     """Both stages, from `inputs`, which holds shards, backgrounds and a model; returns stage 2's folder."""
     data, model = str(inputs / "shards"), str(inputs / "model")
     shared = {"data": data, "device": "cpu", **run}
