@@ -73,7 +73,8 @@ class EditCommandConfig(EditSubjectConfig, CheckpointConfig, EditSettingsConfig)
 
     image: the image to edit, cropped to the model's square
     generate_source: generate the source from --from instead of --image
-    mask: image, bright where the edit goes; or attention (of the edited word), clipseg (what shows it), none (anywhere)
+    mask: image, bright where the edit goes; or attention (of the edited word), outlines (that, cut along the objects'
+        outlines; the default), clipseg (what shows it), none (anywhere)
     seed: of a generated source
     out: folder for result.png, source.png, mask.png, strip.png and run.json; a finished edit is kept
     overwrite: replace the edit of another command that --out holds
@@ -84,7 +85,7 @@ class EditCommandConfig(EditSubjectConfig, CheckpointConfig, EditSettingsConfig)
     target_prompt: str | None = None
     image: Path | None = None
     generate_source: bool = False
-    mask: str = "attention"
+    mask: str | None = None
     seed: int = 0
     overwrite: bool = False
 
@@ -146,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         target,
         [read_image(path) for path in references] or None,
         subject_noun=config.subject,
-        mask=mask or config.mask,
+        mask=mask,
         preset=settings,
         seed=config.seed,
         equalizer=factors or None,
@@ -186,7 +187,7 @@ def _mask(config: EditCommandConfig) -> Any:
     """The mask's image, None for one that the edit finds itself."""
     from bdkit.editing.edit_presets import MASKS
 
-    if config.mask in MASKS:
+    if config.mask is None or config.mask in MASKS:
         return None
     if not Path(config.mask).is_file():
         raise InputError(f"--mask {config.mask}: no such file; give an image, or {', '.join(MASKS)}")
@@ -195,12 +196,14 @@ def _mask(config: EditCommandConfig) -> Any:
 
 def _settings(config: EditCommandConfig) -> Any:
     """The preset with the flags that were given."""
-    from bdkit.editing.edit_presets import PRESETS, EditConfig
+    from bdkit.editing.edit_presets import MASKS, PRESETS, EditConfig
 
     names = EditConfig.__dataclass_fields__.keys() & EditSettingsConfig.__dataclass_fields__.keys()
     given = {name: value for name in names if (value := getattr(config, name)) is not None}
     if given.get("mode") == "none":
         given["mode"] = None
+    if config.mask in MASKS:
+        given["mask"] = config.mask
     return replace(PRESETS[config.preset], **given)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from bdkit.editing.edit_presets import PRESETS, EditConfig, find_preset
 from bdkit.editing.inversion import Inversion, invert
 from bdkit.editing.local_blend import BlendMask, LocalBlend
+from bdkit.editing.outlines import keep_outside, outline_mask
 from bdkit.editing.prompt_to_prompt import EditAttention, prompt_to_prompt
 from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import LatentDiffusion, latent_factor
@@ -132,7 +133,7 @@ def edit(
         edited_word: marks the word as the braces do.
         subject_noun: class word of the subject's images; None: the word after ``{}``.
         subject_embeddings: (1, Q, D) in place of the images.
-        mask: bright where the edit goes; or "attention" or "none", see `EditConfig`.
+        mask: bright where the edit goes; or a name, such as "attention", see `EditConfig`.
         preset: name in `PRESETS`, or settings.
         equalizer, inversion: see `Edit`.
         settings: fields of `EditConfig` in place of the preset's.
@@ -220,8 +221,14 @@ def edit_batch(model: LatentDiffusion, edits: Sequence[Edit], config: EditConfig
     )
     results = []
     for k, (pair, maps) in enumerate(zip(images, attention, strict=True)):
-        source, mask = sources[k] or pair[0], _pixel_mask(blends[k], maps, pair[1].size)
-        image = pair[1] if mask is None or not config.paste else _paste(source, pair[1], mask, latent_factor(model.vae))
+        source, mask, image = sources[k] or pair[0], _pixel_mask(blends[k], maps, pair[1].size), pair[1]
+        if mask is not None and config.paste:
+            factor = latent_factor(model.vae)
+            if config.mask == "outlines" and edits[k].mask is None:
+                mask = outline_mask([source, image], mask, image.height / maps.cross_maps.shape[1])
+                image = keep_outside(source, image, mask, factor / 8)
+            else:  # half a latent more, for what the autoencoder draws there
+                image = keep_outside(source, image, mask.filter(ImageFilter.MaxFilter(factor // 2 * 2 + 1)), factor / 4)
         inversion = inversions[k] if inversions else None
         results.append(EditResult(image=image, source=source, mask=mask, attention=maps, inversion=inversion))
     return results
@@ -303,12 +310,6 @@ def _pixel_mask(blend: LocalBlend | None, attention: EditAttention, size: tuple[
     maps = None if blend.mask is not None else attention.cross_maps
     mask = BlendMask(blend, attention.prompts)(maps, size[1], size[0])[0, 0]
     return Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
-
-
-def _paste(source: Image.Image, image: Image.Image, mask: Image.Image, factor: int) -> Image.Image:
-    """The source's own pixels outside the mask, which is widened by a latent and fades out over another half."""
-    wide = mask.filter(ImageFilter.MaxFilter(2 * (factor // 2) + 1)).filter(ImageFilter.GaussianBlur(factor / 4))
-    return Image.composite(image, source, wide)
 
 
 def _bare(word: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from bdkit.editing.alignment import Steps
 from bdkit.utils.errors import InputError
 
-MASKS = ("attention", "clipseg", "none")
+MASKS = ("outlines", "attention", "clipseg", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,10 @@ class EditConfig:
 
     Args:
         mode, cross_replace_steps, self_replace_steps, self_max_queries: see `prompt_to_prompt`.
-        mask: "attention", of the edited word in the source and of its successor in the target; "clipseg", where CLIPSeg
-            sees the edited word in the source; or "none": the whole image may change. An edit's own mask goes first.
+        mask: "attention", of the edited word in the source and of its successor in the target; "outlines": that, and
+            the pixels that change end at the outlines of both objects, see `bdkit.editing.outlines`; "clipseg", where
+            CLIPSeg sees the edited word in the source; or "none": the whole image may change. An edit's own mask goes
+            first.
         threshold, start, smooth: of the mask from attention, see `LocalBlend`.
         target_region: whether the mask holds the target's region too, not the source's word alone.
         paste: whether pixels outside the mask are the source's own; else what the autoencoder makes of them.
@@ -31,7 +33,7 @@ class EditConfig:
     cross_replace_steps: Steps | Mapping[str, Steps] = 0.8
     self_replace_steps: Steps = 0.2
     self_max_queries: int = 32**2
-    mask: str = "attention"
+    mask: str = "outlines"
     threshold: float = 0.25
     start: float = 0.2
     smooth: bool = True
@@ -48,6 +50,8 @@ class EditConfig:
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
             raise InputError(f"mask {self.mask!r} is not known; use {', '.join(map(repr, MASKS))}, or give an image")
+        if self.mask == "outlines" and not self.paste:
+            raise InputError("mask 'outlines' says which pixels are pasted; it needs paste, or use mask 'attention'")
 
 
 # Tuned on the development split of the mini world alone; `lavis` is the published code's behaviour, with its faults
@@ -57,6 +61,7 @@ PRESETS: dict[str, EditConfig] = {
     "lavis": EditConfig(
         self_replace_steps=0.4,
         self_max_queries=16**2,
+        mask="attention",
         threshold=0.3,
         start=0.0,
         smooth=False,

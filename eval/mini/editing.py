@@ -95,6 +95,7 @@ class Drawer:
         self._model: BlipDiffusion | None = None
         self._segmenter: SegmenterNet | None = None
         self._inversions: dict[str, Inversion] = {}  # of one batch, by scene and method
+        self._embeddings: dict[str, Tensor] = {}  # by scene
 
     @property
     def model(self) -> BlipDiffusion:
@@ -138,6 +139,10 @@ class Drawer:
             )
             images = [result.image for result in results]
         elif row == "from-scratch":
+            other = [image_path(out, row, KINDS[0], case.scene) for case in cases]
+            if kind != KINDS[0] and all(path.exists() for path in other):  # does not depend on the source
+                _write([read_image(path) for path in other], paths)
+                return
             images = self.model(
                 [f"a {{}} {case.scene.context}" for case in cases],
                 target_subject=[case.scene.subject.class_noun for case in cases],
@@ -173,7 +178,10 @@ class Drawer:
 
     def embedding(self, case: Case) -> Tensor:
         """The subject's mean vectors (1, Q, D)."""
-        return self.model.mean_subjects(case.references, case.scene.subject.class_noun)
+        if case.scene.name not in self._embeddings:
+            noun = case.scene.subject.class_noun
+            self._embeddings[case.scene.name] = self.model.mean_subjects(case.references, noun)
+        return self._embeddings[case.scene.name]
 
 
 def paste_reference(reference: Image.Image, source: Image.Image, network: SegmenterNet) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from bdkit.editing import PRESETS, Edit, EditConfig, LocalBlend, edit, edit_batch, invert
@@ -73,6 +73,16 @@ def test_outside_the_users_mask_every_pixel_is_the_sources(model: BlipDiffusion,
     changed = np.asarray(result.image) != np.asarray(result.source)
     assert not changed[:, 22:].any()
     assert changed[:, :16].any()
+
+
+def test_outside_the_outlines_every_pixel_is_the_sources(model: BlipDiffusion, photo: Image.Image) -> None:
+    result = edit(model, photo, SOURCE, PLAIN, preset="fixed", **FEW)
+    assert result.mask is not None
+    near = np.asarray(result.mask.filter(ImageFilter.MaxFilter(9))) > 0
+    assert near.any()
+    assert not (np.asarray(result.image) != np.asarray(result.source))[~near].any()
+    with pytest.raises(InputError, match="paste"):
+        EditConfig(paste=False)
 
 
 def test_an_empty_mask_changes_nothing(model: BlipDiffusion, photo: Image.Image) -> None:
