@@ -63,6 +63,24 @@ def test_reweighting_alone(run: Callable[..., str], model: Path, tmp_path: Path)
     assert record["settings"]["original"] is True
 
 
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("blip-diffusion", "a {} dog on the beach"),
+        ("dreambooth", "a sks dog on the beach"),
+        ("dreambooth-lora", "a sks dog on the beach"),
+    ],
+)
+def test_fine_tuned_folders_edit_with_their_subject(
+    method: str, target: str, finetune: Callable[..., list[str]], run: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    run(*finetune("--model", model, "--method", method))
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    run("edit", "--model", mine, "--generate-source", "--from", "a {cat} on the beach", *FEW, "--out", out)
+    assert json.loads((out / "run.json").read_text())["target_prompt"] == target
+    assert not np.array_equal(*(np.asarray(Image.open(out / name)) for name in ("result.png", "source.png")))
+
+
 REAL = ["--image", "{photos}/1.png", "--from", "a {cat}"]
 REFUSED = [
     (["--from", "a {cat}"], "--image to edit, or --generate-source"),

@@ -85,6 +85,15 @@ def test_outside_the_outlines_every_pixel_is_the_sources(model: BlipDiffusion, p
         EditConfig(paste=False)
 
 
+@pytest.mark.parametrize("real", [True, False])
+def test_half_precision(photo: Image.Image, subject: Image.Image, real: bool) -> None:
+    whole, half = tiny_model(), tiny_model().to(torch.bfloat16)
+    source = photo if real else None
+    images = [edit(m, source, SOURCE, TARGET, subject, mask="none", seed=1, **FEW).image for m in (whole, half)]
+    difference = np.abs(np.asarray(images[0], float) - np.asarray(images[1], float))
+    assert 0 < difference.mean() < 4  # of 255; bfloat16 keeps 8 bits
+
+
 def test_an_empty_mask_changes_nothing(model: BlipDiffusion, photo: Image.Image) -> None:
     empty = Image.new("L", (32, 32))
     assert same(*(lambda r: (r.image, r.source))(edit(model, photo, SOURCE, PLAIN, mask=empty, **FEW)))
