@@ -176,9 +176,11 @@ def _figure(line: pd.Series, digits: int) -> str:
 
 
 def draw_grid(out: Path, cases: Sequence[Case], rows: Sequence[str]) -> Image.Image:
-    """A few scenes, spread evenly, real and generated sources one below the other, and what each row makes of them."""
+    """A few scenes, spread evenly and of the same class and of two in turn, real and generated sources one below the
+    other, and what each row makes of them; 256 colours.
+    """
     count = min(GRID_SCENES, len(cases))
-    chosen = [cases[k * len(cases) // count] for k in range(count)]
+    chosen = [cases[min(k * len(cases) // count // 2 * 2 + k % 2, len(cases) - 1)] for k in range(count)]
     shown = [row for row in rows if row not in ("no-edit", ANSWER)]
     lines, titles = [], ["reference", "source", "mask", *shown, ANSWER]
     blank = Image.new("RGB", (64, 64), "white")
@@ -189,7 +191,8 @@ def draw_grid(out: Path, cases: Sequence[Case], rows: Sequence[str]) -> Image.Im
             answer = Image.fromarray(case.answer.image) if kind == "real" else blank
             source = read_image(image_path(out, "source", kind, case.scene))
             lines.append([case.references[0], source, read_image(mask) if mask.exists() else blank, *images, answer])
-    return image_grid(lines, titles, tile=GRID_TILE)
+    grid = image_grid(lines, [title.replace("-", " ") for title in titles], tile=GRID_TILE)
+    return grid.quantize(256, dither=Image.Dither.NONE)
 
 
 def _mask_iou(path: Path, truth: np.ndarray) -> float:
