@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(config)
     model = load_drawable(config.model, config.options)
     target = _target_prompt(config, model)
-    hashed = {path.name: path for path in (config.image, Path(config.mask) if mask else None) if path}
+    hashed = {path.name: path for path in (config.image, Path(config.mask or "") if mask else None) if path}
     record: dict[str, Any] = {
         "command": _plain(config),
         "target_prompt": target,

@@ -37,7 +37,7 @@ def measure(model: LatentDiffusion, scene: EditScene, split: str) -> list[dict[s
     source = Image.fromarray(make_case(scene, split).source.image)
     rows = []
     for method in METHODS:
-        settings = {
+        settings: dict[str, Any] = {
             "num_inference_steps": model.defaults.num_inference_steps,
             "guidance_scale": model.defaults.guidance_scale,
             "negative_prompt": model.defaults.negative_prompt,
