@@ -74,7 +74,7 @@ class EditCommandConfig(EditSubjectConfig, CheckpointConfig, EditSettingsConfig)
     image: the image to edit, cropped to the model's square
     generate_source: generate the source from --from instead of --image
     mask: image, bright where the edit goes; or attention (of the edited word), outlines (that, cut along the objects'
-        outlines; the default), clipseg (what shows it), none (anywhere)
+        outlines), clipseg (what shows it), none (anywhere), preset (outlines for fixed, attention for lavis)
     seed: of a generated source
     out: folder for result.png, source.png, mask.png, strip.png and run.json; a finished edit is kept
     overwrite: replace the edit of another command that --out holds
@@ -85,7 +85,7 @@ class EditCommandConfig(EditSubjectConfig, CheckpointConfig, EditSettingsConfig)
     target_prompt: str | None = None
     image: Path | None = None
     generate_source: bool = False
-    mask: str | None = None
+    mask: str = "preset"
     seed: int = 0
     overwrite: bool = False
 
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(config)
     model = load_drawable(config.model, config.options)
     target = _target_prompt(config, model)
-    hashed = {path.name: path for path in (config.image, Path(config.mask or "") if mask else None) if path}
+    hashed = {path.name: path for path in (config.image, Path(config.mask) if mask else None) if path}
     record: dict[str, Any] = {
         "command": _plain(config),
         "target_prompt": target,
@@ -187,7 +187,7 @@ def _mask(config: EditCommandConfig) -> Any:
     """The mask's image, None for one that the edit finds itself."""
     from bdkit.editing.edit_presets import MASKS
 
-    if config.mask is None or config.mask in MASKS:
+    if config.mask in ("preset", *MASKS):
         return None
     if not Path(config.mask).is_file():
         raise InputError(f"--mask {config.mask}: no such file; give an image, or {', '.join(MASKS)}")

@@ -15,7 +15,7 @@ from eval.app.subject import CANVAS, SubjectPanel, enlarged, image_box, stop_but
 
 GENERATED, UPLOADED = "generated", "my image"
 FOUND, PAINTED, NONE = "found by attention", "painted", "none"
-MASKS = {FOUND: "attention", NONE: "none"}
+MASKS = {NONE: "none"}  # where it is found, the preset says how
 EXAMPLES = [["a {cat} in the snow"], ["a {dog} on the beach"], ["a {vase} in the jungle"]]
 
 
