@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from bdkit.editing.structure_control import CONTROLNETS, StructureControl, default_controlnet, load_controlnet
+from bdkit.editing.structure_control import CONTROLNETS, SHIPPED, StructureControl, default_controlnet, load_controlnet
 from bdkit.editing.structures import structure_map
 from bdkit.methods.base import check_class_noun
 from bdkit.models.preprocessing import centre_crop
@@ -68,12 +68,12 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
         shape.change(lambda name: gr.update(visible=name == UPLOADED), shape, holder, api_name=False, queue=False)
 
     @lru_cache(maxsize=1)
-    def controlnet() -> Any:
-        """The ControlNet for edges that belongs to the model."""
+    def controlnet() -> tuple[Any, bool]:
+        """The ControlNet for edges that belongs to the model, and whether guidance strengthens the edges, too."""
         path = studio.config.controlnet or default_controlnet(CANNY, studio.config.model, studio.model.unet)
         if path in CONTROLNETS.values() and studio.config.controlnet is None:
             raise InputError("there is no ControlNet for this model here; start the app with --controlnet FOLDER")
-        return load_controlnet(path)
+        return load_controlnet(path), path in SHIPPED
 
     def shape_image(session: Session, name: str) -> Image.Image:
         if name != UPLOADED:
@@ -112,7 +112,10 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             source = centre_crop(shape_image(turn.session, shape), model.resolution)
             side = model.resolution
             edges = structure_map(CANNY, source, side, side, low=float(low), high=float(high))
-            kept = StructureControl(controlnet(), edges, strength=float(strength), start=float(start), end=float(end))
+            net, guided = controlnet()
+            kept = StructureControl(
+                net, edges, strength=float(strength), start=float(start), end=float(end), guided=guided
+            )
             shown: dict[str, Any] = {} if vectors is None else {"subject_embeddings": vectors}
             with turn.watching(model, model.defaults.num_inference_steps, f"drawing {len(numbers)} images"):
                 drawn = model(template, target_subject=words, seeds=numbers, control=kept, **shown)
