@@ -29,6 +29,7 @@ COMMANDS = {
     "protocols": ("eval.commands.protocols", "list the scoring protocols and how they differ"),
     "table": ("eval.commands.table", "make the table from finished scores"),
     "report": ("eval.commands.report", "make tables, plots and an HTML report from finished scores"),
+    "push": ("eval.commands.push", "put a model on the Hugging Face hub, with a card of its scores"),
     "pretrain": ("bdkit.commands.pretrain", "train the mini model from scratch, all stages or one"),
     "train-evaluators": ("eval.commands.train_evaluators", "train the networks that score the mini world"),
     "convert": ("bdkit.commands.convert", "convert a checkpoint to another format: public diffusers, LAVIS or bdkit's"),

@@ -13,7 +13,6 @@ from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from bdkit.models.configs import GenerationDefaults
@@ -23,6 +22,7 @@ from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.sampling import Callback, Control, check_guidance, initial_noise, make_scheduler, sample, with_timesteps
 from bdkit.utils.env import shared_draw
 from bdkit.utils.errors import InputError
+from bdkit.utils.progress import progress_bar
 
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 
@@ -292,7 +292,7 @@ class LatentDiffusion(nn.Module):
             negative, lost = negative.expand(count, -1, -1), {**lost, **more}
         warn_of_lost(lost)
         noise, generators = initial_noise(seeds, (self.unet.config.in_channels, height // factor, width // factor))
-        with tqdm(total=len(with_timesteps(scheduler, steps).timesteps), unit=" steps", disable=not progress) as bar:
+        with progress_bar(total=len(with_timesteps(scheduler, steps).timesteps), unit=" steps", show=progress) as bar:
 
             def after_step(index: int, timestep: int, now: Tensor) -> Tensor | None:
                 bar.update()

@@ -8,10 +8,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import safetensors.torch
@@ -39,6 +41,17 @@ FULL_RESOLUTION = 512
 BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
 # Of the config, what changes no image and no score
 NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "remake")
+SECONDS = ("fit_seconds", "draw_seconds")
+
+
+@dataclass(frozen=True)
+class TaskSeconds:
+    """Wall seconds in the process that did a task: row -> of its fit (one, or none where a saved fit was loaded), and
+    row -> an image, the median over its batches.
+    """
+
+    fit_seconds: dict[str, list[float]] = field(default_factory=dict)
+    draw_seconds: dict[str, list[float]] = field(default_factory=dict)
 
 
 def generate(config: BenchConfig, *, methods: Methods | None = None, show_progress: bool = True) -> bool:
@@ -55,7 +68,9 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     forget_method()  # of an earlier run in this process
     check_methods(config, methods)
     prepare(suite, out, config.photos)
+    earlier = read_run(out).get("rows", {})
     rows = _guard_settings(config, suite, methods)
+    changed: dict[str, list[float]] = {name: [] for name, row in rows.items() if earlier.get(name) != row}
     everything = list_tasks(config, suite)
     tasks = everything[number - 1 :: count]
     if config.remake:
@@ -75,17 +90,20 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
         device=device_name(),
         versions=library_versions(),
         rows=rows,
+        **dict.fromkeys(SECONDS, changed),
     )
-    fit_seconds = _run_tasks(config, suite, tasks, methods, show_progress)
+    seconds = _run_tasks(config, suite, tasks, methods, show_progress)
     complete = not any(task.missing(suite, out) for task in everything)
-    if complete and not any((out / FITS).rglob("*.safetensors")):  # which another process would need
-        shutil.rmtree(out / FITS, ignore_errors=True)
-    before = read_run(out).get("fit_seconds", {})
+    if complete:
+        with suppress(FileNotFoundError):  # another process is removing the folder, too
+            if not any((out / FITS).rglob("*.safetensors")):  # which another process would need
+                shutil.rmtree(out / FITS, ignore_errors=True)
+    before = read_run(out)
     update_run(
         out,
         status="generated" if complete else "generating",
         rows=rows,  # again, because another process may have written the file at the same moment
-        fit_seconds={name: before.get(name, []) + seconds for name, seconds in fit_seconds.items()},
+        **{name: _added(before.get(name, {}), [getattr(one, name) for one in seconds]) for name in SECONDS},
         wall_seconds={"generate": round(time.monotonic() - started, 1)},
     )
     return complete
@@ -97,13 +115,13 @@ def run_task(
     methods: Methods | None = None,
     wait: bool = True,
     on_images: Callable[[int], object] = lambda count: None,
-) -> list[float] | None:
+) -> TaskSeconds | None:
     """Makes the missing images of a task; `generate` has prepared the folder.
 
     wait: for another process that works on the same task
     on_images: is told how many images were just written
 
-    Returns the seconds of its fit, [] when nothing was fitted, None when another process is at work and `wait` is off.
+    Returns what it took, None when another process is at work and `wait` is off.
     """
     out = config.results_dir
     suite, rows = load_saved_suite(out), read_run(out)["rows"]
@@ -126,18 +144,22 @@ def run_task(
                 drawn = draw_ground_truth(suite, subject, templates[image.prompt], image.seed(suite.name))
                 write_png(drawn, image.path(out))
                 on_images(1)
+        seconds = TaskSeconds()
         if task.is_ground_truth or not missing:
-            return []
+            return seconds
         method = method_of(config, task.rows[0], methods)
-        seconds = _fit(config, suite, task, method, fit)
+        fitted = _fit(config, suite, task, method, fit)
         for row in task.rows:
+            seconds.fit_seconds[row.name] = fitted
             method.select(row.snapshot)
             images, size = task.images(suite, row), rows[row.name]["images_per_batch"]
+            drawing: list[float] = []
             for start in range(0, len(images), size):
                 batch = images[start : start + size]
                 if not missing.isdisjoint(batch):
-                    _generate(suite, task, method, batch, missing, out)
+                    drawing.append(_generate(suite, task, method, batch, missing, out) / len(batch))
                     on_images(len(missing.intersection(batch)))
+            seconds.draw_seconds[row.name] = [median(drawing)] if drawing else []
         fit.unlink(missing_ok=True)
         return seconds
 
@@ -197,14 +219,14 @@ def _fitting_batch(settings: Mapping[str, Any]) -> int:
 
 def _run_tasks(
     config: BenchConfig, suite: Suite, tasks: Sequence[Task], methods: Methods | None, show_progress: bool
-) -> dict[str, list[float]]:
-    """Runs the tasks with missing images, here or in worker processes; method name -> seconds of each fit."""
+) -> list[TaskSeconds]:
+    """Runs the tasks with missing images, here or in worker processes."""
     out = config.results_dir
     missing = {task: len(task.missing(suite, out)) for task in tasks}
     todo = [task for task in tasks if missing[task]]
     total = sum(len(task.images(suite)) for task in tasks)
     done = total - sum(missing.values())
-    seconds: dict[str, list[float]] = {}
+    seconds: list[TaskSeconds] = []
     workers = _count_workers(config, todo, methods)
     if workers > 1:
         forget_method()
@@ -217,14 +239,13 @@ def _run_tasks(
             run = partial(run_task, config, methods=methods, wait=wait)
             here = ((task, run(task, on_images=bar.update)) for task in todo)
             busy = []
-            for task, fit_seconds in run_all(executor, run, todo) if executor else here:
-                if fit_seconds is None:
+            for task, of_task in run_all(executor, run, todo) if executor else here:
+                if of_task is None:
                     busy.append(task)
                     continue
                 done += missing[task]
                 bar.update(done - bar.n)
-                for value in fit_seconds:
-                    seconds.setdefault(task.rows[0].method, []).append(round(value, 2))
+                seconds.append(of_task)
             todo = busy
     forget_method()
     return seconds
@@ -260,12 +281,26 @@ def _fit(config: BenchConfig, suite: Suite, task: Task, method: Method, path: Pa
 
 def _generate(
     suite: Suite, task: Task, method: Method, batch: Sequence[ImageId], missing: Collection[ImageId], out: Path
-) -> None:
-    """Draws a whole batch and writes what is missing of it: so no image depends on which images existed."""
+) -> float:
+    """Draws a whole batch and writes what is missing of it: so no image depends on which images existed. Returns the
+    seconds of drawing.
+    """
     subject, by_index = task.subject_and_templates(suite)
     templates = [by_index[image.prompt] for image in batch]
     one_template = templates[0] if len(set(templates)) == 1 else templates
+    started = time.monotonic()
     images = method.generate(one_template, subject.class_noun, [image_id.seed(suite.name) for image_id in batch])
+    seconds = time.monotonic() - started
     for image_id, image in zip(batch, images, strict=True):
         if image_id in missing:
             write_png(image, image_id.path(out))
+    return seconds
+
+
+def _added(before: Mapping[str, list[float]], more: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    """The lists of `before`, each continued by those of `more` under the same name."""
+    joined = {name: list(values) for name, values in before.items()}
+    for one in more:
+        for name, values in one.items():
+            joined.setdefault(name, []).extend(round(value, 4) for value in values)
+    return joined

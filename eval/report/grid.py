@@ -45,14 +45,16 @@ def draw_grid(
     subjects: int = 5,
     prompts: int = 3,
     tile: int = 128,
+    save: bool = True,
 ) -> Image.Image:
-    """The contact sheet of OUT's images, also written to OUT/grid.png.
+    """The contact sheet of OUT's images.
 
     columns: (method, seed set) -> the title above its images
     photos: folder of the references of a suite of photos
     paths: where the images are; None: where `ImageId.path` says
     subjects, prompts: at most so many, spread evenly over the suite's
     tile: side of an image in pixels; smaller images are enlarged without smoothing
+    save: write it to OUT/grid.png
     """
     rows, lines = [], []
     for subject, prompt in spread_prompts(suite, subjects, prompts):
@@ -64,7 +66,8 @@ def draw_grid(
         rows.append(images)
         lines.append(f"{subject.name}: {prompt.text(subject.class_noun)}")
     sheet = image_grid(rows, ["reference", *columns.values()], lines, tile, gap=6)
-    write_png(sheet, out / GRID_FILE)
+    if save:
+        write_png(sheet, out / GRID_FILE)
     return sheet
 
 

@@ -1,11 +1,12 @@
-"""The plots that papers show, as PNG and SVG: subject against prompt fidelity, bars per subject, fine-tuning curves.
+"""The plots that papers show, as PNG and SVG: subject against prompt fidelity, score against seconds, bars per subject,
+fine-tuning curves.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers differ too. The same results give the
 same bytes.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from matplotlib.figure import Figure
 
 from bdkit.utils.io import write_bytes
 from eval.report.statistics import Estimate, subject_means, subject_values
-from eval.report.summary import METRIC_TITLES, Results, provenance, title
+from eval.report.summary import METRIC_TITLES, Results, provenance, row_seconds, title
 from eval.report.tables import read_published
 from eval.results_dir import GROUND_TRUTH, REAL
-from eval.score.score import ORACLE_ROWS
+from eval.score.metrics import METRICS
+from eval.score.scores_file import ORACLE_ROWS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*<>hd"
@@ -62,10 +64,19 @@ def draw_plots(results: Results, published: bool = False) -> list[Plot]:
         if {"dino", "clip_t"} <= set(results.metrics):
             note = f"Up: more like the subject. Right: more of the prompt. {interval}"
             plots.append(_plot("tradeoff", "DINO against CLIP-T", note, draw_tradeoff(results, published)))
+        if seconds := {row: taken for row in results.rows if (taken := row_seconds(results, row)) is not None}:
+            n = results.suite.samples_per_prompt
+            images = "one image" if n == 1 else f"{n} images"
+            note = (
+                f"Seconds from the references to {images} of a prompt: the median fit (of a snapshot, its share of the "
+                f"steps) and {images} at the median time, in one process of the run that made them. {interval} Line: "
+                "the methods that no other one beats in both."
+            )
+            plots.append(_plot("pareto", "Score against seconds", note, draw_pareto(results, seconds)))
         for metric in ("dino", "clip_i"):
             if metric in results.metrics and _generated_rows(results):
                 heading = f"{METRIC_TITLES[metric]} by subject"
-                note = "Black line: the subject's real images among themselves, without self-pairs."
+                note = "Line: the subject's real images among themselves, without self-pairs."
                 plots.append(_plot(f"subjects-{metric}", heading, note, draw_subjects(results, metric)))
         if curves(results):
             heading = "Fine-tuning steps"
@@ -96,6 +107,41 @@ def draw_tradeoff(results: Results, published: bool = False) -> Figure:
         _draw_published(panels[1], results.suite.name)
     figure.legend(loc="outside lower left", ncols=3 if published else 2, fontsize=8)
     return figure
+
+
+def draw_pareto(results: Results, seconds: Mapping[str, float]) -> Figure:
+    """Seconds (across, logarithmic) against DINO and CLIP-T (up), with intervals, and the methods' Pareto front."""
+    metrics = [metric for metric in ("dino", "clip_t") if metric in results.metrics] or results.metrics[:1]
+    figure = Figure(figsize=(4.2 * len(metrics) + 1.0, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        points = {row: results.estimates[row, metric] for row in seconds if (row, metric) in results.estimates}
+        for row, up in points.items():
+            colour, marker = _styled(results)[row]
+            axes.errorbar(
+                seconds[row], up.mean, yerr=_bars([up]), color=colour, marker=marker, markersize=7, linestyle="none",
+                elinewidth=1, capsize=2, label=title(row), markeredgecolor="white", markeredgewidth=0.5,
+            )  # fmt: skip
+        sign = 1 if METRICS[metric].higher_is_better else -1
+        front = pareto_front({row: (seconds[row], sign * up.mean) for row, up in points.items()})
+        line = [(seconds[row], points[row].mean) for row in front]
+        axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1, drawstyle="steps-post", zorder=0)
+        axes.set(xlabel="seconds", ylabel=METRIC_TITLES[metric], xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=8)
+    return figure
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names, by rising cost, of the (cost, value) points that no other point beats: none is as cheap and better, or
+    cheaper and as good.
+    """
+    front: list[str] = []
+    for name, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if not front or value > points[front[-1]][1]:
+            front.append(name)
+    return front
 
 
 def _draw_published(axes: Axes, suite: str) -> None:

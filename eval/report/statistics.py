@@ -17,7 +17,7 @@ from dreambench.suites import Prompt, Suite
 from eval.results_dir import GROUND_TRUTH
 from eval.score.edit_metrics import FloatArray
 from eval.score.metrics import METRICS
-from eval.score.score import NO_PROMPT, ORACLE_ROWS
+from eval.score.scores_file import NO_PROMPT, ORACLE_ROWS
 
 N_RESAMPLES = 10_000
 CONFIDENCE = 0.95

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -19,10 +20,10 @@ from eval.report.statistics import (
     split_prompt_kinds,
     subject_means,
 )
-from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, load_saved_suite, read_run
+from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, ImageId, load_saved_suite, read_run
 from eval.score.metrics import METRICS
 from eval.score.protocols import PROTOCOLS, check_one_protocol
-from eval.score.score import COLUMNS, ORACLE_ROWS, read_scores
+from eval.score.scores_file import COLUMNS, ORACLE_ROWS, read_nearest, read_scores
 
 NOT_STATED = "not stated"
 TITLES = {
@@ -53,6 +54,7 @@ class Results:
     suite, run: of the first folder; scores: of all folders together
     rows: in the table's order; estimates: (row, metric) -> figure; coverage: row -> how much of it was scored
     runs: row -> run.json of its own folder
+    nearest: image -> the place of the reference that is most like it, where its folder's scoring wrote that
     """
 
     suite: Suite
@@ -65,6 +67,7 @@ class Results:
     coverage: dict[str, Coverage]
     differences: pd.DataFrame
     correlations: pd.DataFrame
+    nearest: dict[ImageId, int]
 
     @property
     def protocol(self) -> str:
@@ -120,7 +123,15 @@ def summarise(*outs: Path) -> Results:
         coverage=covered,
         differences=differences(means, allow_missing),
         correlations=rank_correlations(scores),
+        nearest=read_nearest(outs[0]) if len(outs) == 1 else {},
     )
+
+
+def folder_key(out: Path) -> tuple[str, str, str]:
+    """A scored folder's suite, the suite's hash and the protocol: what two folders must share to stand in one table."""
+    folder = _read_folder(out)
+    check_one_protocol({str(out): folder.protocols})
+    return folder.suite.name, folder.suite.hash, folder.protocols[0]
 
 
 def provenance(results: Results, row: str) -> dict[str, Any]:
@@ -150,6 +161,21 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
         "device": run.get("device") if entry else None,
         "versions": " ".join(f"{name}={number}" for name, number in versions.items()),
     }
+
+
+def row_seconds(results: Results, row: str) -> float | None:
+    """Seconds from a subject's references to the images of one prompt, None where the run did not measure them: the
+    median fit, and the median drawing of an image times the suite's images a prompt. Of a snapshot the fit is counted
+    in proportion to its steps.
+    """
+    run, name = results.runs[row], row.rpartition("/")[2]
+    fits, draws = (run.get(key, {}).get(name) for key in ("fit_seconds", "draw_seconds"))
+    if not fits or not draws:
+        return None
+    entry = run["rows"][name]
+    steps = entry.get("settings", {}).get("steps")
+    share = entry["snapshot"] / steps if entry.get("snapshot") is not None and steps else 1.0
+    return float(median(fits) * share + median(draws) * results.suite.samples_per_prompt)
 
 
 def wide_table(results: Results) -> pd.DataFrame:

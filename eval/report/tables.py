@@ -18,7 +18,7 @@ from eval.report import statistics, summary
 from eval.report.statistics import Coverage, Estimate
 from eval.report.summary import KIND_TITLES, METRIC_TITLES, Results, provenance, summarise, title
 from eval.results_dir import ONE_COLOUR, REAL, REAL_WITH_SELF
-from eval.score.score import ORACLE_ROWS
+from eval.score.scores_file import ORACLE_ROWS
 
 DIFFERENCES_CSV = "differences.csv"
 TABLE_MD = "table.md"

@@ -127,6 +127,11 @@ def nearest_cosine(batch: Batch, encoder: EncoderName) -> FloatArray:
     return np.asarray(np.where(batch.pairs, _cosines(batch, encoder), -np.inf).max(axis=1))
 
 
+def nearest_reference(batch: Batch) -> NDArray[np.int64]:
+    """(n,) place, from 0, of the reference that is most like each image (DINO), among all of its subject."""
+    return np.asarray(_cosines(batch, "dino").argmax(axis=1))
+
+
 def retrieval(batch: Batch) -> FloatArray:
     """(n,) 1 where the nearest of the suite's mean reference embeddings (identity encoder, cosine) is the subject's,
     else 0. Chance is 1 over the number of subjects. Of an image's subject only the references count that it is

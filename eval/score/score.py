@@ -3,7 +3,6 @@
 The images may come from any program: what counts is where they lie (`eval.results_dir`, `eval.score.images`).
 """
 
-import io
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 
 from bdkit.utils.env import device_name, library_versions
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import write_bytes, write_text
 from dreambench.registry import class_nouns
 from dreambench.suites import Prompt, Suite, SuiteSubject
 from eval.results_dir import (
     REAL,
     REAL_WITH_SELF,
-    SCORES_FILE,
     ImageId,
     load_saved_suite,
     reference_paths,
@@ -37,15 +34,18 @@ from eval.score.encoders import WITHOUT_NETWORK, Evaluators, split_outputs
 from eval.score.features import Features, default_workers
 from eval.score.images import ImageFile, ImageTree, read_images, read_tree
 from eval.score.masks import MaskedImages
-from eval.score.metrics import Batch, Metric, nearest_of_references
+from eval.score.metrics import Batch, Metric, nearest_of_references, nearest_reference
 from eval.score.protocols import DEFAULT_TOKEN, ScoringProtocol, find_protocol, oracle_pairs, reference_pairs
+from eval.score.scores_file import (
+    COLUMNS,
+    NO_PROMPT,
+    ORACLE_ROWS,
+    PROTOCOL_COLUMN,
+    write_nearest,
+    write_scores,
+)
 from eval.score.weights import load_evaluators as load_evaluators
 
-PARQUET_FILE = "scores.parquet"
-ORACLE_ROWS = (REAL, REAL_WITH_SELF)
-COLUMNS = ("method", "seed_set", "subject", "prompt", "sample", "metric", "value")
-PROTOCOL_COLUMN = "protocol"
-NO_PROMPT = -1
 TEXT_ENCODERS = ("siglip2",)
 
 
@@ -184,35 +184,9 @@ def score_images(
         "versions": library_versions(),
     }
     write_scores(frame, out)
+    write_nearest(scorer.nearest, out)
     update_run(out, scoring=record)
     return frame
-
-
-def write_scores(frame: pd.DataFrame, out: Path) -> None:
-    """Writes OUT/scores.csv (6 decimals; the same scores give the same bytes) and scores.parquet."""
-    write_text(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"), out / SCORES_FILE)
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_bytes(buffer.getvalue(), out / PARQUET_FILE)
-
-
-def read_scores(out: Path) -> pd.DataFrame:
-    """The frame of OUT/scores.csv, or where only that is there, of scores.parquet, a tenth of its size; one of an older
-    bdkit has no column `protocol`.
-    """
-    path, parquet = out / SCORES_FILE, out / PARQUET_FILE
-    try:
-        if parquet.exists() and not path.exists():
-            path = parquet
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, keep_default_na=False)
-        columns = [*COLUMNS, *([PROTOCOL_COLUMN] if PROTOCOL_COLUMN in frame else [])]
-        return frame[columns].astype({"seed_set": int, "prompt": int, "sample": int, "value": float})
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; run `bdkit score {out}` first") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); run `bdkit score {out}` again") from error
 
 
 @dataclass
@@ -234,6 +208,7 @@ class Scorer:
     token: str
     masked: MaskedImages | None = None
     values: list[tuple[str, int, int, int, int, int, float]] = field(default_factory=list)
+    nearest: list[tuple[ImageId, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.encoders = [name for name in self.features.networks if name != "classifier"]
@@ -280,6 +255,8 @@ class Scorer:
                 **more,
             )
             self._keep(method, seed_set, number, [(one.prompt, one.sample) for one in ids], batch)
+            if "dino" in batch.generated:
+                self.nearest += zip(ids, nearest_reference(batch).tolist(), strict=True)
 
     def score_oracle(self) -> None:
         """The references as if they were generated, without self-pairs and with them.

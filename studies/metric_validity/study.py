@@ -7,13 +7,13 @@ from time import monotonic
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from bdkit.miniworld.scenes import Scene, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, generator, sample_subject
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json, write_text
+from bdkit.utils.progress import progress_bar
 from dreambench.registry import load_suite
 from dreambench.suites import Prompt
 from studies.metric_validity import damage, statistics
@@ -61,7 +61,7 @@ def validate_metrics(config: ValidityConfig, show_progress: bool = True) -> Resu
     """Draws the images, measures them with the shipped mini evaluators, and writes the tables and run.json to OUT."""
     started = monotonic()
     study = Study(config)
-    bar = tqdm(study.suite.subjects, desc="measuring", unit=" subjects", disable=not show_progress, dynamic_ncols=True)
+    bar = progress_bar(study.suite.subjects, desc="measuring", unit=" subjects", show=show_progress)
     rows = [row for number, _ in enumerate(bar) for row in study.measure(number)]
     return summarise(study, pd.DataFrame(rows), monotonic() - started)
 

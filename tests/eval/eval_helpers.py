@@ -24,7 +24,8 @@ from eval.score.encoders import OUTPUTS, Classifier, ClipEncoder, Encoder
 from eval.score.images import ImageTree
 from eval.score.metrics import Batch
 from eval.score.protocols import Preprocessing
-from eval.score.score import COLUMNS, NO_PROMPT, Evaluators, write_scores
+from eval.score.score import Evaluators
+from eval.score.scores_file import COLUMNS, NO_PROMPT, write_scores
 
 # A method, encoders and a classifier that are real but tiny
 

@@ -18,7 +18,7 @@ from eval.results_dir import REAL
 FILES = {
     "suite.json", "references", "images", "run.json", "scores.csv", "scores.parquet", "table.csv",
     "table.md", "differences.csv", "correlations.csv", "by_subject.csv", "by_prompt.csv", "by_split.csv", "grid.png",
-    "plots", "report.html",
+    "plots", "report.html", "nearest.csv",
 }  # fmt: skip
 
 
@@ -82,11 +82,9 @@ def test_shards_make_images_and_the_whole_command_scores_them(out: Path, tmp_pat
 def test_report_needs_no_other_file_and_the_grid_has_every_tile(out: Path) -> None:
     page = (out / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert all(source.startswith(("data:image/svg+xml;base64,", "data:image/webp;base64,", "#")) for source in sources)
-    n_images = load_suite("mini-quick").limited(prompts=2).n_images
-    assert page.count("data:image/webp;base64,") > 4 * 2 * n_images
+    assert all(source.startswith("#") for source in sources)
     assert "colorful_sneaker" in page
-    assert "://" not in page.replace("http-equiv", "")
+    assert "://" not in page.partition('id="pack"')[0].replace("http-equiv", "")
     grid = Image.open(out / "grid.png")
     # a reference and four kinds of images; every subject with two prompts
     assert grid.width == 6 + 5 * (128 + 6)
@@ -101,7 +99,7 @@ def test_run_record_is_complete(out: Path) -> None:
     assert record["config"]["prompts"] == 2
     assert record["scoring"]["evaluators"]["dino"] == {"file": "tiny", "sha256": "1"}
     assert set(record["rows"]) == {"tiny", "tiny-2", "plain"}
-    assert {"device", "versions", "commit", "fit_seconds"} <= set(record)
+    assert {"device", "versions", "commit", "fit_seconds", "draw_seconds"} <= set(record)
 
 
 def test_chosen_methods_only(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_workers_give_the_same_bytes(tmp_path: Path, whole: Path) -> None:
     assert run(tmp_path, workers=2)
     assert files(tmp_path) == files(whole)
     assert {name: len(seconds) for name, seconds in read_run(tmp_path)["fit_seconds"].items()} == {
+        "tiny-2": 4,
         "tiny": 4,
         "plain": 4,
     }

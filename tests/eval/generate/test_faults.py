@@ -102,7 +102,8 @@ def test_two_processes_on_one_shard_share_its_work(tmp_path: Path, whole: Path) 
     assert files(tmp_path) == files(whole)
     record = read_run(tmp_path)
     # nothing was fitted twice: 2 subjects with 2 seed sets
-    assert {name: len(seconds) for name, seconds in record["fit_seconds"].items()} == {"tiny": 4, "plain": 4}
+    for name in ("fit_seconds", "draw_seconds"):
+        assert {row: len(seconds) for row, seconds in record[name].items()} == {"tiny-2": 4, "tiny": 4, "plain": 4}
     assert not (tmp_path / "fits").exists()
 
 

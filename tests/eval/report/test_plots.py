@@ -10,8 +10,19 @@ from eval_helpers import QUICK_SUITE as SUITE
 from eval_helpers import make_folder, make_scores
 from PIL import Image
 
-from eval.report.plots import COLOURS, MARKERS, curves, draw_plots, draw_steps, draw_subjects, draw_tradeoff, make_plots
-from eval.report.summary import Results
+from eval.report.plots import (
+    COLOURS,
+    MARKERS,
+    curves,
+    draw_pareto,
+    draw_plots,
+    draw_steps,
+    draw_subjects,
+    draw_tradeoff,
+    make_plots,
+    pareto_front,
+)
+from eval.report.summary import Results, row_seconds
 from eval.report.tables import read_published, summarise
 
 ROWS = {
@@ -112,3 +123,39 @@ def test_colours_can_be_told_apart(matrix: list[list[float]]) -> None:
     seen = [simulated(colour, matrix) for colour in COLOURS]
     assert min(float(np.abs(one - other).max()) for one, other in combinations(seen, 2)) > 0.1
     assert len(set(MARKERS)) == len(MARKERS) > len(COLOURS)
+
+
+def test_score_against_seconds_shows_the_measured_ones(tmp_path: Path) -> None:
+    rows = tuple(ROWS)
+    record = {
+        "fit_seconds": {"dreambooth-100": [50.0, 40.0, 60.0], "dreambooth": [50.0, 40.0, 60.0], "base": [0.0]},
+        "draw_seconds": {"dreambooth-100": [0.5], "dreambooth": [0.5, 0.5], "base": [0.25, 1.0, 0.5]},
+    }
+    results = summarise(make_folder(tmp_path, make_scores(rows), rows=ROWS, **record))
+    expected = {"dreambooth-100": 50 / 5 + 0.5, "dreambooth": 50.5, "base": 0.5}
+    assert SUITE.samples_per_prompt == 1
+    assert {row: row_seconds(results, row) for row in rows} == expected
+    assert row_seconds(results, "real-images") is None
+    plots = {plot.name: plot for plot in draw_plots(results)}
+    assert "pareto" in plots
+    axes = draw_pareto(results, expected).axes[0]
+    points = {(line.lines[0].get_xdata()[0], line.lines[0].get_ydata()[0]) for line in axes.containers}
+    assert points == {(expected[row], results.estimates[row, "dino"].mean) for row in rows}
+
+
+def test_front_is_what_no_other_point_beats() -> None:
+    rng = np.random.default_rng(0)
+    points = {str(n): tuple(pair) for n, pair in enumerate(rng.integers(0, 12, (40, 2)).tolist())}
+    beaten = {
+        one
+        for one, (cost, value) in points.items()
+        for other_cost, other in points.values()
+        if other_cost <= cost and other >= value and (other_cost, other) != (cost, value)
+    }
+    front = pareto_front(points)
+    assert {points[name] for name in front} == {points[name] for name in set(points) - beaten}
+    assert [points[name] for name in front] == sorted(points[name] for name in front)
+
+
+def test_without_seconds_there_is_no_such_plot(results: Results) -> None:
+    assert "pareto" not in {plot.name for plot in draw_plots(results)}

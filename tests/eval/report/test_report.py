@@ -1,10 +1,11 @@
 """report.html: what is in it, and that it works in a browser that is offline."""
 
+import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import astuple, replace
+import zlib
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +16,58 @@ from eval_helpers import add_images, make_folder, make_scores
 from PIL import Image
 
 from bdkit.cli import main
-from eval.report.html import make_report
-from eval.report.tables import make_tables
+from bdkit.utils.images import encode
+from eval.report.gallery import QUALITY
+from eval.report.html import interval_bars, make_report
+from eval.report.pack import encode_text
+from eval.report.summary import title
+from eval.report.tables import make_tables, sections
+from eval.results_dir import ImageId
 from eval.score.images import ImageFile, ImageTree, read_tree
 
 METHODS = ("base", "<b>bold & sharp</b>")
 N = 2 * 2 * SUITE.n_images
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    add_images(folder, ("base", "bold"))
-    make_folder(folder, make_scores(("base", "bold")))
-    make_report(folder, make_tables(folder), show_progress=False)
-    return folder
-
-
 def data_of(path: Path) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    """The page's values and thumbnails, read bit by bit."""
+    text = re.search(r'<script type="text/plain" id="pack">(.*?)</script>', path.read_text(), re.DOTALL)
+    assert text
+    bits = []
+    for code in map(ord, text[1]):
+        symbols = [code] if code < 128 else [b"\x00\n\r<"[(code - 128) >> 7], (code - 128) & 127]
+        bits += [f"{symbol:07b}" for symbol in symbols]
+    joined = "".join(bits)
+    packed = int(joined + "0" * (-len(joined) % 8), 2).to_bytes(-(-len(joined) // 8))
+    start = 4 + int.from_bytes(packed[:4], "little")
+    data = json.loads(zlib.decompress(packed[4:start]))
+    ends = np.cumsum([start, *data["sizes"]])
+    data["thumbnails"] = [packed[one:other] for one, other in itertools.pairwise(ends)]
+    return data
 
 
 def test_every_scored_image_is_there_with_its_scores(out: Path) -> None:
     data = data_of(out / "report.html")
     assert data["embedded"]
-    assert len(data["images"]) == N
+    assert {len(column) for column in (*data["images"].values(), *data["scores"])} == {N}
     assert [name for name, _ in data["metrics"]] == ["DINO", "CLIP-I", "CLIP-T"]
     scores = make_scores(("base", "bold"))
-    for _, row, subject, seed_set, prompt, sample, values in data["images"][::5]:
-        suite_subject = SUITE.subjects[subject]
-        text, kind = data["prompts"][prompt]
-        index = next(
-            each.index for each in SUITE.prompts(suite_subject) if each.text("…") == text and each.kind == kind
+    columns = data["images"]
+    for place in range(0, N, 5):
+        image = {name: column[place] for name, column in columns.items()}
+        suite_subject = SUITE.subjects[image["subject"]]
+        one = ImageId(
+            data["rows"][image["row"]][0], image["seed_set"], suite_subject.name, image["prompt"], image["sample"]
         )
-        there = scores[
-            (scores["method"] == ("base", "bold")[row])
-            & (scores["subject"] == suite_subject.name)
-            & (scores["seed_set"] == seed_set)
-            & (scores["prompt"] == index)
-            & (scores["sample"] == sample)
-        ].set_index("metric")["value"]
-        assert values == pytest.approx([there["dino"], there["clip_i"], there["clip_t"]], abs=6e-5)
+        (prompt,) = (each for each in SUITE.prompts(suite_subject) if each.index == one.prompt)
+        assert data["prompts"][image["text"]] == [prompt.text("…"), prompt.kind]
+        of_image = scores[(scores[list(asdict(one))] == list(asdict(one).values())).all(axis=1)]
+        by_metric = of_image.set_index("metric")["value"]
+        values = [column[place] for column in data["scores"]]
+        assert values == pytest.approx([by_metric["dino"], by_metric["clip_i"], by_metric["clip_t"]], abs=6e-5)
+        as_webp = encode(Image.open(one.path(out)), "WEBP", quality=QUALITY)
+        assert data["thumbnails"][image["source"]] == as_webp
+        assert image["nearest"] is None  # made-up scores
     assert [len(subject["references"]) for subject in data["subjects"]] == [s.n_references for s in SUITE.subjects]
 
 
@@ -70,7 +80,29 @@ def test_images_and_the_main_plot_come_first(out: Path) -> None:
     assert positions == sorted(positions)
     first = page[positions[0] : positions[1]]
     assert re.findall(r"<th>(.*?)</th>", first) == ["Reference", "Base model, not personalised", "bold"]
-    assert first.count('src="data:image/webp;base64,') == 3 * 6
+    numbers = [int(number) for number in re.findall(r'data-image="(\d+)"', first)]
+    assert len(numbers) == 3 * 6
+    assert max(numbers) < len(data_of(out / "report.html")["thumbnails"])
+
+
+def test_the_file_is_an_eighth_larger_than_what_it_packs() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
+    for content in (data, data[:1], b"", bytes(999), b"\r\n<" * 99):
+        text = encode_text(content)
+        assert not set(text) & set("\x00\n\r<")
+        assert len(text.encode()) <= len(content) * 8 / 7 + 2
+
+
+def test_the_best_method_is_marked_and_bars_span_the_column(out: Path) -> None:
+    results = make_tables(out)
+    main = sections(results)[0]
+    bars = interval_bars(results, main)
+    for column, metric in enumerate(("dino", "clip_i", "clip_t"), start=1):
+        best = [main.lines[line][0] for (line, place), bar in bars.items() if place == column and bar["best"]]
+        assert best == [title(max(("base", "bold"), key=lambda row: results.estimates[row, metric].mean))]
+        of_column = [bar for (_, place), bar in bars.items() if place == column]
+        assert min(bar["low"] for bar in of_column) == 0
+        assert max(bar["high"] for bar in of_column) == 100
 
 
 def test_more_images_than_fit_are_linked(out: Path, tmp_path: Path) -> None:
@@ -78,8 +110,9 @@ def test_more_images_than_fit_are_linked(out: Path, tmp_path: Path) -> None:
     make_report(folder, make_tables(folder), embed_at_most=N - 1, show_progress=False)
     data = data_of(folder / "report.html")
     assert not data["embedded"]
-    assert all((folder / source[0]).is_file() for source in data["images"])
-    assert len({source[0] for source in data["images"]}) == N
+    sources = data["images"]["source"]
+    assert all((folder / source).is_file() for source in sources)
+    assert len(set(sources)) == N
     assert "keep this file in its results folder" in (folder / "report.html").read_text()
     assert (folder / "report.html").stat().st_size < (out / "report.html").stat().st_size
 
@@ -91,7 +124,7 @@ def test_images_of_another_program_are_found(out: Path, tmp_path: Path) -> None:
     elsewhere = tuple(image for image in own.images if image.id.method == "base")
     make_report(folder, make_tables(folder), tree=ImageTree(out, elsewhere), show_progress=False)
     data = data_of(folder / "report.html")
-    assert len(data["images"]) == data["absent"] == N // 2
+    assert len(data["images"]["source"]) == data["absent"] == N // 2
     assert not (folder / "grid.png").exists()
     assert f"{N // 2} scored images are missing" in (folder / "report.html").read_text()
 
@@ -104,7 +137,7 @@ def test_command_makes_it_from_finished_scores(out: Path, tmp_path: Path, capsys
     page = (folder / "report.html").read_text()
     assert "<h2>Published results</h2>" in page
     assert "copied, protocol unknown" in page
-    sources = [image[0] for image in data_of(folder / "report.html")["images"]]
+    sources = data_of(folder / "report.html")["images"]["source"]
     assert len(sources) == N
     assert all((folder / source).resolve().is_relative_to(out.resolve()) for source in sources)
 
@@ -120,7 +153,7 @@ def test_missing_images_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
     scores = scores[[key in kept or key[3] == -1 for key in keys]]
     make_folder(tmp_path, scores, allow_missing=True)
     make_report(tmp_path, make_tables(tmp_path), show_progress=False)
-    assert len(data_of(tmp_path / "report.html")["images"]) == N // 2 - 1
+    assert len(data_of(tmp_path / "report.html")["images"]["source"]) == N // 2 - 1
     assert f"{N // 2 - 1}/{N // 2} images" in (tmp_path / "report.html").read_text()
 
 
@@ -136,97 +169,5 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     make_report(tmp_path, make_tables(tmp_path), tree=ImageTree(tmp_path, tuple(images)), show_progress=False)
     page = (tmp_path / "report.html").read_text()
     assert "<b>bold" not in page
-    assert data_of(tmp_path / "report.html")["rows"] == [METHODS[1], "Base model, not personalised"]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update", "window-size=1400,1100",
-                 f"user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
-def choose(browser: Any, **values: str) -> None:
-    """Chooses by the words of an option."""
-    for name, words in values.items():
-        browser.execute_script(
-            "const select = document.getElementById(arguments[0]);"
-            "select.value = [...select.options].find((option) => option.text === arguments[1]).value;"
-            "select.dispatchEvent(new Event('change'));", name, words,
-        )  # fmt: skip
-
-
-def texts(browser: Any, selector: str) -> list[str]:
-    return browser.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].map((element) => element.textContent)", selector
-    )
-
-
-@pytest.mark.slow
-def test_works_in_chromium(out: Path, browser: Any, tmp_path: Path) -> None:
-    browser.get_log("performance")  # what the browser did before
-    browser.get((out / "report.html").as_uri())
-    values = lambda: [float(text.split()[-1]) for text in texts(browser, ".card .value")]  # noqa: E731
-    worst = values()
-    assert len(worst) == min(48, N)
-    assert worst == sorted(worst)
-    choose(browser, order="best first", metric="CLIP-T")
-    best = values()
-    assert best == sorted(best, reverse=True)
-    clip_t = make_scores(("base", "bold")).query("metric == 'clip_t'")["value"]
-    assert best[0] == pytest.approx(clip_t.max(), abs=6e-4)
-
-    choose(browser, subject="vase", method="bold")
-    assert texts(browser, "#count") == [f"{N // 6} of {N // 6} images"]
-    assert set(texts(browser, ".card b")) == {"bold"}
-    assert set(texts(browser, ".card figure:first-child figcaption")) == {"vase"}
-    prompt = texts(browser, "#prompt option")[-1]
-    choose(browser, subject="all subjects", method="all methods", prompt="all: outfit")
-    n_outfits = sum(prompt.kind == "outfit" for prompt in SUITE.prompts(SUITE.subjects[0]))
-    assert texts(browser, "#count") == [f"{4 * n_outfits} of {4 * n_outfits} images"]
-    choose(browser, prompt=prompt, view="methods side by side")
-    assert texts(browser, ".side th")[1:] == ["reference", "Base model, not personalised", "bold"]
-    assert len(texts(browser, ".side tbody tr")) > 0
-
-    choose(browser, view="one by one", prompt="all prompts")
-    browser.execute_script("document.querySelector('.card').click()")
-    assert browser.execute_script("return document.getElementById('zoom').open")
-    assert len(texts(browser, "dialog td")) == 2 * 3
-    browser.execute_script("document.querySelector('dialog button').click()")
-
-    column = "table.sortable tbody tr > td:nth-child(2)"
-    table = "document.querySelector('table.sortable')"
-    for wanted in (True, False):
-        browser.execute_script(f"{table}.querySelectorAll('th button')[1].click()")
-        numbers = [float(text.split()[0]) for text in texts(browser, column)[:4]]
-        assert numbers == sorted(numbers, reverse=wanted)
-
-    browser.execute_script("document.getElementById('images').scrollIntoView()")
-    loaded = browser.execute_async_script(
-        "const done = arguments[0];"
-        "const images = [...document.querySelectorAll('.plots img, .card img')].slice(0, 12);"
-        "images.forEach((image) => { image.loading = 'eager'; });"
-        "Promise.all(images.map((image) => image.decode())).then("
-        "() => done(images.every((image) => image.naturalWidth > 0)), (error) => done(String(error)))"
-    )
-    assert loaded is True
-    browser.save_screenshot(str(tmp_path / "shot.png"))
-    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
-    assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 2000  # images are on the screen
-
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in requests if m["method"] == "Network.requestWillBeSent"]
-    assert (out / "report.html").as_uri() in asked
-    assert [url for url in asked if url.startswith(("http:", "https:", "ws:", "wss:"))] == []
+    titles = [row[1] for row in data_of(tmp_path / "report.html")["rows"]]
+    assert titles == [METHODS[1], "Base model, not personalised"]

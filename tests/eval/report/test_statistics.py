@@ -12,7 +12,7 @@ from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from eval.report import statistics as stats
 from eval.score.metrics import METRICS
-from eval.score.score import COLUMNS
+from eval.score.scores_file import COLUMNS
 
 SUBJECTS = ("dog", "vase", "cat", "can", "toy", "boot")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from eval_helpers import METHODS, ROWS
+from eval_helpers import METHODS, ROWS, pixels
 from eval_helpers import tiny_evaluators as evaluators
 from PIL import Image
 
@@ -14,9 +14,10 @@ from dreambench.registry import load_suite
 from eval.experiments import BenchConfig
 from eval.generate.references import prepare
 from eval.generate.run import generate
-from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF
+from eval.results_dir import GROUND_TRUTH, REAL, REAL_WITH_SELF, ImageId, reference_paths
 from eval.score.metrics import METRICS
-from eval.score.score import COLUMNS, read_scores, score_folder
+from eval.score.score import score_folder
+from eval.score.scores_file import COLUMNS, read_nearest, read_scores
 
 SUITE = load_suite("mini-quick").limited(subjects=2, prompts=2)
 
@@ -157,3 +158,20 @@ def test_empty_and_damaged_folders_and_taken_names(out: Path, tmp_path: Path) ->
     prepare(load_suite("mini-quick"), tmp_path / "empty")
     with pytest.raises(InputError, match="no images under"):
         score(tmp_path / "empty")
+
+
+def test_nearest_references_are_those_of_dino(out: Path) -> None:
+    score(out)
+    nearest = read_nearest(out)
+    scores = read_scores(out)
+    scored = {ImageId(*key) for key in scores.set_index(list(COLUMNS[:5])).index if key[3] >= 0}
+    assert set(nearest) == scored
+    dino = evaluators().encoders["dino"]
+    for subject in SUITE.subjects:
+        files = reference_paths(out, SUITE, subject, None)
+        references = dino.network(pixels([read_image(path) for path in files])).double()
+        references /= references.norm(dim=1, keepdim=True)
+        for one in (one for one in nearest if one.subject == subject.name):
+            (image,) = dino.network(pixels([read_image(one.path(out))])).double()
+            cosines = (references @ image / image.norm()).tolist()
+            assert cosines[nearest[one]] == pytest.approx(max(cosines), abs=1e-5)
