@@ -64,6 +64,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(replaced, markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Puts our own script in place of the one that the plugin `offline` takes from the network."""
+    depth = page.file.dest_uri.count("/")
+    return output.replace("https://unpkg.com/iframe-worker/shim", "../" * depth + "iframe_worker.js")
+
+
 class ListedFields(griffe.Extension):
     """Reads the lines "name: what it is" of this project's docstrings as a section of parameters or attributes."""
 

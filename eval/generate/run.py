@@ -70,7 +70,7 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     prepare(suite, out, config.photos)
     earlier = read_run(out).get("rows", {})
     rows = _guard_settings(config, suite, methods)
-    changed: dict[str, list[float]] = {name: [] for name, row in rows.items() if earlier.get(name) != row}
+    changed: dict[str, list[float]] = {name: [] for name, row in rows.items() if earlier.get(name, row) != row}
     everything = list_tasks(config, suite)
     tasks = everything[number - 1 :: count]
     if config.remake:
