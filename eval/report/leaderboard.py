@@ -34,7 +34,8 @@ def make_leaderboard(outs: Sequence[Path], path: Path) -> Path:
     groups: dict[tuple[str, str, str], list[Path]] = {}
     for out in outs:
         groups.setdefault(folder_key(out), []).append(out)
-    boards, texts = [], {}
+    boards: list[dict[str, Any]] = []
+    texts: dict[str, str] = {}
     for number, ((suite, suite_hash, protocol), folders) in enumerate(sorted(groups.items())):
         results = summarise(*folders)
         main = _with_seconds(replace(sections(results)[0], heading=f"{suite}, protocol {protocol}"), results)

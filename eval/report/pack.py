@@ -27,8 +27,8 @@ def pack(values: Any, contents: Sequence[bytes]) -> str:
 def encode_text(data: bytes) -> str:
     """Bytes as characters without NUL, line ends and "<"; zero bits fill the last character."""
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
-    bits = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    symbols = np.packbits(bits, axis=1).ravel() >> 1
+    groups = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
+    symbols = np.packbits(groups, axis=1).ravel() >> 1
     return re.sub(b"[" + UNSAFE + b"](.?)", _two_symbols, symbols.tobytes(), flags=re.DOTALL).decode()
 
 
