@@ -109,7 +109,6 @@ def send(files: dict[str, Path], name: str, *, private: bool = False) -> str:
 
     Raises InputError for a missing or refused token, a name the hub refuses, and when it cannot be reached.
     """
-    import httpx
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -128,7 +127,10 @@ def send(files: dict[str, Path], name: str, *, private: bool = False) -> str:
             raise InputError(f"the hub refuses to write {name} ({status}); use a token that may write there") from None
         line = (error.server_message or str(error)).strip().splitlines()[0]
         raise InputError(f"the hub refuses {name} ({status}): {line}") from None
-    except (httpx.TransportError, OSError) as error:
+    except Exception as error:
+        # huggingface_hub sends by httpx, in newer versions by httpx2
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in ("httpx", "httpx2"):
+            raise
         raise InputError(f"the hub cannot be reached ({type(error).__name__}); try again with a network") from None
     return str(url)
 

@@ -16,7 +16,7 @@ from eval.report.html import make_report
 from eval.report.summary import title
 from eval.report.tables import make_tables
 from eval.results_dir import ImageId
-from eval.score.scores_file import write_nearest
+from eval.score.scores_file import IMAGE_COLUMNS, write_nearest
 
 N = 2 * 2 * SUITE.n_images
 CODES = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
@@ -122,11 +122,13 @@ def press(browser: Any, key: str) -> None:
 def test_keys_go_through_the_images_and_a_link_leads_back(out: Path, browser: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(out, tmp_path / "out")
     scores = make_scores(("base", "bold"))
-    dino = scores[(scores["metric"] == "dino") & (scores["prompt"] >= 0)].sort_values("value")
-    ids = [
-        ImageId(*(row[name] for name in ("method", "seed_set", "subject", "prompt", "sample")))
-        for _, row in dino.iterrows()
-    ]
+    dino = scores[(scores["metric"] == "dino") & (scores["prompt"] >= 0)]
+    ids = [ImageId(*key) for key in zip(*(dino[name] for name in IMAGE_COLUMNS), strict=True)]
+    subjects = [subject.name for subject in SUITE.subjects]
+    # worst first, equal ones as in the suite; the page has four decimals
+    places = [(subjects.index(one.subject), one.prompt, one.seed_set, one.sample, one.method) for one in ids]
+    order = sorted(zip(dino["value"].round(4), places, ids, strict=True))
+    ids = [one for _, _, one in order]
     write_nearest([(one, 1) for one in ids], folder)
     make_report(folder, make_tables(folder), show_progress=False)
     page = (folder / "report.html").as_uri()
