@@ -98,6 +98,7 @@ const zoom = (image) => {
   const position = place < 0 ? "" : ", " + (place + 1) + " of " + sorted.length;
   $("zoom").replaceChildren(buttons, make("h3", "", subject.name + ": " + promptText(image)), make("p", "", label(image) + position), large, facts);
   if (!$("zoom").open) { returnTo = document.activeElement; $("zoom").showModal(); }
+  $("zoom").focus();  // whatever had the focus is replaced
   history.replaceState(null, "", link(image));
 };
 const go = (step) => {
@@ -112,8 +113,8 @@ const KEYS = {
   ArrowLeft: () => go(-1), ArrowRight: () => go(1), ArrowUp: () => goMethod(-1), ArrowDown: () => goMethod(1),
   Home: () => zoom(sorted[0]), End: () => zoom(sorted.at(-1)),
 };
-$("zoom").addEventListener("keydown", (event) => {
-  if (KEYS[event.key]) { event.preventDefault(); KEYS[event.key](); }
+document.addEventListener("keydown", (event) => {
+  if ($("zoom").open && KEYS[event.key]) { event.preventDefault(); KEYS[event.key](); }
 });
 $("zoom").addEventListener("click", (event) => { if (event.target === $("zoom")) $("zoom").close(); });
 $("zoom").addEventListener("close", () => {
