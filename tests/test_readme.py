@@ -75,8 +75,8 @@ def test_every_command_is_shown() -> None:
 
 @pytest.mark.parametrize("line", all_lines())
 def test_command_lines_parse(line: str) -> None:
-    arguments = shlex.split(line)[1:]
-    assert build_parser(arguments[0]).parse_args(arguments).command == arguments[0]
+    arguments = [argument for argument in shlex.split(line)[1:] if argument != "--help"]
+    assert build_parser(arguments[0], arguments).parse_args(arguments).command == arguments[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
