@@ -7,6 +7,7 @@ python benchmarks/editing.py --tiny      a tiny random one, to see that it works
 import argparse
 import sys
 import time
+from copy import deepcopy
 from statistics import median
 from typing import Any
 
@@ -20,27 +21,6 @@ from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.env import device_name, pick_device
 
 WARM_UP = 3  # calls of each kind that are not counted
-
-
-class UnetClock:
-    """The seconds of each call of a U-Net, by its hooks."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        self.seconds: list[float] = []
-        self._begin = 0.0
-        self._hooks = [unet.register_forward_pre_hook(self._before), unet.register_forward_hook(self._after)]
-
-    def _before(self, *_: Any) -> None:
-        self._begin = _now()
-
-    def _after(self, *_: Any) -> None:
-        self.seconds.append(_now() - self._begin)
-
-    def stop(self) -> list[float]:
-        """The seconds so far; the clock comes off the U-Net."""
-        for hook in self._hooks:
-            hook.remove()
-        return self.seconds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,19 +40,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(model: BlipDiffusion, steps: int, count: int) -> tuple[float, float]:
-    """Median seconds of a U-Net call within an edit and of a plain one."""
+    """Median seconds of a U-Net call within an edit and of a plain one, which follows each of them at once."""
     request = Edit(source_prompt="a {cat} in the snow", target_prompt="a dog in the snow")
-    clock = UnetClock(model.unet)
-    shapes: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
-    keep = model.unet.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs))
+    plain = deepcopy(model.unet)
+    begins, edited_seconds, plain_seconds = list[float](), list[float](), list[float]()
+
+    def after(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        edited_seconds.append(_now() - begins[-1])
+        begin = _now()
+        plain(*inputs)
+        plain_seconds.append(_now() - begin)
+
+    hooks = [
+        model.unet.register_forward_pre_hook(lambda *_: begins.append(_now())),
+        model.unet.register_forward_hook(after),
+    ]
     edit_batch(model, [request] * count, EditConfig(num_inference_steps=steps))
-    keep.remove()
-    edited = clock.stop()
-    clock = UnetClock(model.unet)
-    with torch.no_grad():
-        for inputs in shapes:
-            model.unet(*inputs)
-    return median(edited[WARM_UP:]), median(clock.stop()[WARM_UP:])
+    for hook in hooks:
+        hook.remove()
+    return median(edited_seconds[WARM_UP:]), median(plain_seconds[WARM_UP:])
 
 
 def _now() -> float:
