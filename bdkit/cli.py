@@ -46,6 +46,7 @@ PATH_ERRORS = {
     errno.ENOTDIR: "not a directory; a part of this path is a file",
     errno.EISDIR: "is a directory; name a file",
     errno.ELOOP: "a link that leads to itself; choose another place",
+    errno.EEXIST: "something else is there already, such as a link to nothing; choose another place",
 }
 LONGEST_SHOWN = 200
 EXIT_INPUT = 2
@@ -160,6 +161,9 @@ def one_line(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, UnicodeEncodeError) and not is_unicode(str(error.object)):
         return f"'{printable(str(error.object)[:LONGEST_SHOWN])}' is not UTF-8; rename it"
+    # pathlib's own error where the system would say ELOOP
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return f"{error}; choose another place"
     code = error.errno if isinstance(error, OSError) else None
     name = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
     # safetensors and torch report a full disk as errors of their own, with the system's text inside

@@ -97,8 +97,8 @@ class BenchConfig:
     def __post_init__(self) -> None:
         _check_classes((*(self.methods or ()), *(row.method for row in self.rows)))
         _check_rows((*self.rows, *self._own_rows), self.methods)
-        if not self.seed_sets or min(self.seed_sets) < 0 or len(set(self.seed_sets)) < len(self.seed_sets):
-            raise InputError(f"seed sets must be different whole numbers from 0, not {self.seed_sets}")
+        if len({number for number in self.seed_sets if 0 <= number < 10**9}) < max(1, len(self.seed_sets)):
+            raise InputError(f"seed sets must be different whole numbers from 0 to 999,999,999, not {self.seed_sets}")
         for name, value in (("batch of {} images", self.batch_size), ("number of workers of {}", self.workers)):
             if value is not None and value < 1:
                 raise InputError(f"a {name.format(value)} is too small; give at least 1")

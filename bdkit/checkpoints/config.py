@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from bdkit.utils.errors import InputError
+
 if TYPE_CHECKING:
     from bdkit.checkpoints.files import LoadOptions
 
@@ -33,4 +35,7 @@ class CheckpointConfig:
 
         from bdkit.checkpoints.files import LoadOptions
 
+        for name in ("model", "base", "qformer_tokenizer"):
+            if getattr(self, name) is not None and not getattr(self, name).strip():
+                raise InputError(f"--{name.replace('_', '-')} is empty; name a model, a folder or a file")
         return LoadOptions(qformer_tokenizer=self.qformer_tokenizer, base=self.base, dtype=getattr(torch, self.dtype))

@@ -61,6 +61,8 @@ Model = TypeVar("Model", bound=LatentDiffusion)
 def resolve(path: str | Path, *, local_files_only: bool = False) -> Path:
     """The folder or file of a model name: as it is, a shipped model by its name, or a hub id in the cache."""
     folder = Path(path)
+    if not str(path).strip():
+        raise InputError("the name of the model is empty; give a folder, a file, or the name of a shipped model")
     if not folder.exists() and folder.name and folder.parent.is_dir():
         recover_folder(folder)
     if folder.exists():

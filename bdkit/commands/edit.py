@@ -8,16 +8,18 @@ examples:
 """
 
 import argparse
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.checkpoints.config import CheckpointConfig
-from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
 from bdkit.utils.io import check_free, file_hash, read_json, write_json
+from bdkit.utils.seeds import check_seed
 
 RUN_FILE = "run.json"
 RESULT, SOURCE, MASK, STRIP = "result.png", "source.png", "mask.png", "strip.png"
@@ -96,8 +98,9 @@ class EditCommandConfig(EditSubjectConfig, CheckpointConfig, EditSettingsConfig)
             raise InputError("--subject-images needs --subject, the class word of what they show, such as dog")
         if not self.source_prompt.strip():
             raise InputError("--from is empty; say what the source shows, such as 'a {cat} on a sofa'")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}; use a whole number from 0")
+        if self.target_prompt is not None and not self.target_prompt.strip():
+            raise InputError("--to is empty; say what it shall show, such as 'a dog on a sofa', or leave --to out")
+        check_seed(self.seed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +116,10 @@ def run(args: argparse.Namespace) -> int:
     if not hasattr(args, "source_prompt"):
         raise InputError("--from is missing; say what the source shows, such as --from 'a {cat} on a sofa'")
     config = config_from_args(EditCommandConfig, args)
+    for name in ("seed",) if config.image else ("inversion",):
+        if hasattr(args, name):
+            source = "--generate-source" if config.image else "an --image"
+            raise InputError(f"{flag_of(name)} is of {source} alone; leave it out")
     check_free(config.out, overwrite=True)
     image = read_image(config.image) if config.image else None
     references = list_images(config.subject_images) if config.subject_images else []
@@ -123,7 +130,10 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.checkpoints.load import checkpoint_hash
     from bdkit.editing.edit import edit
     from bdkit.editing.edit_presets import settings_of
+    from bdkit.sampling import check_guidance
 
+    if config.guidance_scale is not None:
+        check_guidance(config.guidance_scale)
     settings = _settings(config)
     model = load_drawable(config.model, config.options)
     target = _target_prompt(config, model)
@@ -177,6 +187,8 @@ def parse_factor(text: str) -> tuple[str, float]:
     word, mark, factor = text.rpartition("=")
     try:
         if not mark or not word.strip():
+            raise ValueError
+        if not math.isfinite(float(factor)):
             raise ValueError
         return word.strip(), float(factor)
     except ValueError:

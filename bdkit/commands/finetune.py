@@ -21,6 +21,7 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_o
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image
 from bdkit.utils.io import check_free, check_unicode, file_hash, read_json, safe_name, write_json
+from bdkit.utils.seeds import check_seed
 
 WORK = ".fit"  # in the folder that is written: the checkpoints of an unfinished fit
 FIT_FILE = "fit.json"
@@ -61,8 +62,7 @@ class FinetuneCommandConfig(CheckpointConfig):
         # the libraries that write tokenizers and weights take no other names
         for name in ("subject", "out", "model", "base"):
             check_unicode(str(getattr(self, name) or ""), flag_of(name))
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; use 0 to {2**63 - 1}")
+        check_seed(self.seed)
         if self.checkpoint_seconds < 0:
             raise InputError(f"checkpoint_seconds is {self.checkpoint_seconds}; use at least 0")
         if not self.subject.strip():

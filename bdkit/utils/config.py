@@ -234,9 +234,18 @@ def _converter(hint: Any, name: str) -> Callable[[str], Any]:
         return _literal(arguments)
     if hint is float:
         return _named(_finite, "float")
-    if hint in (str, int, Path):
+    if hint is Path:
+        return _named(_path, "path")
+    if hint in (str, int):
         return typing.cast(Callable[[str], Any], hint)
     raise TypeError(f"{name}: no flag can be made for {hint}")
+
+
+def _path(text: str) -> Path:
+    # of an empty text, as of a variable that a script has not set, pathlib makes the current folder
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder")
+    return Path(text)
 
 
 def _finite(text: str) -> float:

@@ -62,8 +62,9 @@ def decode_image(data: bytes, name: str) -> tuple[Image.Image, Image.Image | Non
 def _decoded(name: str, data: bytes | None) -> Iterator[Image.Image]:
     """The opened image, its size checked; what fails in the block is an InputError that names the file."""
     header = b""
-    if data is None and os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name):
-        raise InputError(f"{name} is no regular file; give an image file")
+    if data is None and os.path.exists(name) and not os.path.isfile(name):
+        what = "a folder" if os.path.isdir(name) else "no regular file"
+        raise InputError(f"{name} is {what}; give an image file")
     try:
         with open(name, "rb") if data is None else io.BytesIO(data) as file, warnings.catch_warnings():
             header = file.read(HEADER_BYTES)

@@ -68,11 +68,13 @@ def write_json(value: Any, path: str | Path) -> None:
 def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object of a file."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        # an editor may have put a byte-order mark before it
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; is this the right folder?") from error
     except (OSError, ValueError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) else str(error).strip()
+        line = (reason or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is not readable JSON ({line}); replace it or remove it") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is no JSON object; replace it or remove it")
@@ -89,6 +91,9 @@ def check_free(folder: Path, *, overwrite: bool, ignore: str = "", inputs: Path 
     """Raises InputError when `folder` cannot be made or written, when it is the folder of the `inputs`, or holds
     anything but `ignore` and may not be overwritten.
     """
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link that leads nowhere; choose another --out")
     if inputs is not None and folder.resolve() == inputs.resolve():
         raise InputError(f"--out {folder} is the folder of the images that are read; choose another --out")
     try:

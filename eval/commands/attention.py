@@ -15,6 +15,7 @@ from PIL import Image
 from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
+from bdkit.utils.seeds import check_seed
 from eval.commands.interpolate import RUN_FILE, find_subject
 
 
@@ -47,6 +48,7 @@ class AttentionConfig(CheckpointConfig):
     def __post_init__(self) -> None:
         if self.prompt.count("{}") != 1:
             raise InputError(f"--prompt {self.prompt!r} needs one {{}} where the subject is, such as 'a {{}}'")
+        check_seed(self.seed)
         if self.mask is not None and self.image is None:
             raise InputError("--mask belongs to an image; give that with --image")
         if not 1 <= self.steps <= 1000:

@@ -16,8 +16,10 @@ from PIL import Image
 from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
+from bdkit.utils.seeds import check_seed
 
 RUN_FILE = "run.json"
+MOST_STEPS = 100  # a strip of more cannot be looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,9 @@ class InterpolateConfig(CheckpointConfig):
             raise InputError(f"--subject names {len(self.subject)} class words; give one, or one for each subject")
         if self.steps < 2:
             raise InputError(f"--steps {self.steps} leaves no room for both subjects; use at least 2")
+        check_seed(self.seed)
+        if self.steps > MOST_STEPS:
+            raise InputError(f"--steps {self.steps} is more than a strip can show; use at most {MOST_STEPS}")
         if self.prompt.count("{}") != 1:
             raise InputError(
                 f"--prompt {self.prompt!r} needs one {{}} where the subject goes, such as 'a {{}} in snow'"

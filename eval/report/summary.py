@@ -200,6 +200,8 @@ def title(row: str) -> str:
 
 def _read_folder(out: Path) -> _Folder:
     suite, run, scores = load_saved_suite(out), read_run(out), read_scores(out)
+    if strange := sorted(set(scores["subject"]) - {subject.name for subject in suite.subjects}):
+        raise InputError(f"{out} has scores of {strange[0]!r}, which is no subject of {suite.name}; score it again")
     stated = run.get("scoring", {}).get("protocol", NOT_STATED)
     protocols = tuple(scores["protocol"].unique()) if "protocol" in scores else (stated,)
     if len(protocols) == 1 and protocols[0] in PROTOCOLS:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from bdkit.utils.errors import InputError
@@ -37,13 +38,23 @@ def read_scores(out: Path) -> pd.DataFrame:
             path = parquet
             frame = pd.read_parquet(path)
         else:
-            frame = pd.read_csv(path, keep_default_na=False)
+            frame = pd.read_csv(path, keep_default_na=False, low_memory=False)
         columns = [*COLUMNS, *([PROTOCOL_COLUMN] if PROTOCOL_COLUMN in frame else [])]
-        return frame[columns].astype({"seed_set": int, "prompt": int, "sample": int, "value": float})
+        frame = frame[columns].astype({"seed_set": int, "prompt": int, "sample": int, "value": float})
+        wrong = "it holds no score" if frame.empty else ""
+        if not np.isfinite(frame["value"]).all():
+            wrong = "it holds values that are not finite"
+        elif frame.duplicated([name for name in columns if name != "value"]).any():
+            wrong = "it holds a score twice"
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; run `bdkit score {out}` first") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); run `bdkit score {out}` again") from error
+    except KeyError:
+        wrong = f"it needs the columns {', '.join(COLUMNS)}, with commas between"
+    except (OSError, ValueError, OverflowError) as error:
+        wrong = str(error).partition(":")[0]
+    if wrong:
+        raise InputError(f"{path} cannot be read: {wrong}; run `bdkit score {out}` again")
+    return frame
 
 
 def write_nearest(nearest: Sequence[tuple[ImageId, int]], out: Path) -> None:

@@ -81,6 +81,7 @@ def test_fine_tuned_folders_edit_with_their_subject(
     assert not np.array_equal(*(np.asarray(Image.open(out / name)) for name in ("result.png", "source.png")))
 
 
+GENERATED = ["--generate-source", "--from", "a {cat}", "--to", "a dog"]
 REAL = ["--image", "{photos}/1.png", "--from", "a {cat}"]
 REFUSED = [
     (["--from", "a {cat}"], "--image to edit, or --generate-source"),
@@ -96,6 +97,13 @@ REFUSED = [
     ([*REAL, "--to", "a dog", "--reweight", "snow"], "write it like snow=2"),
     ([*REAL, "--to", "a dog", "--reweight", "snow=2"], "'snow' is not in"),
     ([*REAL, "--to", "a dog", "--inversion", "magic"], "unknown inversion 'magic'"),
+    ([*REAL, "--to", "a dog", "--reweight", "dog=nan"], "write it like snow=2"),
+    ([*REAL, "--to", ""], "--to is empty"),
+    ([*REAL, "--to", "a dog", "--seed", "3"], "--seed is of --generate-source alone"),
+    ([*REAL, "--to", "a dog", "--guidance-scale=-1"], "guidance_scale is -1.0"),
+    (["--image", "{photos}", "--from", "a {cat}", "--to", "a dog"], "is a folder; give an image file"),
+    ([*GENERATED, "--seed", str(2**63)], "seed is 9223372036854775808"),
+    ([*GENERATED, "--inversion", "ddim"], "--inversion is of an --image alone"),
     ([*REAL, "--to", "a dog", "--threshold", "2"], "use 0 to 1"),
     ([*REAL, "--to", "a red dog", "--mode", "replace"], "needs prompts of as many words"),
     (["--image", "no.png", "--from", "a {cat}", "--to", "a dog"], "no.png is missing"),

@@ -49,6 +49,9 @@ GENERATE = [
     (["--prompt", "a dog", "--height=-8"], "height is -8; use at least 1"),
     (["--prompt", "a dog", "--width", "4000000000"], "must be multiples of 4, from 4 to"),
     ([*SUBJECT, "--out", "{photos}"], "is the folder of the images that are read"),
+    ([*SUBJECT, "--out", ""], "the path is empty"),
+    ([*SUBJECT, "--model", ""], "--model is empty"),
+    ([*SUBJECT, "--base", " "], "--base is empty"),
 ]
 FINETUNE = [
     (["--images", "nowhere"], "nowhere is not a folder"),
@@ -107,6 +110,7 @@ OTHERS = [
     (["bench", "--shard", "4/3"], "'4/3' is no shard; write 1/3, 2/3 and 3/3 for the three parts"),
     (["bench", "--workers", "0"], "0 is too small"),
     (["bench", "mini-quick", "--seed-sets", "0,0"], "seed sets must be different"),
+    (["bench", "mini-quick", "--seed-sets", "9999999999"], "from 0 to 999,999,999"),
     (["bench", "mini-quick", "--samples", "two"], "--samples"),
     (["bench", "mini-quick", "--protocol", "x"], "protocol 'x'"),
     (["bench", "mini", "--no-such-flag"], "--no-such-flag; see 'bdkit bench --help'"),
@@ -138,6 +142,14 @@ def test_a_wrong_value_is_refused(arguments, words, refused, fill, generate, fin
         arguments = whole[arguments[0]](*arguments[1:])
     assert words in refused(*fill(arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_nowhere_is_one_line(generate, refused, photos, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nothing").symlink_to("gone")
+    for name in ("loop", "nothing"):
+        line = refused(*generate("--images", photos, "--subject", "dog", "--out", tmp_path / name))
+        assert f"{tmp_path / name} is a link that leads nowhere" in line
 
 
 @pytest.mark.parametrize("command", ["generate", "finetune"])

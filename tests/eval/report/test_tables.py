@@ -1,6 +1,7 @@
 """Tables of one folder and of several: what stands in them, and what is refused."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,29 @@ def lines_of(text: str, heading: str) -> list[list[str]]:
     """The cells of the table below a heading."""
     part = text.split(f"## {heading}\n")[1].split("\n## ")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"][2:]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace(",", ";"), "it needs the columns method, seed_set"),
+        (lambda text: text.splitlines()[0], "it holds no score"),
+        (lambda text: text + text.splitlines()[-1], "it holds a score twice"),
+        (lambda text: re.sub(r"0\.\d+,mini", "nan,mini", text, count=1), "values that are not finite"),
+        (lambda text: text.replace(",0,dog,", f",{10**20},dog,", 1), "cannot be read"),
+        (lambda text: text.replace(",dog,", ",unicorn,", 1), "scores of 'unicorn', which is no subject of"),
+        (lambda text: text[:-40], "cannot be read"),
+    ],
+)
+def test_scores_that_others_have_changed_are_refused_in_one_line(change, words, out, tmp_path) -> None:
+    folder = shutil.copytree(out, tmp_path / "copy")
+    (folder / "scores.parquet").unlink(missing_ok=True)
+    text = (folder / "scores.csv").read_text()
+    assert change(text) != text
+    (folder / "scores.csv").write_text(change(text))
+    with pytest.raises(InputError, match=words) as caught:
+        summarise(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_table_is_written(out: Path) -> None:
