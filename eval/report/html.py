@@ -122,13 +122,17 @@ def interval_bars(results: Results, section: Section) -> dict[tuple[int, int], d
         ]
         least, width = min(ends), max(max(ends) - min(ends), 1e-9)
         sign = 1 if METRICS[by_title[head]].higher_is_better else -1
-        methods = [figure.mean * sign for row, figure in figures.values() if row not in (*ORACLE_ROWS, GROUND_TRUTH)]
+        methods = [figure.mean * sign for row, figure in figures.values() if _is_method(row)]
         for number, (row, figure) in figures.items():
             mean, low, high = (
                 round(100 * ((figure.mean if end is None else end) - least) / width, 1)
                 for end in (figure.mean, figure.low, figure.high)
             )
-            is_method = row not in (*ORACLE_ROWS, GROUND_TRUTH)
-            best = is_method and len(methods) > 1 and figure.mean * sign == max(methods)
+            best = _is_method(row) and len(methods) > 1 and figure.mean * sign == max(methods)
             bars[number, column] = {"mean": mean, "low": low, "high": high, "best": best}
     return bars
+
+
+def _is_method(row: str) -> bool:
+    """Whether a row is a method's; a folder's name may stand before it."""
+    return row.rpartition("/")[2] not in (*ORACLE_ROWS, GROUND_TRUTH)

@@ -3,17 +3,23 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from eval_helpers import make_folder, make_scores
+from eval_helpers import any_value, make_folder, make_scores
 
 from bdkit.cli import main
 from eval.report.summary import summarise, title
 from eval.report.tables import format_figure
 
 
+def high_truth(rng: np.random.Generator, method: str, metric: str) -> float:
+    """The ground truth is above every method, and is none."""
+    return any_value(rng, method, metric) + 10 * (method == "ground-truth")
+
+
 def test_protocols_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ours = make_folder(tmp_path / "ours", make_scores(("base", "mine")))
-    theirs = make_folder(tmp_path / "theirs", make_scores(("base", "other"), seed=1))
+    ours = make_folder(tmp_path / "ours", make_scores(("base", "mine", "ground-truth"), value=high_truth))
+    theirs = make_folder(tmp_path / "theirs", make_scores(("base", "other", "ground-truth"), seed=1, value=high_truth))
     apart = make_folder(tmp_path / "apart", make_scores(("base", "mine"), seed=2), protocol="dreambench")
     (ours / "report.html").write_text("")
     page = tmp_path / "pages" / "board.html"
@@ -28,6 +34,8 @@ def test_protocols_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert f">{title(row)}<" in together
         figure = format_figure(results.estimates[row, "dino"]).partition(" [")[0]
         assert figure in together
+    means = [results.estimates[row, "dino"].mean for row in ("ours/base", "theirs/base", "mine", "other")]
+    assert f"{max(means):.3f}" in re.findall(r'<td class="best">([\d.]+)', together)
     assert "other" not in boards["mini-quick, protocol dreambench"]
     assert '<a href="../ours/report.html">ours</a>' in together
     assert "theirs" in together
