@@ -7,6 +7,7 @@ examples:
   bdkit pretrain controlnet --out runs/mini
   bdkit pretrain stage1 --data PAIRS --image-encoder CLIP --qformer BERT --out stage1
   bdkit pretrain stage2 --data SHARDS --base SD15 --init stage1/model --backgrounds OTHERS --out stage2
+  bdkit pretrain controlnet --data PAIRS --base SD15 --out controlnet
   accelerate launch -m bdkit.cli pretrain stage2 --data SHARDS ... --out stage2
   bdkit pretrain stage1 --data x --help
 """
@@ -24,9 +25,13 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args, given_
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 
-STAGE_CONFIGS: dict[str, type] = {"stage1": MultimodalRepresentationConfig, "stage2": SubjectRepresentationConfig}
+STAGE_CONFIGS: dict[str, type | None] = {
+    "stage1": MultimodalRepresentationConfig,
+    "stage2": SubjectRepresentationConfig,
+    "controlnet": None,
+}
 """The stages that train on shards, and what each has beside its training."""
-DEFAULT_PRESETS = {"stage1": "paper-stage1", "stage2": "paper-stage2"}
+DEFAULT_PRESETS = {"stage1": "paper-stage1", "stage2": "paper-stage2", "controlnet": "small"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class PretrainCommandConfig:
 
     what: mini for every stage, or one of the stages
     out: folder for checkpoints and weights; the same command resumes a run that was stopped
-    data: shards to train on (`bdkit prepare`), for stage1 and stage2; --data X --help shows their flags
+    data: shards to train on (`bdkit prepare`), for stage1, stage2 and controlnet; --data X --help shows their flags
     smoke: a handful of steps, to test the path in two minutes
     device: where to train (default: the GPU, if there is one)
     """
@@ -51,7 +56,8 @@ class PretrainCommandConfig:
             known = ", ".join([*PRETRAINING_STAGES, *BESIDE_STAGES])
             raise InputError(f"unknown stage {self.what!r}; give mini, {known}")
         if self.data is not None and self.what not in STAGE_CONFIGS:
-            raise InputError(f"{self.what} trains on the mini world alone; leave --data out, or train stage1 or stage2")
+            stages = ", ".join(STAGE_CONFIGS)
+            raise InputError(f"{self.what} trains on the mini world alone; leave --data out, or train one of {stages}")
         if self.data is not None and self.smoke:
             raise InputError("--smoke trains on a corpus of its own; with --data give --steps 2")
 
@@ -70,13 +76,15 @@ def add_dependent_arguments(parser: argparse.ArgumentParser, arguments: Sequence
         return
     known = {each.name for each in fields(PretrainCommandConfig)}
     add_dataclass_arguments(parser, ShardConfig, skip=known, title="On shards")
-    parser.add_argument(
-        "--preset", metavar="NAME", default=DEFAULT_PRESETS[stage], help=f"{DEFAULT_PRESETS[stage]}, small or mini"
-    )
+    names = ", ".join(dict.fromkeys([DEFAULT_PRESETS[stage], "small", "mini"]))
+    default = DEFAULT_PRESETS[stage]
+    parser.add_argument("--preset", metavar="NAME", default=default, help=f"{names} (default: {default})")
     numbers: dict[str, Any] = {"show_defaults": False}
     title = "Numbers (default: the preset's; --batch-size is of all processes together)"
     add_dataclass_arguments(parser, TrainingConfig, skip={"gradient_accumulation_steps"}, title=title, **numbers)
-    add_dataclass_arguments(parser, STAGE_CONFIGS[stage], title="The stage's own numbers", **numbers)
+    config_class = STAGE_CONFIGS[stage]
+    if config_class is not None:
+        add_dataclass_arguments(parser, config_class, title="The stage's own numbers", **numbers)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,19 +110,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _on_shards(stage: str, args: argparse.Namespace) -> Path:
-    from bdkit.training.pretraining.presets import STAGE1, STAGE2
-    from bdkit.training.pretraining.shard_stages import pretrain_stage1, pretrain_stage2
+    from bdkit.training.pretraining.presets import CONTROLNET_ON_SHARDS, STAGE1, STAGE2
+    from bdkit.training.pretraining.shard_stages import (
+        pretrain_controlnet_on_shards,
+        pretrain_stage1,
+        pretrain_stage2,
+    )
 
-    presets: dict[str, Any] = {**STAGE1} if stage == "stage1" else {**STAGE2}
+    all_presets: dict[str, Any] = {"stage1": STAGE1, "stage2": STAGE2, "controlnet": CONTROLNET_ON_SHARDS}
+    presets = all_presets[stage]
     if args.preset not in presets:
         raise InputError(f"--preset {args.preset!r} is not known for {stage}; use {', '.join(presets)}")
     preset, run = presets[args.preset], config_from_args(ShardConfig, args)
+    if stage == "controlnet":
+        return pretrain_controlnet_on_shards(config_from_args(TrainingConfig, args, preset), run)
     training = config_from_args(TrainingConfig, args, preset.training)
     rate = given_fields(TrainingConfig, args).get("learning_rate")
-    own = config_from_args(STAGE_CONFIGS[stage], args, preset.config)
+    own = config_from_args(type(preset.config), args, preset.config)
     if rate is not None and stage == "stage2":  # of all parts that have none of their own
         names = ("unet_rate", "text_rate", "multimodal_rate")
-        given = given_fields(STAGE_CONFIGS[stage], args)
+        given = given_fields(SubjectRepresentationConfig, args)
         own = replace(own, **{name: rate for name in names if name not in given})
     preset = replace(preset, training=training, config=own)
     if stage == "stage1":

@@ -10,21 +10,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdkit.checkpoints.load import load_model
-from bdkit.losses import noise_prediction_loss, timestep_weights, training_attention, training_scheduler
+from bdkit.losses import (
+    gradient_checkpointing,
+    noise_prediction_loss,
+    timestep_weights,
+    training_attention,
+    training_scheduler,
+)
 from bdkit.models.latent_diffusion import LatentDiffusion, latent_factor
 from bdkit.training.config import TrainingConfig
-from bdkit.training.data import FunctionBatches, epoch_indices
+from bdkit.training.data import Batches, FunctionBatches, epoch_indices
 from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.autoencoder import encode_corpus
 from bdkit.training.pretraining.corpus import Corpus, build_corpus
 from bdkit.training.pretraining.presets import CONTROLNET, PRETRAIN
 from bdkit.training.pretraining.stages import MiniPretraining
 from bdkit.utils.edges import CANNY_HIGH, CANNY_LOW, canny
+from bdkit.utils.env import shared_draw
 from bdkit.utils.io import write_atomically, write_json, write_text
 
 # Channels of the condition embedding: one halving for each after the first, as the public ControlNets have them
 CONDITION_CHANNELS = (16, 32, 96, 256)
 NAME = "mini-controlnet-canny"
+EMPTY_SHARE = 0.5  # of captions, as in the ControlNet paper, Sec. 3.4
 
 
 class ControlNetLoss(nn.Module):
@@ -82,55 +90,72 @@ def new_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
 
 def train_controlnet(
     model: LatentDiffusion,
-    corpus: Corpus,
-    latents: Tensor,
-    structures: np.ndarray,
+    batches: Batches,
     config: TrainingConfig,
     out: Path | None,
     *,
-    empty_share: float = 0.5,
     noise_weights: tuple[float, float] | None = None,
     **loop: Any,
 ) -> tuple[ControlNetModel, dict[str, Any]]:
     """Trains a ControlNet for the text-to-image model, which stays as it is.
 
     Args:
-        model: whose U-Net, text encoder and tokenizer are used; nothing of it is changed.
-        latents: (N, C, h, w) scaled latents of the corpus's images.
-        structures: (N, H, W) uint8 structure maps of the same images, such as `edges_of`.
-        empty_share: share of empty captions, so that the structure is read where the text says nothing (half, as
-            there).
+        model: whose U-Net and text encoder are used; nothing of it is changed.
+        batches: of latents (B, C, h, w), token ids (B, L) and structure maps (B, 3, H, W) in 0..1:
+            `controlnet_batches` of a corpus in memory, or those of shards.
         noise_weights: see `ControlNetLoss`.
 
     Returns:
         The trained ControlNet and the training's record.
     """
-    device = model.device
     trained = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     torch.manual_seed(config.seed)  # of the condition embedding's random weights
-    controlnet = new_controlnet(model.unet, latent_factor(model.vae)).to(device, memory_format=torch.channels_last)
-    indices = epoch_indices(len(corpus), config.batch_size, config.seed)
-
-    def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = indices(index)
-        empty = torch.rand(len(chosen), generator=generator) < empty_share
-        captions = ["" if none else text for none, text in zip(empty, corpus.captions_at(chosen), strict=True)]
-        ids, _ = model.tokenize(captions)
-        maps = torch.as_tensor(structures[chosen]).float()[:, None].expand(-1, 3, -1, -1) / 255
-        known = latents[chosen].float().to(device, memory_format=torch.channels_last)
-        return known, ids.to(device), maps.to(device, memory_format=torch.channels_last)
-
+    controlnet = new_controlnet(model.unet, latent_factor(model.vae)).to(
+        model.device, memory_format=torch.channels_last
+    )
     module = ControlNetLoss(controlnet, model.unet, model.text_encoder, noise_weights)
-    batches = FunctionBatches(batch, config.seed)
+    checkpointed = gradient_checkpointing([model.unet, controlnet], on=config.gradient_checkpointing)
     try:
-        with training_attention(model.unet), training_attention(controlnet):
+        with training_attention(model.unet), training_attention(controlnet), checkpointed:
             training = TrainingLoop(module, batches, config, out=out, name="controlnet", **loop)
             training.run()
     finally:
         for parameter, value in zip(model.parameters(), trained, strict=True):
             parameter.requires_grad_(value)
     return controlnet.eval(), training.record()
+
+
+def controlnet_batches(
+    model: LatentDiffusion,
+    corpus: Corpus,
+    latents: Tensor,
+    structures: np.ndarray,
+    config: TrainingConfig,
+    *,
+    empty_share: float = EMPTY_SHARE,
+) -> FunctionBatches:
+    """The batches of a corpus in memory.
+
+    Args:
+        latents: (N, C, h, w) scaled latents of the corpus's images.
+        structures: (N, H, W) uint8 structure maps of the same images, such as `edges_of`.
+        empty_share: share of empty captions, so that the structure is read where the text says nothing (half, as
+            there).
+    """
+    device = model.device
+    indices = epoch_indices(len(corpus), config.batch_size, config.seed)
+
+    def batch(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = indices(index)
+        empty = shared_draw(lambda rows: torch.rand(rows, generator=generator), len(chosen)) < empty_share
+        captions = ["" if none else text for none, text in zip(empty, corpus.captions_at(chosen), strict=True)]
+        ids, _ = model.tokenize(captions)
+        maps = torch.as_tensor(structures[chosen]).float()[:, None].expand(-1, 3, -1, -1) / 255
+        known = latents[chosen].float().to(device, memory_format=torch.channels_last)
+        return known, ids.to(device), maps.to(device, memory_format=torch.channels_last)
+
+    return FunctionBatches(batch, config.seed)
 
 
 def edges_of(images: np.ndarray) -> np.ndarray:
@@ -158,11 +183,10 @@ def pretrain_controlnet(out: Path, *, smoke: bool = False, progress: bool = True
     if not cached.exists():
         latents = encode_corpus(model.vae, corpus.images)
         write_atomically(cached, lambda path: save_file({"latents": latents}, path))
+    latents, edges = load_file(cached)["latents"], edges_of(corpus.images)
     net, record = train_controlnet(
         model,
-        corpus,
-        load_file(cached)["latents"],
-        edges_of(corpus.images),
+        controlnet_batches(model, corpus, latents, edges, preset.training),
         preset.training,
         folder,
         noise_weights=preset.noise_weights,

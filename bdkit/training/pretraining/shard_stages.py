@@ -12,12 +12,14 @@ import torch
 from accelerate import PartialState
 
 from bdkit.checkpoints.encoder_parts import EncoderPart, load_encoder, new_encoder, save_encoder
+from bdkit.checkpoints.files import new_folder
 from bdkit.checkpoints.load import load_base, model_hash
 from bdkit.checkpoints.save import save_blip_diffusion
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import Conventions, find_template
 from bdkit.training.config import ShardConfig, TrainingConfig
+from bdkit.training.controlnet import EMPTY_SHARE, train_controlnet
 from bdkit.training.data import divided
 from bdkit.training.pretraining.context_generation import PromptTokenizer
 from bdkit.training.pretraining.multimodal_representation import train_multimodal_representation
@@ -27,13 +29,14 @@ from bdkit.training.pretraining.subject_representation import train_subject_repr
 from bdkit.training.shards.batches import (
     EncodeTargets,
     FinishPairs,
+    FinishStructures,
     FinishSubjects,
     ShardBatches,
     shard_batches,
     shard_latents,
 )
 from bdkit.training.shards.read import Shards
-from bdkit.training.shards.samples import Backgrounds, PairSamples, SubjectSamples
+from bdkit.training.shards.samples import Backgrounds, PairSamples, StructureSamples, SubjectSamples
 from bdkit.training.tracking import Samples, Tracking, check_tracker
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
@@ -182,6 +185,38 @@ def read_backgrounds(name: str | None) -> Backgrounds:
         config = PRETRAIN["mini"]
         return Backgrounds(random_backgrounds(config.backgrounds, config.corpus.seed))
     return Backgrounds(Shards(name))
+
+
+def pretrain_controlnet_on_shards(training: TrainingConfig, run: ShardConfig, *, progress: bool = True) -> Path:
+    """Trains a ControlNet on the Canny edges of images beside a frozen text-to-image model; returns its folder."""
+    out = run.out / MODEL
+    if run.base is None:
+        raise InputError("a ControlNet is trained beside a model; give --base, such as a Stable Diffusion v1's folder")
+    shards, model = Shards(run.data), load_base(run.base)
+    settings = {"stage": "controlnet", **asdict(training), **_given(run), "data": shards.fingerprint}
+    each = divided(training, run.micro_batch)
+    with _claimed(run.out, settings):
+        if out.exists():
+            return out
+        device = run_device(run.device)
+        model.to(device)
+        samples = StructureSamples(
+            tokenizer=model.tokenizer,
+            length=model.text_encoder.max_length,
+            resolution=model.resolution,
+            empty_share=EMPTY_SHARE,
+        )
+        finish = FinishStructures(EncodeTargets(model.vae, each.mixed_precision))
+        batches = shard_batches(shards, samples, each, finish, run.workers)
+        tracking = None if run.log_with is None else Tracking(run.log_with, run.out / "log", every=run.log_every)
+        net, record = train_controlnet(
+            model, batches, each, run.out, progress=progress, device=device, tracking=tracking
+        )
+        if is_main_process():
+            with new_folder(out) as folder:
+                net.save_pretrained(folder)
+                write_json({"beside": str(run.base), **record}, folder / "run.json")
+    return out
 
 
 def subject_shard_batches(

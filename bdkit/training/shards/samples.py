@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from bdkit.models.preprocessing import SubjectPixels, centre_crop, normalise
+from bdkit.models.prompts import tokenize
 from bdkit.training.pretraining.config import MultimodalRepresentationConfig, SubjectRepresentationConfig
 from bdkit.training.pretraining.context_generation import (
     ContextDraw,
@@ -213,22 +214,23 @@ def premultiplied(colours: np.ndarray, alpha: np.ndarray, size: int, box: Sequen
 class StructureSamples:
     """Image, caption and edges, for a ControlNet.
 
+    length: positions of the text encoder
     empty_share: share of empty captions
     """
 
-    tokenizer: PromptTokenizer
+    tokenizer: Any
+    length: int
     resolution: int
     empty_share: float
-    latents: Latents | None = None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
-        """Target (R, R, 3) or latents, Canny edges (R, R) uint8, and caption."""
+        """Target (R, R, 3), Canny edges (R, R) uint8, and caption."""
         image = np.asarray(centre_crop(Image.fromarray(record.image()), self.resolution))
         text = "" if rng.random() < self.empty_share else str(record.details["caption"] or "")
-        return (image if self.latents is None else self.latents[record.number]), canny(image), text
+        return image, canny(image), text
 
     def collate(self, samples: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> tuple[Tensor, Tensor, Tensor]:
         """Targets, token ids (B, L) and edges (B, R, R) uint8."""
         targets, edges, texts = zip(*samples, strict=True)
-        ids, _ = self.tokenizer.literal(texts)
+        ids, _, _ = tokenize(self.tokenizer, texts, None, self.length)
         return torch.from_numpy(np.stack(targets)), ids, torch.from_numpy(np.stack(edges))

@@ -23,7 +23,7 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import latent_factor
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.training.config import TrainingConfig
-from bdkit.training.controlnet import NAME, edges_of, new_controlnet, train_controlnet
+from bdkit.training.controlnet import NAME, controlnet_batches, edges_of, new_controlnet, train_controlnet
 from bdkit.training.pretraining.autoencoder import encode_corpus
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.utils.errors import InputError
@@ -41,7 +41,8 @@ def corpus() -> Corpus:
 def train(model: BlipDiffusion, config: TrainingConfig = CONFIG, out: Path | None = None) -> dict[str, torch.Tensor]:
     scenes = corpus()
     latents, edges = encode_corpus(model.vae, scenes.images), edges_of(scenes.images)
-    net, record = train_controlnet(model, scenes, latents, edges, config, out, device="cpu", progress=False)
+    batches = controlnet_batches(model, scenes, latents, edges, config)
+    net, record = train_controlnet(model, batches, config, out, device="cpu", progress=False)
     assert record["final"]["step"] == config.steps
     return net.state_dict()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import ControlNetModel
 from PIL import Image
 
 from bdkit import cli
@@ -152,7 +153,7 @@ def test_the_commands_make_a_model_that_draws(
         (["stage2", "--preset", "huge"], "--preset 'huge' is not known for stage2; use paper-stage2, small, mini"),
         (["stage1", "--micro-batch", "3", "--batch-size", "8"], "--micro-batch is 3, which does not divide the 8"),
         (["stage1", "--micro-batch", "0"], "--micro-batch is 0; use at least 1"),
-        (["base"], "base trains on the mini world alone; leave --data out, or train stage1 or stage2"),
+        (["base"], "base trains on the mini world alone; leave --data out, or train one of stage1"),
         (["stage1", "--smoke"], "--smoke trains on a corpus of its own; with --data give --steps 2"),
         (["stage1", "--min-crop", "0"], "min_crop is 0.0; use a share above 0"),
         (
@@ -169,6 +170,16 @@ def test_mistakes_are_one_line(
     assert cli.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_controlnet_reads_the_same_shards(inputs: Path, tmp_path: Path) -> None:
+    command = ["pretrain", "controlnet", "--data", str(inputs / "shards"), "--device", "cpu", "--steps", "2"]
+    command += ["--batch-size", "4", "--mixed-precision", "no", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert cli.main([*command, "--base", str(inputs / "model")]) == 0
+    net = ControlNetModel.from_pretrained(tmp_path / "run" / "model")
+    assert net.controlnet_mid_block.weight.any()  # zero before the training
+    assert json.loads((tmp_path / "run" / "model" / "run.json").read_text())["config"]["steps"] == 2
 
 
 def test_two_runs_at_once_and_foreign_folders_are_refused(inputs: Path, tmp_path: Path) -> None:
