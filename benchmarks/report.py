@@ -23,8 +23,8 @@ SECONDS = 6.0
 # screen is blank; the longest such time counts.
 SCROLL = """
 const [speed, seconds, done] = arguments, gallery = document.getElementById("gallery");
-const top = scrollY + gallery.getBoundingClientRect().top, started = performance.now();
-let last = started, blankSince = null, longest = 0, gap = 0, frames = 0, seen = new Set();
+const top = scrollY + gallery.getBoundingClientRect().top;
+let started = null, last = null, blankSince = null, longest = 0, gap = 0, frames = 0, seen = new Set();
 const whole = () => {
   const box = gallery.getBoundingClientRect();
   for (let y = Math.max(45, box.top + 20); y < Math.min(innerHeight, box.bottom - 20); y += 60) {
@@ -43,6 +43,7 @@ const whole = () => {
 };
 const frame = () => {
   const now = performance.now();
+  if (started === null) started = last = now;
   gap = Math.max(gap, now - last); last = now; frames++;
   if (whole()) { if (blankSince !== null) longest = Math.max(longest, now - blankSince); blankSince = null; }
   else if (blankSince === null) blankSince = now;
