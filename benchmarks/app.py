@@ -1,6 +1,6 @@
 """What the app costs: from click to image in a real browser, beside the library's call, one after the other.
 
-python benchmarks/app.py --draws 12
+python benchmarks/app.py --draws 12 --images 4
 """
 
 import argparse
@@ -14,12 +14,12 @@ import time
 from typing import Any
 
 CLICK = """
-const [prompt, seed, done] = [arguments[0], arguments[1], arguments[2]];
+const [prompt, seeds, done] = [arguments[0], arguments[1], arguments[2]];
 const set = (selector, text) => {
   const field = document.querySelector(selector); field.value = text;
   field.dispatchEvent(new Event('input', {bubbles: true})); field.dispatchEvent(new Event('change'));
 };
-set('#draw-prompt textarea', prompt); set('#draw-seeds textarea', String(seed));
+set('#draw-prompt textarea', prompt); set('#draw-seeds textarea', seeds);
 setTimeout(() => {
   const before = document.querySelector('#draw-images img')?.src, start = performance.now();
   document.querySelector('#draw-go').click();
@@ -37,6 +37,7 @@ def main() -> int:
     """Prints the medians in milliseconds, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=12)
+    parser.add_argument("--images", type=int, default=4, help="images of one click; the page's own default is 4")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--chromedriver", default="/usr/bin/chromedriver")
     args = parser.parse_args()
@@ -76,22 +77,23 @@ def measure(url: str, args: argparse.Namespace) -> None:
             browser.get(url)
             while not browser.execute_script("return document.querySelectorAll('.thumbs img').length"):
                 time.sleep(0.2)
-            clicks, calls, waits = [], [], []
-            for seed in range(args.draws + 1):
-                clicks.append(float(browser.execute_async_script(CLICK, "a {} in the snow", seed)))
-                said = browser.execute_script("return document.querySelector('#draw-status').textContent")
-                waits.append(said)
+            clicks, calls, turns = [], [], []
+            for draw in range(args.draws + 1):
+                seeds = [draw * args.images + number for number in range(args.images)]
+                text = ",".join(map(str, seeds))
+                clicks.append(float(browser.execute_async_script(CLICK, "a {} in the snow", text)))
+                turns.append(browser.execute_script("return document.querySelector('#draw-status').textContent"))
                 start = time.perf_counter()
-                model("a {} in the snow", images, dog.class_noun, seeds=[seed])
+                model("a {} in the snow", images, dog.class_noun, seeds=seeds)
                 calls.append((time.perf_counter() - start) * 1000)
         finally:
             browser.quit()
     click, call = statistics.median(clicks[1:]), statistics.median(calls[1:])  # the first of each warms up
-    print(f"{device_name()}; load {os.getloadavg()[0]:.1f}; {args.draws} draws of one image, mini")
+    print(f"{device_name()}; load {os.getloadavg()[0]:.1f}; {args.draws} draws of {args.images} images, mini")
     print(f"click to image {click:.0f} ms, library call {call:.0f} ms, overhead {100 * (click / call - 1):.0f}%")
-    print(
-        "clicks", " ".join(f"{value:.0f}" for value in clicks), "\ncalls ", " ".join(f"{value:.0f}" for value in calls)
-    )
+    for name, values in (("clicks", clicks), ("calls", calls)):
+        print(name, " ".join(f"{value:.0f}" for value in values))
+    print("the server says:", " ".join(turns))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,11 @@ def test_stop_ends_a_run_and_another_can_start(page: Page, server: Server) -> No
     assert len(new) == 1
 
 
-def test_looks_and_compares(page: Page, server: Server) -> None:
+def test_controls_looks_and_compares(page: Page) -> None:
+    page.tab("Control and style")
+    page.click("#control-go")
+    page.says("control-status", "3 images")
+    page.wait("document.querySelectorAll('#control-images img').length === 5")  # shape and edges come first
     page.tab("Look inside")
     page.click("#look-go")
     page.says("look-status", "vectors and words")
