@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdkit.utils.config import checked_value
 from bdkit.utils.errors import InputError
@@ -73,7 +73,10 @@ class BenchConfig:
     batch_size: images generated together; none: as many as suit the device
     ground_truth: add the mini world's own image of each prompt as a row
     shard: generate only part i of n, written i/n; when all parts are in one folder, the command without it scores them
-    workers: processes that work at the same time, each on one thread; none: as many as suit the machine, 1 with a GPU
+    workers: processes that work at the same time, each on one thread; none: as many as suit the machine, 1 with a GPU;
+        with ray: one a GPU of the cluster, or one a core where it has no GPU
+    executor: who works: processes of this machine, or ray, the machines of a Ray cluster
+    address: HOST:PORT of the Ray cluster's head, or auto; none: RAY_ADDRESS, else a Ray of this machine alone
     remake: delete the images of these rows and generate them again
     """
 
@@ -92,6 +95,8 @@ class BenchConfig:
     ground_truth: bool = True
     shard: str | None = None
     workers: int | None = None
+    executor: Literal["processes", "ray"] = "processes"
+    address: str | None = None
     remake: bool = False
 
     def __post_init__(self) -> None:
@@ -102,6 +107,8 @@ class BenchConfig:
         for name, value in (("batch of {} images", self.batch_size), ("number of workers of {}", self.workers)):
             if value is not None and value < 1:
                 raise InputError(f"a {name.format(value)} is too small; give at least 1")
+        if self.address is not None and self.executor != "ray":
+            raise InputError("--address is of --executor ray alone; leave it out")
 
     @property
     def results_dir(self) -> Path:

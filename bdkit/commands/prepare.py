@@ -4,6 +4,7 @@ examples:
   bdkit prepare photos/ --captions photos.csv --out shards --contact-sheet 20
   bdkit prepare photos/ --captions photos.csv --masks masks/ --out shards
   bdkit prepare "s3://bucket/pairs-*.tar" --masks none --out pairs
+  bdkit prepare photos/ --captions photos.csv --out shards --executor ray --address 10.0.0.1:6379
   bdkit prepare mini --scenes 10000 --out mini-shards
   bdkit prepare mini --corpus stage2 --mattes 512 --out mini-subjects
 """
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.training.preparation.prepare import PrepareConfig, prepare_images
+from bdkit.training.preparation.sending import SendingFiles
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
+from bdkit.utils.ray_executor import ray_executor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class PrepareCommandConfig:
     corpus: of mini, whose images: those of stage1, stage2 or stage2-joint (default: stage1)
     mattes: of mini, how many scenes get a closed-form matte (default: 0)
     workers: processes (default: one a core)
+    executor: who works: processes of this machine, or ray, the machines of a Ray cluster (the images are sent to them)
+    address: HOST:PORT of the Ray cluster's head, or auto; none: RAY_ADDRESS, else a Ray of this machine alone
     work: folder for unfinished work, where --out is a URL
     contact_sheet: show this many random records in contact_sheet.png, in --out
     """
@@ -42,6 +47,8 @@ class PrepareCommandConfig:
     corpus: Literal["stage1", "stage2", "stage2-joint"] | None = None
     mattes: int | None = None
     workers: int | None = None
+    executor: Literal["processes", "ray"] = "processes"
+    address: str | None = None
     work: Path | None = None
     contact_sheet: int | None = None
 
@@ -56,6 +63,8 @@ class PrepareCommandConfig:
         for name in ("scenes", "corpus", "mattes"):
             if self.images != "mini" and getattr(self, name) is not None:
                 raise InputError(f"--{name} goes with mini only; leave it out")
+        if self.address is not None and self.executor != "ray":
+            raise InputError("--address is of --executor ray alone; leave it out")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepares what is not prepared yet, and says what became of it."""
     command, config = config_from_args(PrepareCommandConfig, args), config_from_args(PrepareConfig, args)
-    result = (_mini if command.images == "mini" else _images)(command, config)
+    make = _mini if command.images == "mini" else _images
+    if command.executor == "ray":
+        with ray_executor(command.address, command.workers, use_gpus=config.device != "cpu") as cluster:
+            result = make(command, config, workers=cluster.workers, executor=SendingFiles(cluster))
+    else:
+        result = make(command, config, workers=command.workers)
     reasons = "".join(f"\n  {count} {reason}" for reason, count in result["rejected"].items())
     megabytes = sum(shard["bytes"] for shard in result["shards"]) / 1e6
     print(
@@ -79,13 +93,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _images(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, Any]:
-    return prepare_images(
-        command.images, command.captions, command.out, config, workers=command.workers, work=command.work
-    )
+def _images(command: PrepareCommandConfig, config: PrepareConfig, **work: Any) -> dict[str, Any]:
+    return prepare_images(command.images, command.captions, command.out, config, work=command.work, **work)
 
 
-def _mini(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, Any]:
+def _mini(command: PrepareCommandConfig, config: PrepareConfig, **work: Any) -> dict[str, Any]:
     from bdkit.training.preparation.prepare_mini import prepare_mini
     from bdkit.training.pretraining.presets import PRETRAIN
 
@@ -97,8 +109,8 @@ def _mini(command: PrepareCommandConfig, config: PrepareConfig) -> dict[str, Any
         command.out,
         mattes=command.mattes or 0,
         shard_mb=config.shard_mb,
-        workers=command.workers,
         work=command.work,
+        **work,
     )
 
 

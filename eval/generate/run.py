@@ -1,4 +1,4 @@
-"""Methods x suite -> images on disk: `run_task` makes the images of one fit, `generate` those of a run.
+"""Methods x suite -> images on disk: `generate` makes those of a run, `task_files` those of one fit.
 
 A run that was stopped, however roughly, resumes: images that exist are skipped, files are written by rename, and images
 are drawn in fixed batches with seeds from their ids. So they are the same bytes, whichever process makes which task.
@@ -27,12 +27,15 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
 from bdkit.utils.io import file_hash, remove_unfinished, write_bytes
 from bdkit.utils.progress import progress_bar
+from bdkit.utils.ray_executor import RayExecutor, ray_executor
 from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Suite
 from eval.experiments import BenchConfig
 from eval.generate.executors import default_workers, local_processes, one_thread, run_all
 from eval.generate.methods import Methods, check_methods, check_snapshot, forget_method, method_of
 from eval.generate.references import draw_ground_truth, prepare
+from eval.generate.remote import run_task_remotely
+from eval.generate.task_files import TaskSeconds, run_task
 from eval.generate.tasks import Task, list_tasks, parse_shard
 from eval.results_dir import FITS, IMAGES, ImageId, load_saved_suite, read_run, reference_paths, update_run
 
@@ -40,18 +43,8 @@ FULL_RESOLUTION = 512
 # Pixels that are generated together where no batch size is given: enough to keep the device busy, and to fit in it
 BATCH_PIXELS = {"cpu": 16 * 64**2, "cuda": 16 * FULL_RESOLUTION**2}
 # Of the config, what changes no image and no score
-NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "remake")
+NOT_RECORDED = ("out", "rows", "photos", "shard", "workers", "executor", "address", "remake")
 SECONDS = ("fit_seconds", "draw_seconds")
-
-
-@dataclass(frozen=True)
-class TaskSeconds:
-    """Wall seconds in the process that did a task: row -> of its fit (one, or none where a saved fit was loaded), and
-    row -> an image, the median over its batches.
-    """
-
-    fit_seconds: dict[str, list[float]] = field(default_factory=dict)
-    draw_seconds: dict[str, list[float]] = field(default_factory=dict)
 
 
 def generate(config: BenchConfig, *, methods: Methods | None = None, show_progress: bool = True) -> bool:
@@ -63,13 +56,24 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     Raises InputError when the folder holds another suite, or a row with other weights, photos or settings (unless
     `remake` is on).
     """
+    parse_shard(config.shard)
+    if config.executor == "processes":
+        return _generate_all(config, methods, show_progress, None)
+    with ray_executor(config.address, config.workers) as cluster:
+        return _generate_all(config, methods, show_progress, cluster)
+
+
+def _generate_all(
+    config: BenchConfig, methods: Methods | None, show_progress: bool, cluster: RayExecutor | None
+) -> bool:
     started, out, suite = time.monotonic(), config.results_dir, config.load_suite()
     number, count = parse_shard(config.shard)
+    cuda = torch.cuda.is_available() if cluster is None else cluster.about["cuda"]
     forget_method()  # of an earlier run in this process
     check_methods(config, methods)
     prepare(suite, out, config.photos)
     earlier = read_run(out).get("rows", {})
-    rows = _guard_settings(config, suite, methods)
+    rows = _guard_settings(config, suite, methods, cuda)
     changed: dict[str, list[float]] = {name: [] for name, row in rows.items() if earlier.get(name, row) != row}
     everything = list_tasks(config, suite)
     tasks = everything[number - 1 :: count]
@@ -87,12 +91,12 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
         ground_truth=config.ground_truth and suite.source == "procedural",
         config={name: value for name, value in vars(config).items() if name not in NOT_RECORDED},
         commit=commit(),
-        device=device_name(),
+        device=device_name() if cluster is None else cluster.about["device"],
         versions=library_versions(),
         rows=rows,
         **dict.fromkeys(SECONDS, changed),
     )
-    seconds = _run_tasks(config, suite, tasks, methods, show_progress)
+    seconds = _run_tasks(config, suite, tasks, methods, show_progress, cluster)
     complete = not any(task.missing(suite, out) for task in everything)
     if complete:
         with suppress(FileNotFoundError):  # another process is removing the folder, too
@@ -109,62 +113,9 @@ def generate(config: BenchConfig, *, methods: Methods | None = None, show_progre
     return complete
 
 
-def run_task(
-    config: BenchConfig,
-    task: Task,
-    methods: Methods | None = None,
-    wait: bool = True,
-    on_images: Callable[[int], object] = lambda count: None,
-) -> TaskSeconds | None:
-    """Makes the missing images of a task; `generate` has prepared the folder.
-
-    wait: for another process that works on the same task
-    on_images: is told how many images were just written
-
-    Returns what it took, None when another process is at work and `wait` is off.
-    """
-    out = config.results_dir
-    suite, rows = load_saved_suite(out), read_run(out)["rows"]
-    fit = task.fit_path(out, rows.get(task.rows[0].name, {}).get("settings"))
-    while True:
-        try:
-            lock = FileLock(fit.with_suffix(".lock")).acquire(timeout=-1 if wait else 0)
-            break
-        except Timeout:
-            return None
-        except FileNotFoundError:
-            pass  # a process that made its last image has just removed FITS
-    with lock, one_thread():
-        missing = task.missing(suite, out)
-        for folder in {image.path(out).parent for image in missing}:
-            remove_unfinished(folder)
-        if task.is_ground_truth:
-            subject, templates = task.subject_and_templates(suite)
-            for image in sorted(missing):
-                drawn = draw_ground_truth(suite, subject, templates[image.prompt], image.seed(suite.name))
-                write_png(drawn, image.path(out))
-                on_images(1)
-        seconds = TaskSeconds()
-        if task.is_ground_truth or not missing:
-            return seconds
-        method = method_of(config, task.rows[0], methods)
-        fitted = _fit(config, suite, task, method, fit)
-        for row in task.rows:
-            seconds.fit_seconds[row.name] = fitted
-            method.select(row.snapshot)
-            images, size = task.images(suite, row), rows[row.name]["images_per_batch"]
-            drawing: list[float] = []
-            for start in range(0, len(images), size):
-                batch = images[start : start + size]
-                if not missing.isdisjoint(batch):
-                    drawing.append(_generate(suite, task, method, batch, missing, out) / len(batch))
-                    on_images(len(missing.intersection(batch)))
-            seconds.draw_seconds[row.name] = [median(drawing)] if drawing else []
-        fit.unlink(missing_ok=True)
-        return seconds
-
-
-def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) -> dict[str, dict[str, Any]]:
+def _guard_settings(
+    config: BenchConfig, suite: Suite, methods: Methods | None, cuda: bool
+) -> dict[str, dict[str, Any]]:
     """What run.json says of each row, after a look at what it says already. With `remake`, rows that were made with
     something else lose their images.
     """
@@ -177,7 +128,7 @@ def _guard_settings(config: BenchConfig, suite: Suite, methods: Methods | None) 
         method = method_of(config, row, methods)
         check_snapshot(row, method)
         settings = method.settings
-        size = config.batch_size or before.get(row.name, {}).get("images_per_batch") or _fitting_batch(settings)
+        size = config.batch_size or before.get(row.name, {}).get("images_per_batch") or _fitting_batch(settings, cuda)
         entry = {
             "method": row.method,
             "overrides": dict(row.overrides),
@@ -211,24 +162,29 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _fitting_batch(settings: Mapping[str, Any]) -> int:
-    pixels = BATCH_PIXELS["cuda" if torch.cuda.is_available() else "cpu"]
+def _fitting_batch(settings: Mapping[str, Any], cuda: bool) -> int:
+    pixels = BATCH_PIXELS["cuda" if cuda else "cpu"]
     side = settings.get("resolution")
     return max(1, pixels // (side if isinstance(side, int) and side > 0 else FULL_RESOLUTION) ** 2)
 
 
 def _run_tasks(
-    config: BenchConfig, suite: Suite, tasks: Sequence[Task], methods: Methods | None, show_progress: bool
+    config: BenchConfig,
+    suite: Suite,
+    tasks: Sequence[Task],
+    methods: Methods | None,
+    show_progress: bool,
+    cluster: RayExecutor | None,
 ) -> list[TaskSeconds]:
-    """Runs the tasks with missing images, here or in worker processes."""
+    """Runs the tasks with missing images, here, in worker processes or on the cluster."""
     out = config.results_dir
     missing = {task: len(task.missing(suite, out)) for task in tasks}
     todo = [task for task in tasks if missing[task]]
     total = sum(len(task.images(suite)) for task in tasks)
     done = total - sum(missing.values())
     seconds: list[TaskSeconds] = []
-    workers = _count_workers(config, todo, methods)
-    if workers > 1:
+    workers = 1 if cluster else _count_workers(config, todo, methods)
+    if cluster or workers > 1:
         forget_method()
     with (
         progress_bar(total=total, initial=done, desc="generating", unit=" images", show=show_progress) as bar,
@@ -237,9 +193,15 @@ def _run_tasks(
         # tasks that another process works on come last, when it has finished them or died
         for wait in (False, True):
             run = partial(run_task, config, methods=methods, wait=wait)
-            here = ((task, run(task, on_images=bar.update)) for task in todo)
+            if cluster:
+                remotely = partial(run_task_remotely, config, cluster=cluster, methods=methods, wait=wait)
+                results = run_all(cluster.threads, remotely, todo)
+            elif executor:
+                results = run_all(executor, run, todo)
+            else:
+                results = ((task, run(task, on_images=bar.update)) for task in todo)
             busy = []
-            for task, of_task in run_all(executor, run, todo) if executor else here:
+            for task, of_task in results:
                 if of_task is None:
                     busy.append(task)
                     continue
@@ -258,43 +220,6 @@ def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods 
     if methods is not None or fits < 2 or any(row.is_own for row in config.chosen_rows):
         return 1  # what a worker takes is not known
     return min(fits, default_workers(sum(path.stat().st_size for path in read_files(config.model))))
-
-
-def _fit(config: BenchConfig, suite: Suite, task: Task, method: Method, path: Path) -> list[float]:
-    """Fits the subject and saves the fit at `path`, or loads the one that a stopped run left there."""
-    if path.exists():
-        method.load_state(safetensors.torch.load_file(path))
-        return []
-    subject, _ = task.subject_and_templates(suite)
-    images = [read_image(file) for file in reference_paths(config.results_dir, suite, subject, config.photos)]
-    started = time.monotonic()
-    method.fit(
-        images, subject.class_noun, derive_seed("fit", suite.name, task.rows[0].group, subject.name, task.seed_set)
-    )
-    seconds = time.monotonic() - started
-    # clones, because safetensors refuses tensors that share memory
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state().items()}
-    if state:
-        write_bytes(safetensors.torch.save(state), path)
-    return [seconds]
-
-
-def _generate(
-    suite: Suite, task: Task, method: Method, batch: Sequence[ImageId], missing: Collection[ImageId], out: Path
-) -> float:
-    """Draws a whole batch and writes what is missing of it: so no image depends on which images existed. Returns the
-    seconds of drawing.
-    """
-    subject, by_index = task.subject_and_templates(suite)
-    templates = [by_index[image.prompt] for image in batch]
-    one_template = templates[0] if len(set(templates)) == 1 else templates
-    started = time.monotonic()
-    images = method.generate(one_template, subject.class_noun, [image_id.seed(suite.name) for image_id in batch])
-    seconds = time.monotonic() - started
-    for image_id, image in zip(batch, images, strict=True):
-        if image_id in missing:
-            write_png(image, image_id.path(out))
-    return seconds
 
 
 def _added(before: Mapping[str, list[float]], more: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
