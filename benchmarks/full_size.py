@@ -7,15 +7,25 @@ python benchmarks/full_size.py --tiny      the same code at tiny shapes, to see 
 import argparse
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import ControlNetModel
+from full_size_tasks import (
+    STAGE2_BATCH,
+    draw_text,
+    draw_with_diffusers,
+    preparing,
+    scoring,
+    stage2_flop,
+    stage2_step,
+)
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -40,7 +50,7 @@ class Row:
 
     seconds: median over the repeats
     gib: most memory in use at a time (on a CPU: of the process so far)
-    tflop: counted, without the optimiser
+    tflop: counted, without the optimiser; 0 where it is not counted
     limit_seconds: tflop at the speed of the device's matrix product
     of_limit: limit_seconds / seconds
     """
@@ -58,38 +68,22 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     device = torch.device(pick_device())
     sizes, controlnet = (TINY, TINY_CONTROLNET) if args.tiny else (FULL, FULL_CONTROLNET)
-    steps = (4, 8, 4) if args.tiny else (50, 100, 80)
     counted = count(sizes, controlnet)
     speed = args.tflops or matrix_speed(device, args.tiny)
-    model = random_model(sizes, device).eval()
-    image = noise_image(model.resolution)
-    cuda = device.type == "cuda"
-    drawing, precision = (torch.bfloat16, "bf16") if cuda else (torch.float32, "no")
-    tasks: list[tuple[str, partial[None], float]] = [
-        (f"zero-shot, {number} steps", partial(draw, model, image, number), zero_shot_flop(counted, number))
-        for number in steps[:2]
-    ]
-    with device:
-        control = StructureControl(ControlNetModel(**controlnet), image)
-    flop = zero_shot_flop(counted, steps[0], control=True)
-    run = partial(draw, model, image, steps[0], control)
-    tasks.append((f"zero-shot with a ControlNet, {steps[0]} steps", run, flop))
-    flop = steps[2] * BATCH * PASSES * counted["unet"]
-    run = partial(fine_tune, model, steps[2], precision)
-    tasks.append((f"{steps[2]} fine-tuning steps at batch {BATCH}", run, flop))
-    rows = []
-    for task, run, flop in tqdm(tasks, desc="measuring", disable=args.quiet):
-        if run.func is fine_tune:
-            control.nets.to("cpu")
-        model.to(torch.float32 if run.func is fine_tune else drawing)
-        rows.append(measure(task, run, flop, speed, args.repeats))
+    with TemporaryDirectory() as folder:
+        jobs = list_jobs(args, device, sizes, controlnet, counted, Path(folder))
+        rows = [measure(*job, speed, args.repeats) for job in tqdm(jobs, desc="measuring", disable=args.quiet)]
     source = "given" if args.tflops else "measured"
+    side = sizes.defaults.resolution
+    drawing, precision = precisions(device)
     about = {
         "device": device_name(),
         "matrix product": f"{speed:.3g} TFLOP/s, {source}",
-        "pixels": f"{model.resolution} x {model.resolution}",
+        "pixels": f"{side} x {side}",
         "sizes": "tiny" if args.tiny else "full",
-        "precision": f"drawing {drawing}, fine-tuning float32 with {precision} autocast".replace("torch.", ""),
+        "precision": f"drawing {drawing} with channels last, training float32 with {precision} autocast".replace(
+            "torch.", ""
+        ),
         "repeats": str(args.repeats),
         "commit": commit() or "unknown",
         **library_versions(),
@@ -99,6 +93,65 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+Job = tuple[str, Callable[[], Any], float]
+"""What is timed, a call of it, and its FLOPs (0: not counted)."""
+
+
+def precisions(device: torch.device) -> tuple[torch.dtype, str]:
+    """Weights while drawing, and autocast while training."""
+    return (torch.bfloat16, "bf16") if device.type == "cuda" else (torch.float32, "no")
+
+
+def list_jobs(
+    args: argparse.Namespace,
+    device: torch.device,
+    sizes: ModelConfig,
+    controlnet: dict[str, Any],
+    counted: dict[str, float],
+    folder: Path,
+) -> Iterator[Job]:
+    """The jobs in their order; the model is brought into the precision of a job just before it."""
+    steps = (4, 8, 4) if args.tiny else (50, 100, 80)
+    drawing, precision = precisions(device)
+    model = random_model(sizes, device).eval().to(drawing)
+    image = noise_image(model.resolution)
+    flop = zero_shot_flop(counted, steps[0])
+    for number in steps[:2]:
+        yield f"zero-shot, {number} steps", partial(draw, model, image, number), zero_shot_flop(counted, number)
+    text = flop - counted["multimodal_encoder"]
+    yield f"text to image, {steps[0]} steps", partial(draw_text, model, steps[0]), text
+    run = partial(draw_with_diffusers, model, steps[0])
+    yield f"the same by diffusers' StableDiffusionPipeline, {steps[0]} steps", run, text
+    draw_once = partial(draw, model, image, steps[0])
+    for part in (model.unet, model.vae):
+        part.to(memory_format=torch.contiguous_format)
+    yield f"zero-shot without channels last, {steps[0]} steps", draw_once, flop
+    model.speed_up(channels_last=True)
+    if args.compile:
+        model.speed_up(compiled=True)
+        yield f"zero-shot compiled, {steps[0]} steps", draw_once, flop
+        model = random_model(sizes, device).eval().to(drawing)
+    if drawing is not torch.float32:
+        yield f"zero-shot in float32, {steps[0]} steps", partial(draw, model.float(), image, steps[0]), flop
+        model.to(drawing)
+    with device:
+        control = StructureControl(ControlNetModel(**controlnet), image)
+    run = partial(draw, model, image, steps[0], control)
+    yield f"zero-shot with a ControlNet, {steps[0]} steps", run, zero_shot_flop(counted, steps[0], control=True)
+    control.nets.to("cpu")
+    model.float()
+    flop = steps[2] * BATCH * PASSES * counted["unet"]
+    yield f"{steps[2]} fine-tuning steps at batch {BATCH}", partial(fine_tune, model, steps[2], precision), flop
+    step = stage2_step(model, torch.bfloat16 if precision == "bf16" else None)
+    yield f"a stage-2 step at batch {STAGE2_BATCH}", step, stage2_flop(counted, PASSES)
+    del step, model
+    number = 4 if args.tiny else 64
+    run, flop = scoring(number, sizes.defaults.resolution, str(device), args.tiny)
+    yield f"scoring {number} images", run, flop
+    number = 2 if args.tiny else 8
+    yield f"prepare {number} images on one core", preparing(number, sizes.defaults.resolution, folder), 0.0
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -106,6 +159,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: shows that it works, measures nothing")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each task, after one to warm up")
     parser.add_argument("--tflops", type=float, help="the device's TFLOP/s, instead of measuring a matrix product")
+    parser.add_argument("--compile", action="store_true", help="also draw with torch.compile (minutes more)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)
 
@@ -131,6 +185,7 @@ def count(sizes: ModelConfig, controlnet: dict[str, Any]) -> dict[str, float]:
         "controlnet": lambda: net(latents, time_step, states, pixels),
         "decode": lambda: model.vae.decode(latents),
         "encode": lambda: model.vae.encode(pixels),
+        "image_encoder": lambda: encoder.encode_image(subject),
         "multimodal_encoder": lambda: encoder.projection(
             encoder.query(encoder.encode_image(subject), words, mask)[:, :queries]
         ),
@@ -215,6 +270,8 @@ def write(folder: Path, rows: list[Row], about: dict[str, str]) -> None:
         "|---|---|---|---|---|---|",
         *(
             f"| {r.task} | {r.seconds:.3g} | {r.gib:.2f} | {r.tflop:.3g} | {r.limit_seconds:.3g} | {r.of_limit:.0%} |"
+            if r.tflop
+            else f"| {r.task} | {r.seconds:.3g} | {r.gib:.2f} | - | - | - |"
             for r in rows
         ),
         "",

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from bdkit.checkpoints.config import SpeedConfig
 from bdkit.utils.config import checked_value
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import check_name
@@ -56,7 +57,7 @@ TABLE1 = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
+class BenchConfig(SpeedConfig):
     """Benchmark.
 
     suite: dreambench, dreambench-plus, mini, mini@SEED, mini-dev or mini-quick
@@ -71,6 +72,7 @@ class BenchConfig:
     samples: measure only the first so many images a prompt
     protocol: encoders that score, mini or dreambench; none: mini for mini suites and models, else dreambench
     batch_size: images generated together; none: as many as suit the device
+    dtype: of the weights in memory while images are drawn
     ground_truth: add the mini world's own image of each prompt as a row
     shard: generate only part i of n, written i/n; when all parts are in one folder, the command without it scores them
     workers: processes that work at the same time, each on one thread; none: as many as suit the machine, 1 with a GPU;
@@ -92,6 +94,7 @@ class BenchConfig:
     samples: int | None = None
     protocol: str | None = None
     batch_size: int | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     ground_truth: bool = True
     shard: str | None = None
     workers: int | None = None
@@ -126,6 +129,12 @@ class BenchConfig:
         """One for each class among the methods, named after it."""
         names = dict.fromkeys(name for name in self.methods or () if ":" in name)
         return tuple(Row(name=name.rpartition(":")[2], method=name) for name in names)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """What of dtype, channels_last and compile is not as it is by default: it changes the images."""
+        chosen = {"dtype": self.dtype, "channels_last": self.channels_last, "compile": self.compile}
+        return {name: value for name, value in chosen.items() if value not in ("float32", False)}
 
     def load_suite(self) -> Suite:
         """The suite within the limits."""

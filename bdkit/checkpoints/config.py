@@ -39,3 +39,15 @@ class CheckpointConfig:
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise InputError(f"--{name.replace('_', '-')} is empty; name a model, a folder or a file")
         return LoadOptions(qformer_tokenizer=self.qformer_tokenizer, base=self.base, dtype=getattr(torch, self.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """Speed on a GPU (the images' last bits change).
+
+    channels_last: convolutions with the channels innermost
+    compile: compile the U-Net and the decoder; the first image takes about a minute more
+    """
+
+    channels_last: bool = False
+    compile: bool = False

@@ -41,12 +41,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How a checkpoint is read; see `BlipDiffusion.from_pretrained`, whose arguments these are."""
+    """How a checkpoint is read: the arguments of `BlipDiffusion.from_pretrained`, and of `LatentDiffusion.speed_up`."""
 
     qformer_tokenizer: str | Path | None = None
     base: str | Path | None = None
     local_files_only: bool = False
     dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    compiled: bool = False
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:

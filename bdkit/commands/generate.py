@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdkit.checkpoints.config import CheckpointConfig
+from bdkit.checkpoints.config import CheckpointConfig, SpeedConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields, parse_numbers
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
@@ -92,7 +92,7 @@ class ControlConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(SubjectConfig, CheckpointConfig, SamplingConfig, ControlConfig):
+class GenerateConfig(SubjectConfig, CheckpointConfig, SamplingConfig, ControlConfig, SpeedConfig):
     """Images.
 
     prompt: what to draw, with {} where the subject goes, such as "a {} in the snow"
@@ -177,6 +177,7 @@ def generate(config: GenerateConfig) -> int:
         model.enable_cpu_offload(pick_device())
     else:
         model.to(pick_device())
+    model.speed_up(channels_last=config.channels_last, compiled=config.compile)
     subject: dict[str, Any] = {}
     if images:
         assert class_noun is not None
@@ -255,7 +256,8 @@ def _make_control(
 def _settings(config: GenerateConfig) -> dict[str, Any]:
     """What an image depends on, as JSON holds it; input images stand elsewhere in the record, by their hashes."""
     left_out = ("seeds", "out", "images", "control", "overwrite")
-    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
+    speed = [name for name in ("channels_last", "compile") if not getattr(config, name)]
+    settings = {name: value for name, value in asdict(config).items() if name not in (*left_out, *speed)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 

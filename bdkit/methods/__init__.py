@@ -87,5 +87,7 @@ def build_method(
     if device is None and not isinstance(model, LatentDiffusion):
         device = pick_device()
     start.to(given.device if device is None else device)
+    if options is not None:
+        start.speed_up(channels_last=options.channels_last, compiled=options.compiled)
     built: Method = METHODS[name](start, config)
     return built

@@ -86,6 +86,7 @@ class LatentDiffusion(nn.Module):
 
     Attributes:
         source: the folder, name or hub id it was read from, "" for a model made in memory.
+        compiled: whether `draw` compiles the U-Net and the decoder (torch.compile) when it first needs them.
         read_with: what else it was read from: "base" and "qformer_tokenizer", where they were given.
         record: what its folder's record says, such as how it was fine-tuned.
     """
@@ -107,6 +108,7 @@ class LatentDiffusion(nn.Module):
         self.record = record or {}
         self.source: str = ""
         self.read_with: dict[str, str] = {}
+        self.compiled = False
         self._offload_device: torch.device | None = None
         self._offload_hooks: list[Any] = []
         self.eval()
@@ -143,6 +145,19 @@ class LatentDiffusion(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What a run record says of the model."""
         return {"model": self.source, **asdict(self.defaults), "scheduler": type(self.scheduler).__name__}
+
+    def speed_up(self, *, channels_last: bool = False, compiled: bool = False) -> Self:
+        """Draws faster on a GPU; the images' last bits change. Returns the model itself.
+
+        Args:
+            channels_last: convolutions keep the channels innermost, as tensor cores want them.
+            compiled: torch.compile of the U-Net and the decoder: an image of a new size takes a minute more.
+        """
+        if channels_last:
+            for part in (self.unet, self.vae):
+                part.to(memory_format=torch.channels_last)
+        self.compiled = compiled
+        return self
 
     def enable_cpu_offload(self, device: str | torch.device = "cuda:0") -> None:
         """Keeps every part on the CPU but the one at work: less GPU memory, a little slower. For generation only."""
@@ -291,6 +306,10 @@ class LatentDiffusion(nn.Module):
             negative, more = self._encode_prompt(texts, None, 1, what="the negative prompt")
             negative, lost = negative.expand(count, -1, -1), {**lost, **more}
         warn_of_lost(lost)
+        if self.compiled:
+            for part in (self.unet, self.vae.decoder):
+                if part._compiled_call_impl is None:
+                    part.compile()
         noise, generators = initial_noise(seeds, (self.unet.config.in_channels, height // factor, width // factor))
         with progress_bar(total=len(with_timesteps(scheduler, steps).timesteps), unit=" steps", show=progress) as bar:
 

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
+from bdkit.checkpoints.files import LoadOptions
 from bdkit.methods import METHODS, Method, build_method, method_config
 from bdkit.methods.own import as_method, build_own, own_arguments
 from bdkit.methods.presets import METHOD_PRESETS
@@ -51,7 +54,7 @@ def _check_overrides(row: Row) -> None:
 def method_of(config: BenchConfig, row: Row, methods: Methods | None) -> Method:
     """The method of a row, kept until another is asked for."""
     global _last
-    key = (config.model, row.group)
+    key = (config.model, f"{row.group} {config.drawing}")
     if _last is None or _last[0] != key:
         forget_method()  # first, so that two are never in memory
         if methods is not None and row.method in methods:
@@ -59,7 +62,10 @@ def method_of(config: BenchConfig, row: Row, methods: Methods | None) -> Method:
         elif row.is_own:
             method = build_own(row.method, config.model, row.overrides)
         else:
-            method = build_method(row.method, model=config.model, **row.overrides)
+            options = LoadOptions(
+                dtype=getattr(torch, config.dtype), channels_last=config.channels_last, compiled=config.compile
+            )
+            method = build_method(row.method, model=config.model, options=options, **row.overrides)
         _last = key, method
     return _last[1]
 

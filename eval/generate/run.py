@@ -135,6 +135,7 @@ def _guard_settings(
             "snapshot": row.snapshot,
             # whole prompts
             "images_per_batch": max(1, size // suite.samples_per_prompt) * suite.samples_per_prompt,
+            **({"drawing": config.drawing} if config.drawing and not row.is_own else {}),
             **({"photos": sha256("\n".join(hashes).encode()).hexdigest()} if hashes else {}),
             "settings": dict(settings),
         }

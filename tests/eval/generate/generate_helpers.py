@@ -3,12 +3,15 @@
 import atexit
 import multiprocessing
 import re
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from eval_helpers import METHODS, ROWS, TinyMethod, exact_evaluators
+from PIL import Image
 
+from bdkit.utils.errors import InputError
 from eval.experiments import BenchConfig
 from eval.generate.executors import one_thread
 from eval.generate.run import generate
@@ -27,6 +30,34 @@ class VerySlow(TinyMethod):
 
     def __init__(self, model: str) -> None:
         super().__init__(model, delay=2.0)
+
+
+class Held(TinyMethod):
+    """Waits in `fit`, after it has said where it is, until `go` exists."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        super().__init__(model)
+        self.folder = folder
+
+    def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+        import ray
+
+        (self.folder / f"{seed}-{ray.get_runtime_context().get_node_id()}").touch()
+        wait_for(lambda: (self.folder / "go").exists())
+        super().fit(images, class_noun, seed)
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def refuse(value: int) -> int:
+    if value == 2:
+        raise InputError("two is too many")
+    return value * value
 
 
 class OtherWeights(TinyMethod):
