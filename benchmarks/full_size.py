@@ -35,6 +35,7 @@ from bdkit.methods import build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import FULL, FULL_CONTROLNET, TINY, TINY_CONTROLNET, ModelConfig
 from bdkit.models.latent_diffusion import latent_factor
+from bdkit.models.speed import speed_up
 from bdkit.testing.full_size import random_model
 from bdkit.testing.measuring import measured
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
@@ -126,9 +127,9 @@ def list_jobs(
     for part in (model.unet, model.vae):
         part.to(memory_format=torch.contiguous_format)
     yield f"zero-shot without channels last, {steps[0]} steps", draw_once, flop
-    model.speed_up(channels_last=True)
+    speed_up(model, channels_last=True)
     if args.compile:
-        model.speed_up(compiled=True)
+        speed_up(model, compiled=True)
         yield f"zero-shot compiled, {steps[0]} steps", draw_once, flop
         model = random_model(sizes, device).eval().to(drawing)
     if drawing is not torch.float32:

@@ -17,11 +17,8 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import PUBLIC_SCHEDULER
 from bdkit.models.latent_diffusion import encode_images
 from bdkit.training.preparation.prepare import PrepareConfig, prepare_part
-from bdkit.training.pretraining.subject_representation import (
-    SubjectBatch,
-    SubjectRepresentationConfig,
-    SubjectRepresentationLoss,
-)
+from bdkit.training.pretraining.config import SubjectRepresentationConfig
+from bdkit.training.pretraining.subject_representation import SubjectBatch, SubjectRepresentationLoss
 from bdkit.training.shards.sources import Row as InputRow
 from bdkit.utils.images import decode_image
 from eval.score.encoders import Encoder, crop_pixels

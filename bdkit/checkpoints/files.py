@@ -41,7 +41,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How a checkpoint is read: the arguments of `BlipDiffusion.from_pretrained`, and of `LatentDiffusion.speed_up`."""
+    """How a checkpoint is read: the arguments of `BlipDiffusion.from_pretrained`, and of `bdkit.models.speed`."""
 
     qformer_tokenizer: str | Path | None = None
     base: str | Path | None = None

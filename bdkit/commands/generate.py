@@ -142,6 +142,7 @@ def generate(config: GenerateConfig) -> int:
     from bdkit.checkpoints.load import checkpoint_hash
     from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
     from bdkit.models.prompts import split_prompt, subject_template
+    from bdkit.models.speed import speed_up
     from bdkit.sampling import check_guidance, make_scheduler, with_timesteps
 
     if config.guidance_scale is not None:
@@ -177,7 +178,7 @@ def generate(config: GenerateConfig) -> int:
         model.enable_cpu_offload(pick_device())
     else:
         model.to(pick_device())
-    model.speed_up(channels_last=config.channels_last, compiled=config.compile)
+    speed_up(model, channels_last=config.channels_last, compiled=config.compile)
     subject: dict[str, Any] = {}
     if images:
         assert class_noun is not None

@@ -13,6 +13,7 @@ from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.models.speed import speed_up
 from bdkit.training.config import FewStepConfig, MethodConfig
 from bdkit.utils.config import checked_value
 from bdkit.utils.env import pick_device
@@ -88,6 +89,6 @@ def build_method(
         device = pick_device()
     start.to(given.device if device is None else device)
     if options is not None:
-        start.speed_up(channels_last=options.channels_last, compiled=options.compiled)
+        speed_up(start, channels_last=options.channels_last, compiled=options.compiled)
     built: Method = METHODS[name](start, config)
     return built

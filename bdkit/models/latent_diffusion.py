@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from bdkit.models.configs import GenerationDefaults
 from bdkit.models.preprocessing import to_images, to_unit
 from bdkit.models.prompts import Lost, one_each, text_list, tokenize, warn_of_lost
+from bdkit.models.speed import compile_once
 from bdkit.models.text_encoder import SubjectTextEncoder
 from bdkit.sampling import Callback, Control, check_guidance, initial_noise, make_scheduler, sample, with_timesteps
 from bdkit.utils.env import shared_draw
@@ -86,7 +87,6 @@ class LatentDiffusion(nn.Module):
 
     Attributes:
         source: the folder, name or hub id it was read from, "" for a model made in memory.
-        compiled: whether `draw` compiles the U-Net and the decoder (torch.compile) when it first needs them.
         read_with: what else it was read from: "base" and "qformer_tokenizer", where they were given.
         record: what its folder's record says, such as how it was fine-tuned.
     """
@@ -108,7 +108,7 @@ class LatentDiffusion(nn.Module):
         self.record = record or {}
         self.source: str = ""
         self.read_with: dict[str, str] = {}
-        self.compiled = False
+        self.compiled = False  # see `bdkit.models.speed`
         self._offload_device: torch.device | None = None
         self._offload_hooks: list[Any] = []
         self.eval()
@@ -145,19 +145,6 @@ class LatentDiffusion(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What a run record says of the model."""
         return {"model": self.source, **asdict(self.defaults), "scheduler": type(self.scheduler).__name__}
-
-    def speed_up(self, *, channels_last: bool = False, compiled: bool = False) -> Self:
-        """Draws faster on a GPU; the images' last bits change. Returns the model itself.
-
-        Args:
-            channels_last: convolutions keep the channels innermost, as tensor cores want them.
-            compiled: torch.compile of the U-Net and the decoder: an image of a new size takes a minute more.
-        """
-        if channels_last:
-            for part in (self.unet, self.vae):
-                part.to(memory_format=torch.channels_last)
-        self.compiled = compiled
-        return self
 
     def enable_cpu_offload(self, device: str | torch.device = "cuda:0") -> None:
         """Keeps every part on the CPU but the one at work: less GPU memory, a little slower. For generation only."""
@@ -307,9 +294,7 @@ class LatentDiffusion(nn.Module):
             negative, lost = negative.expand(count, -1, -1), {**lost, **more}
         warn_of_lost(lost)
         if self.compiled:
-            for part in (self.unet, self.vae.decoder):
-                if part._compiled_call_impl is None:
-                    part.compile()
+            compile_once(self.unet, self.vae.decoder)
         noise, generators = initial_noise(seeds, (self.unet.config.in_channels, height // factor, width // factor))
         with progress_bar(total=len(with_timesteps(scheduler, steps).timesteps), unit=" steps", show=progress) as bar:
 
