@@ -7,37 +7,30 @@ are drawn in fixed batches with seeds from their ids. So they are the same bytes
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
 
 from bdkit.checkpoints.load import read_files
-from bdkit.methods.base import Method
 from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
-from bdkit.utils.images import read_image, write_png
-from bdkit.utils.io import file_hash, remove_unfinished, write_bytes
+from bdkit.utils.io import file_hash
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.ray_executor import RayExecutor, ray_executor
-from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Suite
 from eval.experiments import BenchConfig
-from eval.generate.executors import default_workers, local_processes, one_thread, run_all
+from eval.generate.executors import default_workers, local_processes, run_all
 from eval.generate.methods import Methods, check_methods, check_snapshot, forget_method, method_of
-from eval.generate.references import draw_ground_truth, prepare
+from eval.generate.references import prepare
 from eval.generate.remote import run_task_remotely
 from eval.generate.task_files import TaskSeconds, run_task
 from eval.generate.tasks import Task, list_tasks, parse_shard
-from eval.results_dir import FITS, IMAGES, ImageId, load_saved_suite, read_run, reference_paths, update_run
+from eval.results_dir import FITS, IMAGES, read_run, reference_paths, update_run
 
 FULL_RESOLUTION = 512
 # Pixels that are generated together where no batch size is given: enough to keep the device busy, and to fit in it
