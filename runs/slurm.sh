@@ -14,8 +14,9 @@ set -euo pipefail
 suite="${1:?name of a suite}" out="${2:?folder that all machines see}"
 shift 2
 number="${SLURM_ARRAY_TASK_ID:-1}" count="${SLURM_ARRAY_TASK_COUNT:-1}"
-bdkit bench "$suite" --out "$out" "$@" --shard "$number/$count"
+run_bench() { command bdkit bench "$suite" --out "$out" "$@"; }
+run_bench "$@" --shard "$number/$count"
 # Whichever task ends last finds all images there and scores; the others find some missing and stop here.
 if [ "$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["status"])' "$out/run.json")" = generated ]; then
-    bdkit bench "$suite" --out "$out" "$@"
+    run_bench "$@"
 fi

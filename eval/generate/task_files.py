@@ -52,7 +52,8 @@ def run_task(
     seconds = TaskSeconds()
     with lock:
         for paths in make_files(config, task, methods, seconds):
-            on_images(sum(path.suffix == ".png" for path in paths))
+            if paths != [fit_path(config, task)]:
+                on_images(len(paths))
     return seconds
 
 

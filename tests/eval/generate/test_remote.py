@@ -114,10 +114,6 @@ def test_a_killed_node_changes_no_byte_and_its_tasks_are_done_again(cluster: Any
     assert sorted(images) == sorted(out / name for name in files(out))
     fits = {name: len(seconds) for name, seconds in read_run(out)["fit_seconds"].items()}
     assert fits == {"tiny-2": 4, "tiny": 4, "plain": 4}
-        "tiny-2": 4,
-        "tiny": 4,
-        "plain": 4,
-    }
 
 
 def nodes(alive: bool) -> list[dict[str, Any]]:
