@@ -25,6 +25,7 @@ NAMES = (
     "10_try_on",
     "11_control_and_style",
     "12_interpolation_and_attention",
+    "13_pretraining_on_your_images",
 )
 IMAGES = ("image/jpeg", "image/png")
 MACHINE_PATH = re.compile(
@@ -90,7 +91,7 @@ def test_ends_with_command_lines_that_parse(name: str) -> None:
     assert re.search(r"`(bdkit|python -m studies\.\w+) [^`]+`", last.source)
     for line in re.findall(r"`(bdkit [^`]+)`", last.source):
         arguments = shlex.split(line)[1:]
-        assert build_parser(arguments[0]).parse_args(arguments).command == arguments[0]
+        assert build_parser(arguments[0], arguments).parse_args(arguments).command == arguments[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
