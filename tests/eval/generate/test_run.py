@@ -42,7 +42,7 @@ def test_writes_every_image_and_nothing_else(whole: Path) -> None:
     n_references = sum(subject.n_references for subject in SUITE.subjects)
     assert len(made) == 4 * 2 * SUITE.n_images + n_references == 64 + n_references
     names = {path.name for path in whole.iterdir()}
-    assert names == {"suite.json", "run.json", "images", "references", "scores.csv", "scores.parquet"}
+    assert names == {"suite.json", "run.json", "images", "references", "scores.csv", "scores.parquet", "nearest.csv"}
     assert made["images/seed0/plain/dog/00-0.png"] != made["images/seed2/plain/dog/00-0.png"]
     assert made["images/seed0/plain/dog/00-0.png"] != made["images/seed0/plain/dog/00-1.png"]
     assert made["images/seed0/tiny/dog/00-0.png"] != made["images/seed0/tiny-2/dog/00-0.png"]
