@@ -11,11 +11,10 @@ from bdkit.editing.structures import structure_map
 from bdkit.methods.base import check_class_noun
 from bdkit.models.preprocessing import centre_crop
 from bdkit.models.prompts import subject_template
-from bdkit.utils.config import parse_numbers
 from bdkit.utils.edges import CANNY_HIGH, CANNY_LOW
 from bdkit.utils.errors import InputError
 from eval.app.sessions import Session
-from eval.app.studio import Studio, Turn, checked_text
+from eval.app.studio import Studio, Turn, checked_text, seed_list
 from eval.app.subject import SubjectPanel, image_box, stop_button
 
 UPLOADED, OWN_WORD = "my image", "the subject's own"
@@ -100,9 +99,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
         """Images of the subject in another's shape; the shape, its edges and the images, and a sentence."""
 
         def work(turn: Turn) -> list[tuple[str, str]]:
-            numbers = parse_numbers(checked_text(seeds, "the list of seeds"))
-            if len(numbers) > studio.config.max_images:
-                raise InputError(f"{len(numbers)} seeds; give at most {studio.config.max_images} at once")
+            numbers = seed_list(seeds, studio.config.max_images)
             template = subject_template(checked_text(prompt, "the prompt"))
             subject = studio.subject(turn.session, name, noun)
             model, words, vectors = studio.drawable(subject)

@@ -6,9 +6,8 @@ import gradio as gr
 
 from bdkit.models.prompts import subject_template
 from bdkit.sampling import SAMPLERS, make_scheduler, with_timesteps
-from bdkit.utils.config import parse_numbers
 from bdkit.utils.errors import InputError
-from eval.app.studio import Studio, Turn, checked_text
+from eval.app.studio import Studio, Turn, checked_text, seed_list
 from eval.app.subject import SubjectPanel, stop_button
 
 EXAMPLES = ["a {} in the snow", "a {} on the beach", "a {} wearing a red hat", "a purple {}", "a {} in the jungle"]
@@ -67,9 +66,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
         """Images of a subject; the paths of their files, and a sentence."""
 
         def work(turn: Turn) -> list[tuple[str, str]]:
-            numbers = parse_numbers(checked_text(seeds, "the list of seeds"))
-            if len(numbers) > studio.config.max_images:
-                raise InputError(f"{len(numbers)} seeds; give at most {studio.config.max_images} at once")
+            numbers = seed_list(seeds, studio.config.max_images)
             template = subject_template(checked_text(prompt, "the prompt"))
             if not template.strip():
                 raise InputError("the prompt is empty; say what to draw, such as 'a {} in the snow'")

@@ -19,6 +19,7 @@ from bdkit.checkpoints.adapters import learned_words, load_drawable
 from bdkit.methods.base import check_class_noun
 from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
+from bdkit.utils.config import parse_numbers
 from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
@@ -234,6 +235,14 @@ def told(error: Exception) -> str:
         return sentence(_capital(str(error)), "bad")
     traceback.print_exception(error, file=sys.stderr)
     return sentence(f"This went wrong on the server ({type(error).__name__}); its terminal says more.", "bad")
+
+
+def seed_list(text: str, limit: int) -> list[int]:
+    """The seeds that a page asks for, such as "0-3,7": at most `limit`."""
+    seeds = parse_numbers(checked_text(text, "the list of seeds"))
+    if len(seeds) > limit:
+        raise InputError(f"{len(seeds)} seeds; give at most {limit} at once")
+    return seeds
 
 
 def checked_text(text: str | None, what: str) -> str:
