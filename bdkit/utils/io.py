@@ -91,12 +91,12 @@ def check_free(folder: Path, *, overwrite: bool, ignore: str = "", inputs: Path 
     """Raises InputError when `folder` cannot be made or written, when it is the folder of the `inputs`, or holds
     anything but `ignore` and may not be overwritten.
     """
-    for path in (folder, *folder.parents):
-        if path.is_symlink() and not path.exists():
-            raise InputError(f"{path} is a link that leads nowhere; choose another --out")
-    if inputs is not None and folder.resolve() == inputs.resolve():
-        raise InputError(f"--out {folder} is the folder of the images that are read; choose another --out")
     try:
+        for path in (folder, *folder.parents):
+            if path.is_symlink() and not path.exists():
+                raise InputError(f"{path} is a link that leads nowhere; choose another --out")
+        if inputs is not None and folder.resolve() == inputs.resolve():
+            raise InputError(f"--out {folder} is the folder of the images that are read; choose another --out")
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:
         raise InputError(f"{folder} cannot be a folder ({error.strerror}); choose another --out") from error

@@ -162,7 +162,7 @@ def score_images(
         if count > 1:
             return pd.DataFrame(columns=[*COLUMNS, PROTOCOL_COLUMN])
         good = {one: image for one, image in images.items() if read[image.path].problem is None}
-        if not good:
+        if images and not good:
             raise InputError(f"none of the images in {tree.root} can be read; see problems.csv, and replace them")
         contents = {path: file.content for path, file in read.items()}
         scorer = Scorer(suite, protocol, metrics, good, contents, features, references, options.token, masked)

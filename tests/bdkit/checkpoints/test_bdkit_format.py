@@ -146,7 +146,7 @@ def change_qformer(**changes: object) -> Callable[[Path], None]:
         (replaced("vae/config.json", "{,"), r"vae/config.json is not readable JSON"),
         (replaced("unet/config.json", ""), r"unet/config.json is not readable JSON"),
         (replaced("qformer/config.json", "[1"), r"qformer/config.json is not readable JSON"),
-        (replaced("qformer/config.json", '{"colour": 1}'), r"cannot be read: .*; fetch"),
+        (replaced("qformer/config.json", '{"colour": 1}'), r"cannot be read .*colour.*; fetch"),
         (change_qformer(output_scale=None), r"unexpected keys projection.output_norm.weight"),
         (replaced("text_encoder/config.json", "nonsense"), r"text_encoder/config.json is not readable JSON"),
         (replaced("tokenizer/tokenizer.json", "{"), r"tokenizer in .* cannot be read .*; fetch"),
@@ -183,7 +183,7 @@ def test_parts_come_from_another_folder(model: BlipDiffusion, copy: Path) -> Non
     with pytest.raises(InputError, match=r"copy/qformer/model.safetensors is damaged"):
         BlipDiffusion.from_pretrained(base)
     shutil.rmtree(copy)
-    with pytest.raises(InputError, match=r"the part vae/ is missing"):
+    with pytest.raises(InputError, match=r"the parts vae/, .* are missing"):
         BlipDiffusion.from_pretrained(base)
 
 

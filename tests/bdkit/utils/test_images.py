@@ -113,7 +113,7 @@ def test_junk_is_refused(tmp_path: Path, data: bytes) -> None:
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is missing"):
         read_image(tmp_path / "no.png")
-    with pytest.raises(InputError, match="is not a readable image"):
+    with pytest.raises(InputError, match="is a folder; give an image file"):
         read_image(tmp_path)
 
 

@@ -102,6 +102,7 @@ def test_a_killed_node_changes_no_byte_and_its_tasks_are_done_again(cluster: Any
             wait_for(lambda: running.done() or len(list(marks.iterdir())) == 3)
             assert {mark.name.partition("-")[2] for mark in marks.iterdir()} == {n["NodeID"] for n in nodes(alive=True)}
             cluster.remove_node(victim, allow_graceful=False)
+            wait_for(lambda: victim.node_id not in {node["NodeID"] for node in nodes(alive=True)})
         finally:
             (marks / "go").touch()
         assert running.result()
