@@ -28,7 +28,7 @@ from eval.generate.executors import default_workers, local_processes, run_all
 from eval.generate.methods import Methods, check_methods, check_snapshot, forget_method, method_of
 from eval.generate.references import prepare
 from eval.generate.remote import run_task_remotely
-from eval.generate.task_files import TaskSeconds, run_task
+from eval.generate.task_files import TaskSeconds, acquire, run_task
 from eval.generate.tasks import Task, list_tasks, parse_shard
 from eval.results_dir import FITS, IMAGES, read_run, reference_paths, update_run
 
@@ -91,18 +91,21 @@ def _generate_all(
     )
     seconds = _run_tasks(config, suite, tasks, methods, show_progress, cluster)
     complete = not any(task.missing(suite, out) for task in everything)
+    lock = acquire(out / FITS / "run.lock", wait=True)  # another process may add what it took at the same moment
+    assert lock is not None
+    with lock:
+        before = read_run(out)
+        update_run(
+            out,
+            status="generated" if complete else "generating",
+            rows=rows,  # again, because another process may have written the file when this one began
+            **{name: _added(before.get(name, {}), [getattr(one, name) for one in seconds]) for name in SECONDS},
+            wall_seconds={"generate": round(time.monotonic() - started, 1)},
+        )
     if complete:
         with suppress(FileNotFoundError):  # another process is removing the folder, too
             if not any((out / FITS).rglob("*.safetensors")):  # which another process would need
                 shutil.rmtree(out / FITS, ignore_errors=True)
-    before = read_run(out)
-    update_run(
-        out,
-        status="generated" if complete else "generating",
-        rows=rows,  # again, because another process may have written the file at the same moment
-        **{name: _added(before.get(name, {}), [getattr(one, name) for one in seconds]) for name in SECONDS},
-        wall_seconds={"generate": round(time.monotonic() - started, 1)},
-    )
     return complete
 
 

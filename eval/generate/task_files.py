@@ -59,9 +59,14 @@ def run_task(
 
 def lock_task(config: BenchConfig, task: Task, wait: bool) -> AcquireReturnProxy | None:
     """The held lock of a task: no other process works on it; None when one does and `wait` is off."""
+    return acquire(fit_path(config, task).with_suffix(".lock"), wait)
+
+
+def acquire(path: Path, wait: bool) -> AcquireReturnProxy | None:
+    """The held lock of a file in FITS; None when another process has it and `wait` is off."""
     while True:
         try:
-            return FileLock(fit_path(config, task).with_suffix(".lock")).acquire(timeout=-1 if wait else 0)
+            return FileLock(path).acquire(timeout=-1 if wait else 0)
         except Timeout:
             return None
         except FileNotFoundError:
