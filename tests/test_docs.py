@@ -1,13 +1,13 @@
 """The documentation's pages: they build without a warning, need no network, and say shapes and units."""
 
 import re
-import shutil
 import subprocess
 import sys
 from html import unescape
 from pathlib import Path
 
 import pytest
+from browser_helpers import open_browser
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,17 +51,9 @@ def test_api_pages_have_shapes_and_lists(site: Path) -> None:
 
 @pytest.mark.slow
 def test_search_works_in_a_page_opened_as_a_file(site: Path, tmp_path: Path) -> None:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    browser = open_browser(tmp_path, "1280,900")
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1280,900", f"user-data-dir={tmp_path}"):
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         browser.get((site / "index.html").as_uri() + "?q=leaderboard")
         found = "return [...document.querySelectorAll('.md-search-result__link')].map((link) => link.href)"

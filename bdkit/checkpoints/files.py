@@ -36,7 +36,6 @@ ADAPTER_FILES = (LORA, "pytorch_lora_weights.bin", "adapter_model.safetensors", 
 """What goes on top of a model, by the names under which diffusers and peft save it in a folder."""
 FINETUNED = "finetuned.json"
 """What was learned from what, beside weights in a format that has no place for it."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

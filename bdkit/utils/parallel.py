@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from bdkit.utils.errors import InputError
 from bdkit.utils.progress import progress_bar
+
+# Environment of a process that computes with one thread: a sum's last bit may depend on their number
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def make_parts(
@@ -40,3 +47,31 @@ def make_parts(
     else:
         for job in progress_bar(jobs, **bar):
             make(*job)
+
+
+def end_with_parent(*_: Any) -> None:
+    """Lets a worker end when its parent was killed, however early; otherwise it would wait for work forever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Holds the lock of a file, which ends with the process; InputError with the text `busy` if another one has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()

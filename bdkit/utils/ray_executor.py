@@ -13,12 +13,12 @@ from typing import Any
 
 from bdkit.utils.env import device_name, library_versions
 from bdkit.utils.errors import InputError
+from bdkit.utils.parallel import ONE_THREAD
 
 ATTEMPTS = 4  # of a call whose worker dies, and of a worker that dies while it starts
 CONNECT_SECONDS = 10
 START_SECONDS = 300  # an autoscaler may have to start a machine first
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TOKENIZERS_PARALLELISM", "BDKIT_CACHE_DIR")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Worker:

@@ -17,12 +17,25 @@ from bdkit.editing.edit_presets import settings_of
 from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
-from bdkit.utils.io import read_json, write_json, write_text
+from bdkit.utils.io import write_json, write_text
 from dreambench.editing import EDIT_MINI, EditMiniConfig, edit_scenes
-from eval.mini.editing import ANSWER, BATCH, EDITED, KINDS, ROWS, Case, image_path, make_case, make_images, mask_path
+from eval.mini.editing import (
+    ANSWER,
+    BATCH,
+    EDITED,
+    KINDS,
+    ROWS,
+    Case,
+    check_settings,
+    image_path,
+    make_case,
+    make_images,
+    mask_path,
+)
 from eval.mini.segmenter import iou, load_segmenter, segment
 from eval.report.grid import image_grid
 from eval.report.statistics import interval
+from eval.results_dir import RUN_FILE
 from eval.score.edit_metrics import Edit, PerceptualDistance, lpips_outside, ssim_outside
 from eval.score.masks import load_lpips
 from eval.score.weights import load_encoder
@@ -30,7 +43,6 @@ from eval.score.weights import load_encoder
 METRICS = ("psnr_outside", "ssim_outside", "lpips_outside", "identity", "dino", "identity_whole", "mask_iou")
 MOST_PSNR = 60.0  # of an untouched background, whose error is 0
 COMPARED = (("fixed", "lavis"), ("fixed", "from-scratch"), ("fixed", "prompt-to-prompt"), ("fixed", "paste"))
-RUN_FILE = "run.json"
 GRID_SCENES, GRID_TILE = 5, 64
 
 
@@ -53,9 +65,7 @@ def run_edit_mini(
         "batch": BATCH,
         "presets": {name: settings_of(preset) for name, preset in EDITED.items()},
     }
-    saved = read_json(out / RUN_FILE) if (out / RUN_FILE).exists() else {}
-    if saved and any(saved.get(key) != value for key, value in settings.items()):
-        raise InputError(f"{out} holds images of other settings; choose another --out")
+    check_settings(out, settings)
     cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
     write_json(settings, out / RUN_FILE)
     make_images(out, cases, chosen, model, show_progress=show_progress)

@@ -3,9 +3,10 @@
 What exists is kept. Sources are of two kinds: "real", which the mini world draws, and "generated" by the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from bdkit.utils.progress import progress_bar
 from dreambench.editing import EditScene, edit_suite
 from eval.generate.references import draw_references, individual
 from eval.mini.segmenter import SegmenterNet, load_segmenter, segment
+from eval.results_dir import read_run
 
 KINDS = ("real", "generated")
 BATCH = 4  # edits together; fixed, so that a resumed run makes the same bytes
@@ -43,6 +45,13 @@ class Case:
     source: Rendering
     answer: Rendering
     references: list[Image.Image]
+
+
+def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raises InputError when run.json says that the images in `out` are of other settings."""
+    saved = read_run(out)
+    if saved and any(saved.get(key) != value for key, value in settings.items()):
+        raise InputError(f"{out} holds images of other settings; choose another --out")
 
 
 def make_case(scene: EditScene, split: str) -> Case:

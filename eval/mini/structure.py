@@ -22,15 +22,15 @@ from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import encode_images
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.utils.env import commit, device_name, library_versions
-from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
-from bdkit.utils.io import read_json, write_json, write_text
+from bdkit.utils.io import write_json, write_text
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 from dreambench.editing import CONTROL_MINI, EditMiniConfig, EditScene, edit_scenes
-from eval.mini.editing import Case, make_case
+from eval.mini.editing import Case, check_settings, make_case
 from eval.report.grid import image_grid
 from eval.report.statistics import interval, ratio_interval
+from eval.results_dir import RUN_FILE
 from eval.score.edit_metrics import edge_f1, strong_edges
 from eval.score.weights import load_clip, load_encoder
 
@@ -45,7 +45,6 @@ METRICS = ("edge_f1", "dino", "identity", "clip_t")
 GROUPS = ("same class", "other class", "all")
 SAMPLES = 2  # images a scene
 BATCH = 4  # images together; fixed, so that a resumed run makes the same bytes
-RUN_FILE = "run.json"
 GRID_SCENES, GRID_TILE = 5, 64
 
 
@@ -75,9 +74,7 @@ def run_control_mini(
         "samples": SAMPLES,
         "batch": BATCH,
     }
-    saved = read_json(out / RUN_FILE) if (out / RUN_FILE).exists() else {}
-    if saved and any(saved.get(key) != value for key, value in settings.items()):
-        raise InputError(f"{out} holds images of other settings; choose another --out")
+    check_settings(out, settings)
     cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
     write_json(settings, out / RUN_FILE)
     draw(out, cases, drawer, name, show_progress=show_progress)

@@ -30,7 +30,6 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.images import decode_image, encode
 
 PART = 8  # images a job: a killed run loses at most the jobs under way
-MINI_PART = 256
 MASKS = ("clipseg", "alpha", "none")
 
 

@@ -1,6 +1,5 @@
 """Stages 1 and 2 on shards, at any size: what they start from, the same training as in memory, and the result."""
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from bdkit.training.tracking import Samples, Tracking, check_tracker
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
+from bdkit.utils.parallel import locked
 
 MODEL, SETTINGS = "model", "settings.json"
 
@@ -275,11 +275,7 @@ def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
     if not path.exists() and out.exists() and any(not file.name.startswith(".") for file in out.iterdir()):
         raise InputError(f"{out} already holds something else; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another run is training in {out}; wait for it or choose another --out") from error
+    with locked(out / ".lock", f"another run is training in {out}; wait for it or choose another --out"):
         write_json(settings, path)
         yield
 

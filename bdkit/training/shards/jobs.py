@@ -9,15 +9,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_bytes
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from bdkit.utils.parallel import ONE_THREAD, end_with_parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +40,9 @@ Make = Callable[..., list[Item]]
 
 @contextmanager
 def threads_of_one() -> Iterator[None]:
-    """Processes that start meanwhile compute with one thread each: a sum's last bit may depend on their number."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    """Processes that start meanwhile compute with one thread each."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:
@@ -71,18 +69,6 @@ def pool_of(workers: int, executor: Executor | None) -> Iterator[Executor]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def end_with_parent(*_: Any) -> None:
-    """Lets a worker end when its parent was killed, however early; otherwise it would wait for work forever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def items_in_order(

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from bdkit.training.data import record_rng
 from bdkit.training.shards.files import END, file_size, is_remote, join, read_file, unpack
-from bdkit.training.shards.jobs import end_with_parent
 from bdkit.training.shards.write import DATASET, FORMAT, INDEX
 from bdkit.utils.errors import InputError
+from bdkit.utils.parallel import end_with_parent
 
 OPEN_FILES = 16  # a process reads shard by shard; a few stay open for loader workers that run ahead
 

@@ -1,7 +1,6 @@
 """Items made by many workers -> shards, in the order of the input; the same call resumes one that was killed."""
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ from bdkit.training.shards.files import END, file_size, is_remote, join, publish
 from bdkit.training.shards.jobs import Item, Make, items_in_order, pool_of, threads_of_one
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, remove_unfinished, write_bytes, write_json
+from bdkit.utils.parallel import locked
 from bdkit.utils.progress import progress_bar
 
 DATASET, INDEX, REJECTED, WORK = "dataset.json", "index.parquet", "rejected.csv", ".prepare"
@@ -113,11 +113,7 @@ def _locked(work: Path, out: str, settings: dict[str, Any]) -> Iterator[None]:
         if set(os.listdir(out)) - {REJECTED, WORK}:
             raise InputError(f"{out} already holds something else; choose another --out")
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another run is writing {out}; wait for it or choose another --out") from error
+    with locked(work / "lock", f"another run is writing {out}; wait for it or choose another --out"):
         remove_unfinished(work)
         if record.exists():
             _check_settings(read_json(record), settings, out)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from app_helpers import Page, Server
+from browser_helpers import open_browser
 
 
 @pytest.fixture(scope="session")
@@ -38,21 +38,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def new_page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Page]]:
     """Opens the app in a browser of its own."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
     opened = []
 
     def open_page() -> Page:
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                     "disable-background-networking", "disable-component-update", "window-size=1280,1000",
-                     f"user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        page = Page(webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver)))
+        page = Page(open_browser(tmp_path_factory.mktemp("profile"), "1280,1000"))
         opened.append(page.driver)
         page.driver.get(server.url)
         page.wait("document.querySelectorAll('.thumbs img').length")
