@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -176,11 +177,12 @@ def ray_executor(address: str | None, workers: int | None = None, *, use_gpus: b
 def connect(address: str | None, cpus: int | None = None) -> Any:
     """Ray, connected: to a running cluster, or without an address to one of this machine alone, on the loopback.
 
-    Token authentication is on unless RAY_AUTH_MODE says otherwise; nothing is reported to Ray's makers.
+    Token authentication is on unless RAY_AUTH_MODE says otherwise or Ray was imported before; nothing is reported to Ray's makers.
     """
     host, _, port = (address or "127.0.0.1").rpartition(":") if address else ("127.0.0.1", "", "")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "ray" not in sys.modules:  # it reads the mode once, the processes it starts read it anew
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if host in ("localhost", "::1") or host.startswith("127."):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else Ray looks for another interface
     try:

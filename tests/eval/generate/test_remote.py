@@ -21,7 +21,6 @@ from eval.generate.run import generate
 from eval.results_dir import read_run
 
 pytestmark = pytest.mark.slow
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (quick / "rfc3987_syntax.py").write_text("raise ImportError('slow, and of no use here')\n")
     helpers = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     paths = [str(quick), *helpers, *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ.update(LOOPBACK | {"PYTHONPATH": os.pathsep.join(paths)})
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
