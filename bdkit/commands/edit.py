@@ -100,6 +100,8 @@ class EditCommandConfig(EditSubjectConfig, CheckpointConfig, EditSettingsConfig)
             raise InputError("--from is empty; say what the source shows, such as 'a {cat} on a sofa'")
         if self.target_prompt is not None and not self.target_prompt.strip():
             raise InputError("--to is empty; say what it shall show, such as 'a dog on a sofa', or leave --to out")
+        if self.threshold is not None and self.mask not in ("preset", "attention", "outlines"):
+            raise InputError("--threshold is of a mask from attention; leave it out, or use --mask attention")
         check_seed(self.seed)
 
 

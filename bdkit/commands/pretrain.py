@@ -124,8 +124,11 @@ def _on_shards(stage: str, args: argparse.Namespace) -> Path:
     preset, run = presets[args.preset], config_from_args(ShardConfig, args)
     if stage == "controlnet":
         return pretrain_controlnet_on_shards(config_from_args(TrainingConfig, args, preset), run)
-    training = config_from_args(TrainingConfig, args, preset.training)
-    rate = given_fields(TrainingConfig, args).get("learning_rate")
+    numbers, training = given_fields(TrainingConfig, args), preset.training
+    if "steps" in numbers and "restarts" not in numbers:  # a shorter run has only the preset's restarts within it
+        training = replace(training, restarts=tuple(r for r in training.restarts if r < numbers["steps"]))
+    training = config_from_args(TrainingConfig, args, training)
+    rate = numbers.get("learning_rate")
     own = config_from_args(type(preset.config), args, preset.config)
     if rate is not None and stage == "stage2":  # of all parts that have none of their own
         names = ("unet_rate", "text_rate", "multimodal_rate")

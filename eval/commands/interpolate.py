@@ -134,9 +134,9 @@ def find_subject(name: str, class_noun: str | None) -> dict[str, Any]:
 
     suite_name, mark, subject_name = name.rpartition("/")
     if Path(name).is_dir() or not mark or not suite_name.startswith(("mini", "dreambench")):
+        paths = list_images(Path(name))
         if class_noun is None:
             raise InputError(f"--subject is missing: the class word of what the images in {name} show, such as dog")
-        paths = list_images(Path(name))
         references: dict[str, str] = {path.name: file_hash(path) for path in paths}
         images: list[Image.Image] = [read_image(path) for path in paths]
         return {"name": name, "class_noun": class_noun, "references": references, "images": images}

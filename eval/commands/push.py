@@ -73,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         row=row, dataset=config.dataset, samples=config.samples,
     )  # fmt: skip
     if config.dry_run is not None:
-        check_free(config.dry_run, overwrite=False)
+        check_free(config.dry_run, overwrite=True)
+        if config.dry_run.is_dir() and any(config.dry_run.iterdir()):
+            raise InputError(f"{config.dry_run} already holds something; give --dry-run another folder")
     with tempfile.TemporaryDirectory(prefix="bdkit-push-") as temporary:
         work = Path(temporary)
         cards = {path.relative_to(work).as_posix(): path for path in write_card(card, work)}

@@ -105,6 +105,8 @@ REFUSED = [
     ([*GENERATED, "--seed", str(2**63)], "seed is 9223372036854775808"),
     ([*GENERATED, "--inversion", "ddim"], "--inversion is of an --image alone"),
     ([*REAL, "--to", "a dog", "--threshold", "2"], "use 0 to 1"),
+    ([*REAL, "--to", "a dog", "--threshold", "0.4", "--mask", "none"], "--threshold is of a mask from attention"),
+    ([*REAL, "--to", "a dog", "--threshold", "0.4", "--mask", "{photos}/1.png"], "--threshold is of a mask"),
     ([*REAL, "--to", "a red dog", "--mode", "replace"], "needs prompts of as many words"),
     (["--image", "no.png", "--from", "a {cat}", "--to", "a dog"], "no.png is missing"),
     (["--generate-source", "--from", "a {cat} {dog}", "--to", "a dog"], "needs one word in braces"),

@@ -41,7 +41,8 @@ def test_folders_and_suite_subjects_are_walked(model: Path, tmp_path: Path) -> N
         (["mini/dog"], "SECOND"),
         (["mini/dog", "mini/dog6", "--steps", 1], "at least 2"),
         (["mini/dog", "mini/dog99"], "no subject 'dog99'; it has backpack"),
-        (["mini/dog", "nowhere"], "--subject is missing"),
+        (["mini/dog", "{photos}"], "--subject is missing"),
+        (["mini/dog", "nowhere"], "nowhere is not a folder"),
         (["mini/dog", "nowhere", "--subject", "dog"], "nowhere is not a folder"),
         (["mini/dog", "mini/dog6", "--prompt", "a dog"], "needs one {}"),
         (["mini/dog", "mini/dog6", "--subject", "dog,cat,cat"], "names 3 class words"),
@@ -51,7 +52,10 @@ def test_folders_and_suite_subjects_are_walked(model: Path, tmp_path: Path) -> N
 def test_a_wrong_value_is_refused(
     more: list[Any], words: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(arguments(model, tmp_path / "out", *more)) == 2
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    given = [str(each).replace("{photos}", str(tmp_path / "photos")) for each in more]
+    assert cli.main(arguments(model, tmp_path / "out", *given)) == 2
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1

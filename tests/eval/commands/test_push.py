@@ -207,7 +207,7 @@ def test_samples_of_ones_own_and_no_results(
     assert "has the 4 files that would be sent to user/dog" in capsys.readouterr().out
     assert Image.open(tmp_path / "dry" / "samples.jpg").width > 192
     assert main([*named, str(tmp_path / "dry")]) == 2
-    assert "already holds something" in capsys.readouterr().err
+    assert "dry already holds something; give --dry-run another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

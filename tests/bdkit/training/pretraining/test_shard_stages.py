@@ -120,7 +120,7 @@ def test_the_commands_make_a_model_that_draws(
     assert captured.out == "the Q-Former starts from random weights\nstage1: finished in first/model.\n"
     record = json.loads((tmp_path / "first" / "model" / "multimodal_encoder.json").read_text())
     assert record["stage1"]["config"]["steps"] == 2
-    second = ["pretrain", "stage2", *shared, "--base", str(inputs / "model"), "--restarts", "", "--micro-batch", "2"]
+    second = ["pretrain", "stage2", *shared, "--base", str(inputs / "model"), "--micro-batch", "2"]
     # the mini preset's Q-Former is too wide for the tiny text encoder
     assert cli.main([*second, "--init", "first/model", "--out", "second"]) == 2
     assert "vectors of width 192, but the text encoder of" in capsys.readouterr().err
