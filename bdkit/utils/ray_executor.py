@@ -177,7 +177,8 @@ def ray_executor(address: str | None, workers: int | None = None, *, use_gpus: b
 def connect(address: str | None, cpus: int | None = None) -> Any:
     """Ray, connected: to a running cluster, or without an address to one of this machine alone, on the loopback.
 
-    Token authentication is on unless RAY_AUTH_MODE says otherwise or Ray was imported before; nothing is reported to Ray's makers.
+    Token authentication is on unless RAY_AUTH_MODE says otherwise or Ray was imported before; nothing is reported to
+    Ray's makers.
     """
     host, _, port = (address or "127.0.0.1").rpartition(":") if address else ("127.0.0.1", "", "")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
