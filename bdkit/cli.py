@@ -25,6 +25,7 @@ COMMANDS = {
     "finetune": ("bdkit.commands.finetune", "teach the model your own subject in a few steps"),
     "prepare": ("bdkit.commands.prepare", "turn images with captions into shards to train on"),
     "bench": ("eval.commands.bench", "fit, generate and score every method of the paper's table"),
+    "reproduce": ("eval.commands.reproduce", "answer the paper's research questions, each by a CSV and a plot"),
     "score": ("eval.commands.score", "score a folder of images"),
     "protocols": ("eval.commands.protocols", "list the scoring protocols and how they differ"),
     "table": ("eval.commands.table", "make the table from finished scores"),

@@ -21,6 +21,7 @@ def run_bench(
     *,
     methods: Methods | None = None,
     evaluators: Evaluators | None = None,
+    report: bool = True,
     show_progress: bool = True,
 ) -> Path:
     """Runs the benchmark and returns the folder of its results.
@@ -31,6 +32,7 @@ def run_bench(
 
     methods: method name -> what builds it; None for bdkit's own
     evaluators: None for the protocol's own
+    report: make plots, grid.png and report.html; without it, tables alone
     """
     out, cache = config.results_dir, None
     check_methods(config, methods)
@@ -52,7 +54,9 @@ def run_bench(
         show_progress=show_progress,
     )
     scored = monotonic()
-    make_report(out, make_tables(out), config.photos, show_progress=show_progress)
+    results = make_tables(out)
+    if report:
+        make_report(out, results, config.photos, show_progress=show_progress)
     seconds = {"score": round(scored - generated, 1), "report": round(monotonic() - scored, 1)}
     update_run(out, status="complete", wall_seconds=seconds)
     return out

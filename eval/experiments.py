@@ -54,6 +54,17 @@ TABLE1 = (
     Row(name="blip-diffusion-zero-shot", method="blip-diffusion", overrides={"steps": 0}),
     Row(name="blip-diffusion-finetuned", method="blip-diffusion"),
 )
+# The text-to-image model that the mini model was trained from; `bdkit reproduce --base` puts another one in its place
+BASE = "mini-base"
+# Further rows of `bdkit reproduce table1`; the paper's DreamBooth starts from the base, not from stage 2's weights
+TABLE1_FURTHER = (
+    Row(name="re-imagen", method="re-imagen"),
+    Row(name="dreambooth-from-base-100", method="dreambooth", overrides={"start": BASE}, snapshot=100),
+    Row(name="dreambooth-from-base-300", method="dreambooth", overrides={"start": BASE}, snapshot=300),
+    Row(name="dreambooth-from-base", method="dreambooth", overrides={"start": BASE}),
+    Row(name="dreambooth-prior", method="dreambooth", overrides={"prior_loss_weight": 1.0}),
+    Row(name="dreambooth-lora", method="dreambooth-lora"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +91,7 @@ class BenchConfig(SpeedConfig):
     executor: who works: processes of this machine, or ray, the machines of a Ray cluster
     address: HOST:PORT of the Ray cluster's head, or auto; none: RAY_ADDRESS, else a Ray of this machine alone
     remake: delete the images of these rows and generate them again
+    held_out: references of each subject, the last ones, that no fit sees
     """
 
     suite: str = field(default="mini-quick", metadata={"positional": True})
@@ -101,6 +113,7 @@ class BenchConfig(SpeedConfig):
     executor: Literal["processes", "ray"] = "processes"
     address: str | None = None
     remake: bool = False
+    held_out: int = 0
 
     def __post_init__(self) -> None:
         _check_classes((*(self.methods or ()), *(row.method for row in self.rows)))

@@ -21,7 +21,7 @@ from eval.experiments import TABLE1, BenchConfig, read_rows
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `BenchConfig`; its rows come from a file; and those of edit-mini and control-mini."""
-    add_dataclass_arguments(parser, BenchConfig, skip=["rows"])
+    add_dataclass_arguments(parser, BenchConfig, skip=["rows", "held_out"])
     add_dataclass_arguments(parser, EditMiniConfig)
     group = parser.add_argument_group("Rows of your own", "docs/own_method.md shows both ways")
     text = (

@@ -1,15 +1,16 @@
-"""`bdkit table DIR...`: the table from finished scores, of one folder or of several together.
+"""`bdkit table DIR...`: the table from finished scores, of one folder or of several, or from an experiment's CSV.
 
 examples:
   bdkit table results/mini-quick --split live
   bdkit table results/ours results/theirs --against dreambooth --published --save results/both
+  bdkit table results/paper/table1.csv
 """
 
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
 
 
@@ -17,7 +18,8 @@ from bdkit.utils.errors import InputError
 class TableConfig:
     """Tables to show.
 
-    out: results folders with scores.csv or scores.parquet, of one suite and protocol, or of one editing benchmark
+    out: results folders with scores.csv or scores.parquet, of one suite and protocol, or of one editing benchmark;
+        or the CSVs of `bdkit reproduce`, whose tables and plots are written beside them
     against: show every row's difference from this one, paired over subjects
     split: show the figures of the parts of a split too: live (live subjects and objects), type (of prompt) or category
     published: show published results too, each with its protocol
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from eval.report.tables import make_tables, markdown, summarise, write_tables
 
     config = config_from_args(TableConfig, args)
+    if any(path.suffix == ".csv" for path in config.out):
+        return _show_experiments(args, config)
     if any(map(is_edit_scores, config.out)):
         if config.against or config.split:
             raise InputError("--against and --split are for suites, and these are scores of an editing benchmark")
@@ -55,4 +59,14 @@ def run(args: argparse.Namespace) -> int:
         write_tables(results, config.save, **chosen)
         make_plots(results, config.save, published=config.published)
     print(text)
+    return 0
+
+
+def _show_experiments(args: argparse.Namespace, config: TableConfig) -> int:
+    from eval.paper.results_files import show
+
+    for name in given_fields(TableConfig, args).keys() - {"out"}:
+        raise InputError(f"{flag_of(name)} is not for the CSVs of `bdkit reproduce`; leave it out")
+    for path in config.out:
+        print(show(path))
     return 0

@@ -132,6 +132,7 @@ def _guard_settings(
             # whole prompts
             "images_per_batch": max(1, size // suite.samples_per_prompt) * suite.samples_per_prompt,
             **({"drawing": config.drawing} if config.drawing and not row.is_own else {}),
+            **({"held_out": config.held_out} if config.held_out else {}),
             **({"photos": sha256("\n".join(hashes).encode()).hexdigest()} if hashes else {}),
             "settings": dict(settings),
         }

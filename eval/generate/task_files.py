@@ -122,7 +122,8 @@ def _fit(config: BenchConfig, suite: Suite, task: Task, method: Method, path: Pa
         method.load_state(safetensors.torch.load_file(path))
         return []
     subject, _ = task.subject_and_templates(suite)
-    images = [read_image(file) for file in reference_paths(config.results_dir, suite, subject, config.photos)]
+    files = reference_paths(config.results_dir, suite, subject, config.photos)
+    images = [read_image(file) for file in files[: len(files) - config.held_out]]
     started = time.monotonic()
     method.fit(
         images, subject.class_noun, derive_seed("fit", suite.name, task.rows[0].group, subject.name, task.seed_set)

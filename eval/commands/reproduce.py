@@ -1,0 +1,32 @@
+"""`bdkit reproduce NAME`: one of the paper's questions, answered by a CSV, a table and a plot.
+
+NAME is table1, the paper's main table with held-out references and published results beside it.
+
+examples:
+  bdkit reproduce table1
+  bdkit table results/paper/table1.csv
+  bdkit reproduce table1 --budget full --samples 1 --out results/paper
+  bdkit reproduce table1 --suite dreambench --model salesforce/blipdiffusion --base BASE --photos photos/ --budget full
+"""
+
+import argparse
+import importlib
+
+from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from eval.paper.config import EXPERIMENTS, ReproduceConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `ReproduceConfig`."""
+    add_dataclass_arguments(parser, ReproduceConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the experiment, resumes a stopped one, and prints its table."""
+    from eval.paper.results_files import show
+
+    config = config_from_args(ReproduceConfig, args)
+    path = importlib.import_module(EXPERIMENTS[config.experiment]).run(config)
+    print(show(path))
+    print(f"{path} has every figure; the table (.md) and the plot (.png) are beside it.")
+    return 0

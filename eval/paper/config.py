@@ -1,0 +1,95 @@
+"""The settings of `bdkit reproduce`, and the experiments by name. Imports nothing heavy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bdkit.utils.errors import InputError
+from eval.experiments import BASE, BenchConfig, Row
+
+# Experiment -> its module, which has run(config) -> the CSV; table(frame) -> Markdown and plot(frame) -> Figure, which
+# are made from the CSV alone
+EXPERIMENTS = {
+    "table1": "eval.paper.table1",
+}
+# What is measured where no limit is given
+BUDGETS: dict[str, dict[str, Any]] = {
+    "small": {"seed_sets": (0,), "subjects": 5, "prompts": 5, "samples": 1},
+    "full": {"seed_sets": (0, 1, 2)},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceConfig:
+    """Reproduction of the paper.
+
+    experiment: what to reproduce
+    suite: as for `bdkit bench`
+    model: a folder of weights, a hub id, or mini
+    base: the text-to-image model that the model was trained from, a folder or a hub id; none: mini-base beside it
+    out: folder for NAME.csv, NAME.md and NAME.png, and for the images and scores in NAME/; a stopped run resumes there
+    budget: small (5 subjects, 5 prompts, 1 image each, 1 seed set) or full (all, 3 seed sets); the limits below go
+        before it
+    seed_sets: independent seed sets, such as 0,1,2
+    subjects: measure only so many subjects, spread evenly over the suite
+    prompts: measure only so many prompts of each list, spread evenly over it
+    samples: measure only the first so many images a prompt
+    methods: names of the rows to run; none: all
+    photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
+    protocol: encoders that score, as for `bdkit bench`
+    batch_size: images generated together; none: as many as suit the device
+    dtype: of the weights in memory while images are drawn
+    workers: processes that work at the same time; none: as many as suit the machine
+    """
+
+    experiment: str = field(metadata={"positional": True, "metavar": "NAME"})
+    suite: str = "mini"
+    model: str = "mini"
+    base: str | None = None
+    out: Path = Path("results/paper")
+    budget: Literal["small", "full"] = "small"
+    seed_sets: tuple[int, ...] | None = None
+    subjects: int | None = None
+    prompts: int | None = None
+    samples: int | None = None
+    methods: tuple[str, ...] | None = None
+    photos: Path | None = None
+    protocol: str | None = None
+    batch_size: int | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.experiment not in EXPERIMENTS:
+            raise InputError(f"unknown experiment {self.experiment!r}; known are {', '.join(EXPERIMENTS)}")
+
+    @property
+    def csv(self) -> Path:
+        """The experiment's result."""
+        return self.out / f"{self.experiment}.csv"
+
+    def bench(self, rows: Sequence[Row], **changes: Any) -> BenchConfig:
+        """The run of these rows, within the budget; `changes` are fields of BenchConfig."""
+        limits = {
+            name: given
+            for name in ("seed_sets", "subjects", "prompts", "samples")
+            if (given := getattr(self, name)) is not None
+        }
+        shared = ("suite", "model", "methods", "photos", "protocol", "batch_size", "dtype", "workers")
+        return BenchConfig(
+            rows=tuple(self._with_base(row) for row in rows),
+            **{
+                **{name: getattr(self, name) for name in shared},
+                **BUDGETS[self.budget],
+                **limits,
+                "out": self.out / self.experiment,
+                **changes,
+            },
+        )
+
+    def _with_base(self, row: Row) -> Row:
+        """The row with the given base in place of the mini model's."""
+        if self.base is None or row.overrides.get("start") != BASE:
+            return row
+        return replace(row, overrides={**row.overrides, "start": self.base})

@@ -1,0 +1,107 @@
+"""An experiment's three files: NAME.csv, which holds everything, and NAME.md and NAME.png, made from it alone."""
+
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import write_bytes, write_text
+from eval.paper.config import EXPERIMENTS
+from eval.report.plots import DPI, SETTINGS
+from eval.report.statistics import Estimate
+from eval.report.summary import Results
+
+# Columns of every CSV, the last ones, and what they are called in run.json
+PROVENANCE = ("commit", "checkpoint", "suite", "suite_hash", "protocol", "seed_sets", "n_images", "device")
+TEXTS = ("commit", "checkpoint", "suite_hash", "seed_sets")  # which may look like numbers
+
+
+def provenance_of(results: Results) -> dict[str, Any]:
+    """What a whole run was made with; a frame's own columns of these names, a row's own values, go before it."""
+    run = results.run
+    return {
+        "commit": run.get("commit"),
+        "suite": results.suite.name,
+        "suite_hash": results.suite.hash,
+        "protocol": results.protocol,
+        "seed_sets": " ".join(map(str, run.get("seed_sets", []))),
+        "device": run.get("device"),
+    }
+
+
+def write_csv(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
+    """Writes a frame with its experiment (the file's name) first and its provenance last; the same values give the
+    same bytes. Raises InputError for a frame that does not say what it was made with.
+    """
+    whole = frame.assign(**{name: value for name, value in provenance.items() if name not in frame})
+    if missing := [name for name in PROVENANCE if name not in whole]:
+        raise InputError(f"{path.name} does not say its {', '.join(missing)}")
+    whole = whole[[name for name in whole if name not in PROVENANCE] + list(PROVENANCE)]
+    whole.insert(0, "experiment", path.stem)
+    write_text(whole.to_csv(index=False, float_format="%.6f", lineterminator="\n"), path)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """What `write_csv` wrote; text columns that are empty throughout are NaN like others."""
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
+        known = frame["experiment"].iloc[0] in EXPERIMENTS
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; run `bdkit reproduce {path.stem}` first") from error
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path} is no result of `bdkit reproduce` ({error})") from error
+    if not known:
+        raise InputError(f"{path} is of an experiment that this bdkit does not know; known: {', '.join(EXPERIMENTS)}")
+    return frame
+
+
+def show(path: Path) -> str:
+    """Writes the table (.md) and the plot (.png) beside an experiment's CSV, from the CSV alone; returns the table."""
+    frame = read_csv(path)
+    module = importlib.import_module(EXPERIMENTS[frame["experiment"].iloc[0]])
+    text: str = module.table(frame)
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS}):
+        figure: Figure = module.plot(frame)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    write_text(text, path.with_suffix(".md"))
+    write_bytes(png.getvalue(), path.with_suffix(".png"))
+    return text
+
+
+def pairs_of(differences: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(method, minus, metric) -> the paired difference, of what `eval.report.statistics.differences` returns."""
+    lines: list[dict[str, Any]] = differences.to_dict("records")  # type: ignore[assignment]
+    return {(line["method"], line["minus"], line["metric"]): line for line in lines}
+
+
+def estimate_of(line: Mapping[str, Any], metric: str) -> Estimate | None:
+    """A figure of one line of a CSV, as the tables and plots take it; None where the line has none."""
+    values = {part: line.get(f"{metric}{part}") for part in ("", "_spread", "_low", "_high")}
+    given = {part: None if value is None or pd.isna(value) else float(value) for part, value in values.items()}
+    if (mean := given[""]) is None:
+        return None
+    return Estimate(
+        mean=mean, spread=given["_spread"], low=given["_low"], high=given["_high"], n_subjects=0, n_seed_sets=0,
+        n_images=0,
+    )  # fmt: skip
+
+
+def measured_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Those of the metrics that a frame has figures of."""
+    return [metric for metric in metrics if metric in frame and frame[metric].notna().any()]
+
+
+def provenance_note(frame: pd.DataFrame) -> str:
+    """One line below a table: what its figures were made with."""
+    line = frame[frame["device"].notna()].iloc[0]
+    return (
+        f"Suite {line['suite']} ({line['suite_hash']}), protocol {line['protocol']}, seed sets {line['seed_sets']}, "
+        f"{line['device']}, commit {str(line['commit'])[:12]}."
+    )

@@ -1,0 +1,248 @@
+"""The paper's main table (Sec. 4.1): every method on every subject, its order tested pair by pair, held-out references
+beside the usual score, and what papers report.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bdkit.methods import METHODS, build_method
+from bdkit.methods.base import start_beside
+from bdkit.utils.errors import InputError
+from eval.bench import run_bench
+from eval.experiments import BASE, TABLE1, TABLE1_FURTHER, Row
+from eval.paper.config import ReproduceConfig
+from eval.paper.held_out import METRICS as HELD_OUT_METRICS
+from eval.paper.held_out import run_held_out
+from eval.paper.results_files import estimate_of, measured_metrics, pairs_of, provenance_note, provenance_of, write_csv
+from eval.report.plots import COLOURS, GREY
+from eval.report.summary import METRIC_TITLES, Results, summarise, wide_table
+from eval.report.tables import (
+    MAIN_METRICS,
+    NOT_MEASURED,
+    PAPER_METRICS,
+    format_difference,
+    format_figure,
+    markdown_table,
+    read_published,
+)
+from eval.results_dir import REAL, REAL_WITH_SELF
+
+# Our row -> the paper's. The paper's DreamBooth starts from Stable Diffusion, the base
+PAPER_ROWS = {
+    REAL: "real-images",
+    "textual-inversion": "textual-inversion",
+    "re-imagen": "re-imagen",
+    "dreambooth-from-base": "dreambooth",
+    "dreambooth-from-base-100": "dreambooth-100",
+    "dreambooth-from-base-300": "dreambooth-300",
+    "blip-diffusion-zero-shot": "blip-diffusion-zero-shot",
+    "blip-diffusion-finetuned": "blip-diffusion-finetuned",
+}
+# The paper's claims as an order: the first row's DINO is above the second's
+ORDER = (
+    (REAL, "blip-diffusion-finetuned"),
+    ("blip-diffusion-finetuned", "dreambooth-from-base"),
+    ("blip-diffusion-finetuned", "dreambooth"),
+    ("dreambooth-from-base", "blip-diffusion-zero-shot"),
+    ("dreambooth", "blip-diffusion-zero-shot"),
+    ("blip-diffusion-zero-shot", "re-imagen"),
+    ("blip-diffusion-zero-shot", "textual-inversion"),
+    ("re-imagen", "base"),
+    ("textual-inversion", "base"),
+    ("dreambooth-from-base", "dreambooth-from-base-300"),
+    ("dreambooth-from-base-300", "dreambooth-from-base-100"),
+    ("dreambooth", "dreambooth-300"),
+    ("dreambooth-300", "dreambooth-100"),
+)
+MEASURED, ORDERED = "measured", "order"
+# Rows that can be left out, because their weights may not be there
+OPTIONAL = ("re-imagen",)
+
+
+def run(config: ReproduceConfig) -> Path:
+    """Measures the table, resuming what was begun, and writes OUT/table1.csv."""
+    bench = config.bench(available_rows(config))
+    out = run_bench(bench)
+    # no seed set is needed to see whether images fit the references that were seen
+    held_out = run_held_out(replace(bench, out=out / "held-out", seed_sets=bench.seed_sets[:1]))
+    results = summarise(out)
+    write_csv(table1_frame(results, held_out), config.csv, provenance_of(results))
+    return config.csv
+
+
+def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
+    """The rows of the table that can be run; a warning names the others."""
+    rows = []
+    base = config.base or start_beside(BASE, config.model)
+    for row in (*TABLE1, *TABLE1_FURTHER):
+        if config.methods is not None and row.name not in config.methods:
+            continue
+        missing = ""
+        if row.method not in METHODS:
+            missing = "this bdkit has no such method"
+        elif row.overrides.get("start") == BASE and base is None:
+            missing = f"no {BASE} is beside {config.model}; name the base with --base"
+        elif row.name in OPTIONAL:
+            try:
+                build_method(row.method, config.model, **row.overrides)
+            except InputError as error:
+                missing = str(error)
+        if missing:
+            warnings.warn(f"the row {row.name} is left out: {missing}", stacklevel=2)
+        else:
+            rows.append(row)
+    return tuple(rows)
+
+
+def table1_frame(results: Results, held_out: pd.DataFrame) -> pd.DataFrame:
+    """Three kinds of lines, told apart by the column `source`: "measured", a row of the table with its figures, the
+    held-out ones and the paper's; "order", a difference that the paper claims (`row` - `minus`); else a published
+    result, and `source` cites it.
+    """
+    measured = wide_table(results).merge(held_out, how="left", on="row")
+    measured.insert(0, "source", MEASURED)
+    paper = {row["row"]: row for row in read_published()}
+    for metric in PAPER_METRICS:
+        named = [paper.get(PAPER_ROWS.get(row, ""), {}).get(metric) or None for row in measured["row"]]
+        measured[f"paper_{metric}"] = [None if value is None else float(value) for value in named]
+    pairs = pairs_of(results.differences)
+    order: list[dict[str, Any]] = []
+    for row, minus in ORDER:
+        line: dict[str, Any] = {"source": ORDERED, "row": row, "minus": minus}
+        for metric in (name for name in MAIN_METRICS if (row, minus, name) in pairs):
+            pair = pairs[row, minus, metric]
+            line |= {metric: pair["difference"], f"{metric}_low": pair["low"], f"{metric}_high": pair["high"]}
+            line |= {"n_subjects": pair["n_subjects"]}
+        if len(line) > 3:
+            order.append(line)
+    published = [
+        {"source": row["source"], "row": row["row"], "title": row["title"], "protocol": row["protocol"],
+         "suite": row["suite"], **{metric: float(row[metric]) for metric in PAPER_METRICS if row[metric]}}
+        for row in read_published("dreambench")
+    ]  # fmt: skip
+    own = {"protocol": results.protocol, "suite": results.suite.name, "suite_hash": results.suite.hash}
+    return pd.concat([measured, pd.DataFrame(order).assign(**own), pd.DataFrame(published)], ignore_index=True)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """The table as Markdown, from the CSV alone."""
+    measured = frame[frame["source"] == MEASURED]
+    order = frame[frame["source"] == ORDERED]
+    published = frame[~frame["source"].isin([MEASURED, ORDERED])]
+    metrics = measured_metrics(measured, MAIN_METRICS)
+    titles = dict(zip(measured["row"], measured["title"], strict=True))
+    parts = [
+        "# The paper's main table",
+        markdown_table(
+            ["Method", *_titles(metrics), "Steps", "The paper's DINO / CLIP-I / CLIP-T"],
+            [_measured_line(line, metrics) for line in _lines(measured)],
+        ),
+        f"{provenance_note(measured)} In brackets 95% bootstrap intervals over subjects; ±: standard deviation over "
+        "seed sets. The paper's figures are of photos and full-size models.",
+        "## The paper's order, paired over subjects",
+        markdown_table(
+            ["The paper has above", "below", *_titles(metrics)],
+            [
+                [titles.get(line["row"], line["row"]), titles.get(line["minus"], line["minus"])]
+                + [_difference(line, metric) for metric in metrics]
+                for line in _lines(order)
+            ],
+        ),
+        "The paper's order is of DINO. A positive difference with an interval above zero agrees with it.",
+        "## References that no fit saw",
+        *_held_out_part(measured),
+        "## Published results",
+        markdown_table(
+            ["Method", *_titles(PAPER_METRICS), "Protocol", "Source"],
+            [
+                [line["title"], *(_number(line[metric]) for metric in PAPER_METRICS), line["protocol"], line["source"]]
+                for line in _lines(published)
+            ],
+        ),
+        "As printed, of DreamBench's photos; protocols differ, so a difference of 0.04 to 0.20 DINO may be the "
+        "protocol's.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _held_out_part(measured: pd.DataFrame) -> list[str]:
+    metrics = [metric for metric in HELD_OUT_METRICS if f"{metric}_gap" in measured]
+    kept = measured[measured[f"{metrics[0]}_gap"].notna()] if metrics else measured[:0]
+    if kept.empty:
+        return ["Not measured."]
+    head = ["Method"] + [f"{METRIC_TITLES[metric]} {part}" for metric in metrics for part in ("seen", "unseen", "gap")]
+    lines = []
+    for line in _lines(kept):
+        cells = [line["title"]]
+        for metric in metrics:
+            cells += [_number(line[f"{metric}_{part}"]) for part in ("seen", "unseen")]
+            cells.append(_difference(line, f"{metric}_gap"))
+        lines.append(cells)
+    note = (
+        "Fitted on all of a subject's images but the last two. The same images scored against the references that the "
+        "fit saw and the two that it did not; gap: unseen - seen, paired over subjects. The base sees no reference, so "
+        "its gap is the difference between the two sets of references."
+    )
+    return [markdown_table(head, lines), note]
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """DINO, CLIP-I, CLIP-T and, in the mini world, the ground truth of every row with intervals; the paper's figures in
+    grey, where they are of the same suite.
+    """
+    measured = frame[(frame["source"] == MEASURED) & (frame["row"] != REAL_WITH_SELF)]
+    metrics = measured_metrics(measured, MAIN_METRICS)
+    figure = Figure(figsize=(2.4 + 2.1 * len(metrics), 1.2 + 0.28 * len(measured)), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+    published = frame[~frame["source"].isin([MEASURED, ORDERED])]
+    same_suite = set(measured["suite"]) <= set(published["suite"])
+    places = np.arange(len(measured))[::-1]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for place, line in zip(places, _lines(measured), strict=True):
+            if (figure_of_row := estimate_of(line, metric)) is None:
+                continue
+            mean, low, high = figure_of_row.mean, figure_of_row.low, figure_of_row.high
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.5)
+            axes.plot(mean, place, marker="o", color=COLOURS[0], markersize=5)
+            of_paper = line.get(f"paper_{metric}") if same_suite else None
+            if not pd.isna(of_paper):
+                axes.plot(of_paper, place, marker="o", markerfacecolor="white", markeredgecolor=GREY, markersize=5)
+        axes.set(title=METRIC_TITLES[metric])
+    panels[0].set_yticks(places, measured["title"].tolist())
+    figure.supxlabel(f"95% intervals over subjects{'; open: the paper' if same_suite else ''}", fontsize=8)
+    return figure
+
+
+def _measured_line(line: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    paper = [line[f"paper_{metric}"] for metric in PAPER_METRICS]
+    given = " / ".join(map(_number, paper)) if any(not pd.isna(value) for value in paper) else NOT_MEASURED
+    steps = NOT_MEASURED if pd.isna(line["steps"]) else f"{line['steps']:.0f}"
+    return [line["title"], *(format_figure(estimate_of(line, metric)) for metric in metrics), steps, given]
+
+
+def _difference(line: dict[str, Any], name: str) -> str:
+    if pd.isna(line[name]):
+        return NOT_MEASURED
+    pair = {"difference": line[name], "low": line[f"{name}_low"], "high": line[f"{name}_high"]}
+    return format_difference({**pair, "n_subjects": None})
+
+
+def _number(value: Any) -> str:
+    return NOT_MEASURED if pd.isna(value) else f"{value:.3f}"
+
+
+def _titles(metrics: Sequence[str]) -> list[str]:
+    return [METRIC_TITLES[metric] for metric in metrics]
+
+
+def _lines(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    return lines
