@@ -142,8 +142,8 @@ def to_batch(images: Sequence[Image.Image], how: Preprocessing) -> Tensor:
     return normalise(np.stack([crop_pixels(image, how) for image in images]), how)
 
 
-def normalise(crops: Pixels, how: Preprocessing) -> Tensor:
-    """Cropped pixels (n, crop, crop, 3) in 0..255 as a network's input (n, 3, crop, crop), float32."""
+def normalise(crops: Pixels | FloatArray, how: Preprocessing) -> Tensor:
+    """Cropped pixels (n, crop, crop, 3) in 0..255, as a network's input (n, 3, crop, crop), float32."""
     batch = torch.from_numpy(crops).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
     return (batch - torch.tensor(how.mean).view(3, 1, 1)) / torch.tensor(how.std).view(3, 1, 1)
 
