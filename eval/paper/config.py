@@ -12,6 +12,8 @@ from eval.experiments import BASE, BenchConfig, Row
 # are made from the CSV alone
 EXPERIMENTS = {
     "table1": "eval.paper.table1",
+    "preservation": "eval.paper.preservation",
+    "drift": "eval.paper.drift",
 }
 # What is measured where no limit is given
 BUDGETS: dict[str, dict[str, Any]] = {

@@ -35,8 +35,8 @@ from eval.generate.executors import one_thread
 from eval.generate.references import load_references
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
-from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, lines_of, right
-from eval.paper.results_files import estimate_of, provenance_note, write_csv
+from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, right
+from eval.paper.results_files import estimate_of, lines_of, provenance_note, write_csv
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, pareto_front
 from eval.report.statistics import interval

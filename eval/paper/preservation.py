@@ -37,7 +37,7 @@ from eval.paper.plain_prompts import (
     render_scenes,
     suite_prompts,
 )
-from eval.paper.results_files import estimate_of, measured_metrics, provenance_note, write_csv
+from eval.paper.results_files import estimate_of, lines_of, measured_metrics, provenance_note, write_csv
 from eval.report.plots import COLOURS, GREY, MARKERS
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
@@ -281,12 +281,6 @@ def table(frame: pd.DataFrame) -> str:
         "images. Its interval resamples images."
     )
     return "\n\n".join([*parts, f"{provenance_note(frame)} {note}"]) + "\n"
-
-
-def lines_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A frame's lines, each by its columns' names."""
-    lines: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return lines
 
 
 def _cells(line: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:

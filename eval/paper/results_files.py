@@ -81,6 +81,12 @@ def pairs_of(differences: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, 
     return {(line["method"], line["minus"], line["metric"]): line for line in lines}
 
 
+def lines_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's lines, each by its columns' names."""
+    lines: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    return lines
+
+
 def estimate_of(line: Mapping[str, Any], metric: str) -> Estimate | None:
     """A figure of one line of a CSV, as the tables and plots take it; None where the line has none."""
     values = {part: line.get(f"{metric}{part}") for part in ("", "_spread", "_low", "_high")}

@@ -20,7 +20,15 @@ from eval.experiments import BASE, TABLE1, TABLE1_FURTHER, Row
 from eval.paper.config import ReproduceConfig
 from eval.paper.held_out import METRICS as HELD_OUT_METRICS
 from eval.paper.held_out import run_held_out
-from eval.paper.results_files import estimate_of, measured_metrics, pairs_of, provenance_note, provenance_of, write_csv
+from eval.paper.results_files import (
+    estimate_of,
+    lines_of,
+    measured_metrics,
+    pairs_of,
+    provenance_note,
+    provenance_of,
+    write_csv,
+)
 from eval.report.plots import COLOURS, GREY
 from eval.report.summary import METRIC_TITLES, Results, summarise, wide_table
 from eval.report.tables import (
@@ -142,7 +150,7 @@ def table(frame: pd.DataFrame) -> str:
         "# The paper's main table",
         markdown_table(
             ["Method", *_titles(metrics), "Steps", "The paper's DINO / CLIP-I / CLIP-T"],
-            [_measured_line(line, metrics) for line in _lines(measured)],
+            [_measured_line(line, metrics) for line in lines_of(measured)],
         ),
         f"{provenance_note(measured)} In brackets 95% bootstrap intervals over subjects; ±: standard deviation over "
         "seed sets. The paper's figures are of photos and full-size models.",
@@ -152,7 +160,7 @@ def table(frame: pd.DataFrame) -> str:
             [
                 [titles.get(line["row"], line["row"]), titles.get(line["minus"], line["minus"])]
                 + [_difference(line, metric) for metric in metrics]
-                for line in _lines(order)
+                for line in lines_of(order)
             ],
         ),
         "The paper's order is of DINO. A positive difference with an interval above zero agrees with it.",
@@ -163,7 +171,7 @@ def table(frame: pd.DataFrame) -> str:
             ["Method", *_titles(PAPER_METRICS), "Protocol", "Source"],
             [
                 [line["title"], *(_number(line[metric]) for metric in PAPER_METRICS), line["protocol"], line["source"]]
-                for line in _lines(published)
+                for line in lines_of(published)
             ],
         ),
         "As printed, of DreamBench's photos; protocols differ, so a difference of 0.04 to 0.20 DINO may be the "
@@ -179,7 +187,7 @@ def _held_out_part(measured: pd.DataFrame) -> list[str]:
         return ["Not measured."]
     head = ["Method"] + [f"{METRIC_TITLES[metric]} {part}" for metric in metrics for part in ("seen", "unseen", "gap")]
     lines = []
-    for line in _lines(kept):
+    for line in lines_of(kept):
         cells = [line["title"]]
         for metric in metrics:
             cells += [_number(line[f"{metric}_{part}"]) for part in ("seen", "unseen")]
@@ -205,7 +213,7 @@ def plot(frame: pd.DataFrame) -> Figure:
     same_suite = set(measured["suite"]) <= set(published["suite"])
     places = np.arange(len(measured))[::-1]
     for axes, metric in zip(panels, metrics, strict=True):
-        for place, line in zip(places, _lines(measured), strict=True):
+        for place, line in zip(places, lines_of(measured), strict=True):
             if (figure_of_row := estimate_of(line, metric)) is None:
                 continue
             mean, low, high = figure_of_row.mean, figure_of_row.low, figure_of_row.high
@@ -241,8 +249,3 @@ def _number(value: Any) -> str:
 
 def _titles(metrics: Sequence[str]) -> list[str]:
     return [METRIC_TITLES[metric] for metric in metrics]
-
-
-def _lines(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return lines
