@@ -3,12 +3,16 @@
 import copy
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -34,6 +38,7 @@ from bdkit.utils.io import read_json, write_json
 from bdkit.utils.tensors import read_content, read_tensors
 
 ADAPTER = "default"
+INITIAL_LORA = "gaussian"  # that of the public recipe: A from a normal distribution, B zero
 LORA_B = (".lora_B.weight", ".lora.up.weight")
 """Ends of the names of the second matrices, of old and new."""
 
@@ -45,7 +50,7 @@ def save_adapter(
     folder = Path(folder)
     with new_folder(folder) as temporary:
         save_tensors(weights, temporary / name, torch.float32)
-        write_json({**settings, "trained_on": _trained_on(model, folder)}, temporary / FINETUNED)
+        write_json({**settings, "trained_on": trained_on(model, folder)}, temporary / FINETUNED)
     return folder
 
 
@@ -138,6 +143,55 @@ def placeholder_words(token: str, class_noun: str, with_class_noun: bool) -> str
     return f"{token} {class_noun}" if with_class_noun else token
 
 
+def with_lora(
+    shared: UNet2DConditionModel,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str],
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear,),
+) -> UNet2DConditionModel:
+    """A U-Net that shares another one's weights and has low-rank additions, in float32 and without effect at first.
+
+    Args:
+        target_modules: ends of the names of layers, each of ``kinds``.
+    """
+    what = "linear layers" if kinds == (nn.Linear,) else "linear layers or convolutions"
+    for target in target_modules:
+        chosen = [part for name, part in shared.named_modules() if f".{name}".endswith(f".{target}")]
+        if not chosen or not all(isinstance(part, kinds) for part in chosen):
+            raise InputError(
+                f"target_modules has {target!r}, which names no {what} of this U-Net; use ends of their "
+                "names, such as to_q or to_out.0"
+            )
+    weights = [*shared.parameters(), *shared.buffers()]
+    flags = [weight.requires_grad for weight in weights]
+    unet = copy.deepcopy(shared, {id(weight): weight for weight in weights})
+    with torch.random.fork_rng():
+        unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules), init_lora_weights=INITIAL_LORA),
+            adapter_name=ADAPTER,
+        )
+    for weight, flag in zip(weights, flags, strict=True):
+        weight.requires_grad_(flag)
+    for parameter in lora_parameters(unet).values():
+        parameter.data = parameter.data.float()
+    return unet
+
+
+def lora_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the low-rank additions, by name."""
+    return {name: parameter for name, parameter in unet.named_parameters() if ".lora_" in name}
+
+
+def restart_lora(unet: nn.Module, seed: int) -> None:
+    """Gives the additions new random first matrices, and second ones of zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in unet.modules():
+            if isinstance(layer, LoraLayer):
+                layer.reset_lora_parameters(ADAPTER, INITIAL_LORA)
+
+
 def lora_tensors(unet: nn.Module) -> dict[str, Tensor]:
     """The tensors of a U-Net's LoRA themselves, by diffusers' names."""
     state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=ADAPTER))
@@ -203,7 +257,7 @@ def with_rows(embedding: nn.Embedding, count: int) -> nn.Embedding:
     )
 
 
-def _trained_on(model: LatentDiffusion, folder: Path) -> dict[str, str]:
+def trained_on(model: LatentDiffusion, folder: Path) -> dict[str, str]:
     """Names of shipped models and hub ids as they are, folders relative to ``folder``."""
     named = {"model": model.source, **model.read_with}
     return {

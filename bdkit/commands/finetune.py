@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.checkpoints.config import CheckpointConfig
-from bdkit.training.config import METHOD_CONFIGS, FewStepConfig
+from bdkit.training.config import FewStepConfig
+from bdkit.training.method_config import METHOD_CONFIGS
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image

@@ -8,6 +8,7 @@ examples:
   bdkit pretrain stage1 --data PAIRS --image-encoder CLIP --qformer BERT --out stage1
   bdkit pretrain stage2 --data SHARDS --base SD15 --init stage1/model --backgrounds OTHERS --out stage2
   bdkit pretrain controlnet --data PAIRS --base SD15 --out controlnet
+  bdkit pretrain re-imagen --data PAIRS --base SD15 --out re-imagen
   accelerate launch -m bdkit.cli pretrain stage2 --data SHARDS ... --out stage2
   bdkit pretrain stage1 --data x --help
 """
@@ -20,7 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.training.config import BESIDE_STAGES, PRETRAINING_STAGES, ShardConfig, TrainingConfig
-from bdkit.training.pretraining.config import MultimodalRepresentationConfig, SubjectRepresentationConfig
+from bdkit.training.pretraining.config import (
+    MultimodalRepresentationConfig,
+    RetrievalAugmentedConfig,
+    SubjectRepresentationConfig,
+)
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, given_fields
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
@@ -29,9 +34,15 @@ STAGE_CONFIGS: dict[str, type | None] = {
     "stage1": MultimodalRepresentationConfig,
     "stage2": SubjectRepresentationConfig,
     "controlnet": None,
+    "re-imagen": RetrievalAugmentedConfig,
 }
 """The stages that train on shards, and what each has beside its training."""
-DEFAULT_PRESETS = {"stage1": "paper-stage1", "stage2": "paper-stage2", "controlnet": "small"}
+DEFAULT_PRESETS = {
+    "stage1": "paper-stage1",
+    "stage2": "paper-stage2",
+    "controlnet": "small",
+    "re-imagen": "paper-re-imagen",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +51,8 @@ class PretrainCommandConfig:
 
     what: mini for every stage, or one of the stages
     out: folder for checkpoints and weights; the same command resumes a run that was stopped
-    data: shards to train on (`bdkit prepare`), for stage1, stage2 and controlnet; --data X --help shows their flags
+    data: shards to train on (`bdkit prepare`), for stage1, stage2, controlnet and re-imagen; --data X --help shows
+        their flags
     smoke: a handful of steps, to test the path in two minutes
     device: where to train (default: the GPU, if there is one)
     """
@@ -92,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from bdkit.training.controlnet import pretrain_controlnet
+    from bdkit.training.pretraining.retrieval_augmented import pretrain_re_imagen
     from bdkit.training.pretraining.stages import pretrain_mini
 
     config = config_from_args(PretrainCommandConfig, args)
@@ -100,8 +113,9 @@ def run(args: argparse.Namespace) -> int:
     stages = list(PRETRAINING_STAGES) if config.what == "mini" else [config.what]
     if config.data is not None:
         weights = _on_shards(config.what, args)
-    elif config.what == "controlnet":
-        weights = pretrain_controlnet(config.out, smoke=config.smoke, device=config.device)
+    elif config.what in BESIDE_STAGES:
+        train = {"controlnet": pretrain_controlnet, "re-imagen": pretrain_re_imagen}[config.what]
+        weights = train(config.out, smoke=config.smoke, device=config.device)
     else:
         weights = pretrain_mini(config.out, smoke=config.smoke, stages=stages, device=config.device)
     if is_main_process():
@@ -110,14 +124,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _on_shards(stage: str, args: argparse.Namespace) -> Path:
-    from bdkit.training.pretraining.presets import CONTROLNET_ON_SHARDS, STAGE1, STAGE2
+    from bdkit.training.pretraining.presets import CONTROLNET_ON_SHARDS, RE_IMAGEN_ON_SHARDS, STAGE1, STAGE2
     from bdkit.training.pretraining.shard_stages import (
         pretrain_controlnet_on_shards,
+        pretrain_re_imagen_on_shards,
         pretrain_stage1,
         pretrain_stage2,
     )
 
-    all_presets: dict[str, Any] = {"stage1": STAGE1, "stage2": STAGE2, "controlnet": CONTROLNET_ON_SHARDS}
+    all_presets: dict[str, Any] = {
+        "stage1": STAGE1,
+        "stage2": STAGE2,
+        "controlnet": CONTROLNET_ON_SHARDS,
+        "re-imagen": RE_IMAGEN_ON_SHARDS,
+    }
     presets = all_presets[stage]
     if args.preset not in presets:
         raise InputError(f"--preset {args.preset!r} is not known for {stage}; use {', '.join(presets)}")
@@ -137,6 +157,8 @@ def _on_shards(stage: str, args: argparse.Namespace) -> Path:
     preset = replace(preset, training=training, config=own)
     if stage == "stage1":
         return pretrain_stage1(preset, run)
+    if stage == "re-imagen":
+        return pretrain_re_imagen_on_shards(preset, run)
     samples = None
     if run.sample_suite is not None:
         from eval.generate.samples import SuiteSamples, small_suite

@@ -10,11 +10,13 @@ from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.methods.dreambooth import DreamBooth
 from bdkit.methods.dreambooth_lora import DreamBoothLora
 from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
+from bdkit.methods.re_imagen import ReImagen
 from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.speed import speed_up
-from bdkit.training.config import FewStepConfig, MethodConfig
+from bdkit.training.config import FewStepConfig
+from bdkit.training.method_config import MethodConfig
 from bdkit.utils.config import checked_value
 from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
@@ -24,6 +26,7 @@ METHODS: dict[str, Any] = {
     "textual-inversion": TextualInversion,
     "dreambooth": DreamBooth,
     "dreambooth-lora": DreamBoothLora,
+    "re-imagen": ReImagen,
     "blip-diffusion": BlipDiffusionMethod,
 }
 

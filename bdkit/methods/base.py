@@ -16,8 +16,9 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import check_words, one_placeholder
 from bdkit.sampling import check_guidance, make_scheduler, with_timesteps
-from bdkit.training.config import FewStepConfig, MethodConfig
+from bdkit.training.config import FewStepConfig
 from bdkit.training.finetuning import AfterStep, Snapshot, Work, cast
+from bdkit.training.method_config import MethodConfig
 from bdkit.utils.errors import InputError
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from bdkit.methods.base import TrainedMethod, exchanged, load_weights
 from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.config import BlipDiffusionConfig
 from bdkit.training.finetuning import Snapshot, cast, finetune_subject
+from bdkit.training.method_config import BlipDiffusionConfig
 
 
 class BlipDiffusionMethod(TrainedMethod):

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from bdkit.methods.base import TrainedMethod, exchanged, load_weights
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.text_encoder import SubjectTextEncoder
-from bdkit.training.config import DreamBoothConfig
 from bdkit.training.finetuning import (
     CAPTION,
     Snapshot,
@@ -28,6 +27,7 @@ from bdkit.training.finetuning import (
     train_few_steps,
     training_settings,
 )
+from bdkit.training.method_config import DreamBoothConfig
 from bdkit.utils.errors import InputError
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from bdkit.training.config import (
+from bdkit.training.method_config import (
     BlipDiffusionConfig,
     DreamBoothConfig,
     DreamBoothLoraConfig,
     MethodConfig,
+    ReImagenConfig,
     TextToImageConfig,
     TextualInversionConfig,
 )
@@ -32,6 +33,7 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             weight_decay=0.0,
             templates=("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}"),
         ),
+        "re-imagen": ReImagenConfig(start="mini-base"),
     },
     "paper": {
         "base": TextToImageConfig(),
@@ -55,6 +57,8 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
         "textual-inversion": TextualInversionConfig(
             steps=3000, learning_rate=4 * 5e-4, batch_size=1, gradient_accumulation_steps=4, **FULL_SIZE
         ),
+        # arXiv 2209.14491: 0.600 / 0.740 / 0.270. No public weights exist; its guidance scales are not known here.
+        "re-imagen": ReImagenConfig(),
     },
     "public": {
         "base": TextToImageConfig(),
@@ -77,6 +81,7 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             with_class_noun=False,
             **FULL_SIZE,
         ),
+        "re-imagen": ReImagenConfig(),
     },
 }
 DEFAULT_PRESET = "paper"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bdkit.methods.base import ModelMethod
 from bdkit.models.latent_diffusion import LatentDiffusion
-from bdkit.training.config import TextToImageConfig
+from bdkit.training.method_config import TextToImageConfig
 from bdkit.utils.errors import InputError
 
 

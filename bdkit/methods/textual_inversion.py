@@ -12,7 +12,6 @@ from bdkit.checkpoints.files import WORD
 from bdkit.methods.base import TrainedMethod, exchanged
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import one_placeholder
-from bdkit.training.config import TextualInversionConfig
 from bdkit.training.finetuning import (
     Snapshot,
     cache_latents,
@@ -23,6 +22,7 @@ from bdkit.training.finetuning import (
     train_few_steps,
     training_settings,
 )
+from bdkit.training.method_config import TextualInversionConfig
 from bdkit.utils.errors import InputError
 
 

@@ -36,6 +36,20 @@ class MultimodalEncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """What Re-Imagen (arXiv 2209.14491) adds to a U-Net.
+
+    heads: of the attention to the neighbours
+    rank: of the low-rank additions to the U-Net
+    target_modules: ends of the names of the linear layers and convolutions that get one
+    """
+
+    heads: int = 8
+    rank: int = 8
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Sizes of a model; a vocabulary that is not stated has the size of the tokenizer's.
 

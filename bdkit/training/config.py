@@ -1,46 +1,14 @@
-"""Settings of every training and method, free of torch, so that the command line's help answers at once."""
+"""Settings of every training, free of torch, so that the command line's help answers at once."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bdkit.models.configs import PLACEHOLDER_TOKEN, RARE_TOKEN
 from bdkit.utils.errors import InputError
 
 PRECISIONS = ("no", "bf16", "fp16")
 SCHEDULES = ("constant", "linear", "cosine")
-
-# The neutral captions of the original code of Textual Inversion
-CAPTION_TEMPLATES = (
-    "a photo of a {}",
-    "a rendering of a {}",
-    "a cropped photo of the {}",
-    "the photo of a {}",
-    "a photo of a clean {}",
-    "a photo of a dirty {}",
-    "a dark photo of the {}",
-    "a photo of my {}",
-    "a photo of the cool {}",
-    "a close-up photo of a {}",
-    "a bright photo of the {}",
-    "a cropped photo of a {}",
-    "a photo of the {}",
-    "a good photo of the {}",
-    "a photo of one {}",
-    "a close-up photo of the {}",
-    "a rendition of the {}",
-    "a photo of the clean {}",
-    "a rendition of a {}",
-    "a photo of a nice {}",
-    "a good photo of a {}",
-    "a photo of the nice {}",
-    "a photo of the small {}",
-    "a photo of the weird {}",
-    "a photo of the large {}",
-    "a photo of a cool {}",
-    "a photo of a small {}",
-)
 
 # The stages of the pre-training in their order, and what each is for
 PRETRAINING_STAGES = {
@@ -54,7 +22,10 @@ PRETRAINING_STAGES = {
 
 
 # Trained beside the finished base; part of no model, so not of `bdkit pretrain mini`
-BESIDE_STAGES = {"controlnet": "edges to images: a ControlNet beside the run's own base, or the shipped one (Sec. 4.2)"}
+BESIDE_STAGES = {
+    "controlnet": "edges to images: a ControlNet beside the run's own base, or the shipped one (Sec. 4.2)",
+    "re-imagen": "like neighbours to images: Re-Imagen on the run's own base, or the shipped one (arXiv 2209.14491)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +97,7 @@ class ShardConfig:
     image_encoder: stage 1: a CLIP ViT (folder or hub id, of transformers or open_clip), or a BLIP-Diffusion with one
     qformer: stage 1: the Q-Former's start, a BERT or BLIP-2 (folder or hub id), or random
     qformer_tokenizer: stage 1: a BERT tokenizer, where none is beside --qformer
-    base: stage 2 and controlnet: the text-to-image model to start from, a Stable Diffusion v1 or BLIP-Diffusion
+    base: all but stage 1: the text-to-image model to start from, a Stable Diffusion v1 or BLIP-Diffusion
     init: stage 2: stage 1's result (its RUN/model), or a BLIP-Diffusion; stage 1: an encoder to continue
     backgrounds: stage 2: shards of images to blend the subjects on, or mini, the mini world's
     template: stage 2: where the subject vectors stand in a prompt: paper, public or place
@@ -223,123 +194,3 @@ class FinetuneConfig(FewStepConfig):
     """
 
     train_embedding: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """Where a method starts, and how it generates.
-
-    start: folder or name of the model it starts from; none: the given model
-    guidance_scale: how strictly to follow the prompt; none: the model's default
-    num_inference_steps: denoising steps; none: the model's default
-    scheduler: name of a sampler, a diffusers class such as DDIMScheduler; none: the model's default
-    negative_prompt: what not to show; none: the model's default
-    prompt_reps: how often the text is repeated; none: the model's default
-    """
-
-    start: str | None = None
-    guidance_scale: float | None = None
-    num_inference_steps: int | None = None
-    scheduler: str | None = None
-    negative_prompt: str | None = None
-    prompt_reps: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextToImageConfig(MethodConfig):
-    """Base.
-
-    token: word before the class noun in every prompt, such as a LoRA's own; none: the word that the start has learned
-    """
-
-    token: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlipDiffusionConfig(FinetuneConfig, MethodConfig):
-    """Few-step fine-tuning and generation; ``steps=0`` is zero-shot."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DreamBoothConfig(FewStepConfig, MethodConfig):
-    """DreamBooth.
-
-    token: the rare word that comes to mean the subject
-    train_text_encoder: train the text encoder too
-    prior_loss_weight: weight of the loss on images of the class, which keeps "a dog" any dog; 0: no such images
-    class_images: how many of them the model itself generates from "a dog" before it is trained
-    """
-
-    token: str = RARE_TOKEN
-    train_text_encoder: bool = False
-    prior_loss_weight: float = 0.0
-    class_images: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        wrong = not 0 <= self.prior_loss_weight < math.inf or self.class_images < 0
-        if wrong or (self.prior_loss_weight > 0 and self.class_images < 1):
-            raise InputError(
-                f"prior_loss_weight is {self.prior_loss_weight} with {self.class_images} class_images; "
-                "use a weight of at least 0, and with a weight at least 1 image"
-            )
-        _check_word("token", self.token)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DreamBoothLoraConfig(DreamBoothConfig):
-    """DreamBooth-LoRA.
-
-    rank: of the added matrices
-    alpha: the addition is scaled by alpha / rank; none: the rank
-    target_modules: ends of the names of the linear layers that get an addition
-    """
-
-    rank: int = 4
-    alpha: float | None = None
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank < 1:
-            raise InputError(f"rank is {self.rank}; use at least 1")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise InputError(f"alpha is {self.alpha}; use a number above 0, or none for the rank")
-        if not self.target_modules:
-            raise InputError("target_modules is empty; name at least one layer, such as to_q")
-        if self.train_text_encoder:
-            raise InputError("dreambooth-lora trains the U-Net alone; leave train_text_encoder out, or use dreambooth")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextualInversionConfig(FewStepConfig, MethodConfig):
-    """Textual Inversion.
-
-    placeholder_token: the new word
-    templates: captions of the subject's images, one drawn for each
-    with_class_noun: write "<*> dog" rather than "<*>", in training as in the prompts
-    """
-
-    placeholder_token: str = PLACEHOLDER_TOKEN
-    templates: tuple[str, ...] = CAPTION_TEMPLATES
-    with_class_noun: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_word("placeholder_token", self.placeholder_token)
-
-
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    "base": TextToImageConfig,
-    "textual-inversion": TextualInversionConfig,
-    "dreambooth": DreamBoothConfig,
-    "dreambooth-lora": DreamBoothLoraConfig,
-    "blip-diffusion": BlipDiffusionConfig,
-}
-"""The settings of each of `bdkit.methods.METHODS`, whose modules import torch."""
-
-
-def _check_word(name: str, word: str) -> None:
-    """The word takes a placeholder's position in prompts, so it may be neither empty nor a placeholder itself."""
-    if not word or word != word.strip() or "{" in word or "}" in word:
-        raise InputError(f"{name} is {word!r}; use a word without braces or spaces around it")

@@ -66,3 +66,38 @@ class SubjectRepresentationConfig:
             raise InputError(f"subject_weight is {self.subject_weight}; use a number above 0")
         if self.noise_weights is not None and len(self.noise_weights) != 2:
             raise InputError(f"noise_weights is {self.noise_weights}; use two numbers, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalAugmentedConfig:
+    """Re-Imagen's training (arXiv 2209.14491), after the paper, from secondary sources.
+
+    Paper: the whole U-Net is trained; here: the attention to the neighbours and a low-rank addition, so that what is
+    trained is small beside the model.
+    Paper: all timesteps weigh the same; here: ``noise_weights``, as in stage 2.
+    Paper: a neighbour's text is its caption; here: for ``class_noun_share`` of them "a" and the class noun, which is
+    all that is known of a subject's images.
+
+    neighbours: how many each image has, by BM25 over the captions, without its own pair
+    text_drop: share of the prompts that are empty
+    neighbour_drop: share of the images that see no neighbours, drawn apart from the other
+    detail_share: share of the mini world's prompts that also name colours, pattern and parts
+    class_noun_share: share of the neighbours whose text is the class noun alone
+    noise_weights: least and largest weight of a timestep's error, 1 / SNR between them; none: all the same
+    """
+
+    neighbours: int = 2
+    text_drop: float = 0.1
+    neighbour_drop: float = 0.1
+    detail_share: float = 0.3
+    class_noun_share: float = 0.5
+    noise_weights: tuple[float, ...] | None = (0.2, 10.0)
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise InputError(f"neighbours is {self.neighbours}; use at least 1")
+        for name in ("text_drop", "neighbour_drop", "detail_share", "class_noun_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
+        if self.noise_weights is not None and len(self.noise_weights) != 2:
+            raise InputError(f"noise_weights is {self.noise_weights}; use two numbers, or none")

@@ -20,6 +20,8 @@ PART = 4096
 class CorpusConfig:
     """What the corpus holds; each scene has another subject, so none is seen in two contexts.
 
+    With ``images_per_subject`` above 1 so many scenes in a row show the same one, as Re-Imagen's neighbours need.
+
     Paper: 292K OpenImages images without property edits; here: ``change_share`` of the scenes show a property change
     ("a red ...") that the subject itself doesn't have, because the base model must know those words, and stage 2 must
     learn that they win over the subject prompt. With ``plain`` such a scene, and one with an outfit, is kept a second
@@ -34,6 +36,7 @@ class CorpusConfig:
     change_share: float = 0.16
     live_share: float | None = None  # of the scenes; None: each class has the same
     plain: bool = False
+    images_per_subject: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +64,14 @@ class Corpus:
 def corpus_scene(config: CorpusConfig, index: int) -> tuple[Scene, np.random.Generator]:
     """Scene ``index`` of the corpus, and the generator that its captions continue."""
     rng = np.random.default_rng([config.seed, index])
+    number, several = index // config.images_per_subject, config.images_per_subject > 1
+    of_subject = np.random.default_rng([config.seed, number, 1]) if several else rng
     classes = CLASSES
     if config.live_share is not None:
-        live = rng.random() < config.live_share
+        live = of_subject.random() < config.live_share
         classes = tuple(noun for noun in CLASSES if (noun in LIVE_CLASSES) == live)
-    noun = classes[rng.integers(len(classes))]
-    subject = sample_subject(noun, f"corpus/{config.seed}/{index}", config.split)
+    noun = classes[of_subject.integers(len(classes))]
+    subject = sample_subject(noun, f"corpus/{config.seed}/{number}", config.split)
     context = STUDIO if rng.random() < config.studio_share else CONTEXTS[rng.integers(len(CONTEXTS))]
     outfit = change = None
     if noun in LIVE_CLASSES and rng.random() < config.outfit_share:
@@ -116,7 +121,8 @@ def build_corpus(config: CorpusConfig, folder: Path, *, workers: int | None = No
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, config.scenes, PART)
-    paths = [folder / f"{config.split}-{config.seed}-{config.scenes}-{start:07d}.npz" for start in starts]
+    several = f"x{config.images_per_subject}" if config.images_per_subject > 1 else ""
+    paths = [folder / f"{config.split}-{config.seed}-{config.scenes}{several}-{start:07d}.npz" for start in starts]
     jobs = [(config, s, min(PART, config.scenes - s), p) for s, p in zip(starts, paths, strict=True) if not p.exists()]
     make_parts(_render_part, jobs, name="rendering", workers=workers, progress=progress)
     return load_corpus(paths)

@@ -1,4 +1,4 @@
-"""Stages 1 and 2 on shards, at any size: what they start from, the same training as in memory, and the result."""
+"""The stages on shards, at any size: what they start from, the same training as in memory, and the result."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,20 +13,24 @@ from accelerate import PartialState
 from bdkit.checkpoints.encoder_parts import EncoderPart, load_encoder, new_encoder, save_encoder
 from bdkit.checkpoints.files import new_folder
 from bdkit.checkpoints.load import load_base, model_hash
+from bdkit.checkpoints.re_imagen import new_retrieval_unet, save_re_imagen
 from bdkit.checkpoints.save import save_blip_diffusion
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import Conventions, find_template
+from bdkit.training.bm25 import bm25_neighbours
 from bdkit.training.config import ShardConfig, TrainingConfig
 from bdkit.training.controlnet import EMPTY_SHARE, train_controlnet
 from bdkit.training.data import divided
 from bdkit.training.pretraining.context_generation import PromptTokenizer
 from bdkit.training.pretraining.multimodal_representation import train_multimodal_representation
-from bdkit.training.pretraining.presets import PRETRAIN, Stage1Preset, Stage2Preset
+from bdkit.training.pretraining.presets import PRETRAIN, ReImagenPreset, Stage1Preset, Stage2Preset
+from bdkit.training.pretraining.retrieval_augmented import train_retrieval_augmented
 from bdkit.training.pretraining.stages import random_backgrounds
 from bdkit.training.pretraining.subject_representation import train_subject_representation
 from bdkit.training.shards.batches import (
     EncodeTargets,
+    FinishNeighbours,
     FinishPairs,
     FinishStructures,
     FinishSubjects,
@@ -35,6 +39,7 @@ from bdkit.training.shards.batches import (
     shard_latents,
 )
 from bdkit.training.shards.read import Shards
+from bdkit.training.shards.retrieval import RetrievalSamples, captions_of
 from bdkit.training.shards.samples import Backgrounds, PairSamples, StructureSamples, SubjectSamples
 from bdkit.training.tracking import Samples, Tracking, check_tracker
 from bdkit.utils.env import is_main_process
@@ -216,6 +221,41 @@ def pretrain_controlnet_on_shards(training: TrainingConfig, run: ShardConfig, *,
             with new_folder(out) as folder:
                 net.save_pretrained(folder)
                 write_json({"beside": str(run.base), **record}, folder / "run.json")
+    return out
+
+
+def pretrain_re_imagen_on_shards(preset: ReImagenPreset, run: ShardConfig, *, progress: bool = True) -> Path:
+    """Trains Re-Imagen on pairs of image and caption, whose neighbours BM25 finds; returns the additions' folder."""
+    out = run.out / MODEL
+    if run.base is None:
+        raise InputError("Re-Imagen adds to a model; give --base, such as a Stable Diffusion v1's folder")
+    if run.log_with is not None:
+        check_tracker(run.log_with)
+    shards, model = Shards(run.data), load_base(run.base)
+    settings = {"stage": "re-imagen", **asdict(preset), **_given(run), "data": shards.fingerprint}
+    each = divided(preset.training, run.micro_batch)
+    with _claimed(run.out, settings):
+        if out.exists():
+            return out
+        device = run_device(run.device)
+        unet = new_retrieval_unet(model.to(device), preset.retrieval, each.seed)
+        samples = RetrievalSamples(
+            tokenizer=model.tokenizer,
+            length=model.text_encoder.max_length,
+            resolution=model.resolution,
+            config=preset.config,
+            shards=shards,
+            neighbours=bm25_neighbours(captions_of(shards), preset.config.neighbours),
+        )
+        finish = FinishNeighbours(EncodeTargets(model.vae, each.mixed_precision))
+        batches = shard_batches(shards, samples, each, finish, run.workers)
+        tracking = None if run.log_with is None else Tracking(run.log_with, run.out / "log", every=run.log_every)
+        record = train_retrieval_augmented(
+            model, unet, batches, each, preset.config, run.out, progress=progress, device=device, tracking=tracking
+        )
+        if is_main_process():
+            record = {"config": asdict(preset.config), "data": shards.fingerprint, "training": record}
+            save_re_imagen(unet, out, preset.retrieval, record, model)
     return out
 
 

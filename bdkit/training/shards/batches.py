@@ -14,9 +14,11 @@ from bdkit.training.config import TrainingConfig
 from bdkit.training.data import step_generator
 from bdkit.training.pretraining.autoencoder import encode_corpus, latent_batch
 from bdkit.training.pretraining.image_encoder import flip_half
+from bdkit.training.pretraining.retrieval_augmented import RetrievalBatch
 from bdkit.training.pretraining.subject_representation import SubjectBatch, covered, pixel_weights
 from bdkit.training.shards.latents import Latents, cache_latents
 from bdkit.training.shards.read import Record, ShardLoader, Shards
+from bdkit.training.shards.retrieval import RetrievalSamples
 from bdkit.training.shards.samples import PairSamples, StructureSamples, SubjectSamples, SubjectTensors, square
 from bdkit.utils.env import rank, world_size
 
@@ -50,7 +52,7 @@ class ShardBatches:
 
 def shard_batches(
     shards: Shards,
-    samples: PairSamples | SubjectSamples | StructureSamples,
+    samples: PairSamples | SubjectSamples | StructureSamples | RetrievalSamples,
     training: TrainingConfig,
     finish: Finish,
     workers: int = 0,
@@ -123,6 +125,26 @@ class FinishSubjects:
             input_ids=batch.input_ids.to(device),
             subject_mask=batch.subject_mask.to(device),
             pixel_weights=pixel_weights(shares, self.subject_weight),
+        )
+
+
+class FinishNeighbours:
+    """Batches of `RetrievalSamples` as Re-Imagen's training takes them."""
+
+    def __init__(self, encode: EncodeTargets) -> None:
+        self.encode = encode
+
+    def __call__(self, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> RetrievalBatch:
+        images, ids, shown = batch
+        device = self.encode.vae.device
+        latents = self.encode(images.flatten(0, 1), generator).unflatten(0, images.shape[:2])
+        ids = ids.to(device)
+        return RetrievalBatch(
+            latents=latents[:, 0].contiguous(memory_format=torch.channels_last),
+            input_ids=ids[:, 0],
+            neighbours=latents[:, 1:],
+            neighbour_ids=ids[:, 1:],
+            shown=shown.to(device),
         )
 
 

@@ -9,7 +9,7 @@ from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import METHODS, build_method, method_config
 from bdkit.methods.presets import METHOD_PRESETS
 from bdkit.testing.tiny_model import tiny_model
-from bdkit.training.config import METHOD_CONFIGS
+from bdkit.training.method_config import METHOD_CONFIGS
 from bdkit.utils.errors import InputError
 from eval.experiments import TABLE1
 
@@ -66,6 +66,11 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("dreambooth", {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps 0"),
         ("dreambooth-lora", {"rank": 0}, "rank is 0"),
         ("dreambooth-lora", {"train_text_encoder": True}, "trains the U-Net alone"),
+        ("re-imagen", {}, "re-imagen has no additions for this model (none are shipped yet); train them with bdkit"),
+        ("re-imagen", {"adapter": "no-such-folder"}, "no-such-folder holds no additions of Re-Imagen"),
+        ("re-imagen", {"neighbours": 0}, "neighbours is 0; use at least 1"),
+        ("re-imagen", {"text_share": 2}, "text_share is 2.0; use a share from 0 to 1"),
+        ("re-imagen", {"neighbour_guidance_scale": -1}, "guidance_scale is -1.0"),
         ("textual-inversion", {"steps": 0}, "learns nothing"),
         ("textual-inversion", {"templates": []}, "at least one template"),
         ("textual-inversion", {"placeholder_token": "dog"}, "choose another"),

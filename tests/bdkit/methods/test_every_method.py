@@ -1,10 +1,15 @@
 """What holds for every method: exact in its seed, independent of what came before, and the model stays as it was."""
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bdkit.checkpoints.re_imagen import additions, new_retrieval_unet, save_re_imagen
 from bdkit.methods import METHODS, Method, build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
+from bdkit.models.configs import RetrievalConfig
 from bdkit.testing.tiny_model import tiny_model
 from bdkit.utils.errors import InputError
 
@@ -25,14 +32,34 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dreambooth": ("dreambooth", {**COMMON, "prior_loss_weight": 1.0, "class_images": 3}),
     "dreambooth-lora": ("dreambooth-lora", COMMON),
     "dreambooth with text encoder": ("dreambooth", {**COMMON, "train_text_encoder": True}),
+    "re-imagen": ("re-imagen", {}),
     "zero-shot": ("blip-diffusion", {"steps": 0}),
     "fine-tuned": ("blip-diffusion", COMMON),
 }
-TRAINED = [name for name in CASES if name not in ("base", "zero-shot")]
+TRAINED = [name for name in CASES if name not in ("base", "re-imagen", "zero-shot")]
+
+
+@cache
+def adapter_folder() -> Path:
+    """Additions of Re-Imagen that look at the neighbours, for the tiny model."""
+    folder, config, model = (
+        Path(tempfile.mkdtemp(prefix="bdkit-tests-")) / "additions",
+        RetrievalConfig(heads=2),
+        tiny_model(),
+    )
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    config, model = RetrievalConfig(heads=2, rank=2), tiny_model()
+    unet, generator = new_retrieval_unet(model, config), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in additions(unet).values():
+            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+    return save_re_imagen(unet, folder, config, {}, model)
 
 
 def build(case: str, model: BlipDiffusion) -> Method:
     name, settings = CASES[case]
+    if case == "re-imagen":
+        settings = {"adapter": str(adapter_folder())}
     return build_method(name, model, preset="mini", **{"start": None, **settings})
 
 

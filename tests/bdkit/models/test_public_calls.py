@@ -17,7 +17,7 @@ from bdkit.methods.blip_diffusion import BlipDiffusionMethod
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.sampling import initial_noise
 from bdkit.testing.tiny_checkpoints import public_tiny_model
-from bdkit.training.config import BlipDiffusionConfig
+from bdkit.training.method_config import BlipDiffusionConfig
 from bdkit.utils.errors import InputError
 
 
