@@ -1,13 +1,14 @@
 """The command line: `bdkit COMMAND ...`. Only the chosen command's module is imported, so help answers at once."""
 
 import argparse
+import difflib
 import errno
 import importlib
 import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -55,7 +56,21 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error as one line."""
+    """An argument parser that reports an error as one line.
+
+    Attributes:
+        flags: of the chosen command.
+    """
+
+    flags: Collection[str] = ()
+
+    def flags_like(self, unknown: str) -> list[str]:
+        """The chosen command's flags that end or begin like an unknown one (--steps: --num-inference-steps), else
+        those that are spelt alike; three at most.
+        """
+        name = unknown.partition("=")[0].lstrip("-")
+        parts = [flag for flag in self.flags if flag.startswith(f"--{name}-") or flag.endswith(f"-{name}")]
+        return (parts or difflib.get_close_matches(f"--{name}", self.flags))[:3]
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError with argparse's message and a pointer to the help."""
@@ -89,6 +104,8 @@ def build_parser(command: str | None = None, arguments: Sequence[str] = ()) -> P
             module.add_arguments(subparser)
             if hasattr(module, "add_dependent_arguments"):
                 module.add_dependent_arguments(subparser, arguments)
+            shown = [action for action in subparser._actions if action.help != argparse.SUPPRESS]
+            parser.flags = [flag for action in shown for flag in action.option_strings if flag.startswith("--")]
     return parser
 
 
@@ -98,9 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
 
     def work() -> int:
-        args, unknown = build_parser(command, arguments).parse_known_args(arguments)
+        parser = build_parser(command, arguments)
+        args, unknown = parser.parse_known_args(arguments)
         if unknown:
-            raise InputError(f"unrecognized arguments: {' '.join(unknown)}; see 'bdkit {args.command} --help'")
+            near = parser.flags_like(unknown[0])
+            hint = f"did you mean {' or '.join(near)}? See" if near else "see"
+            raise InputError(f"unrecognized arguments: {' '.join(unknown)}; {hint} 'bdkit {args.command} --help'")
         return int(_module(args.command).run(args))
 
     return guarded(work)

@@ -9,6 +9,7 @@ examples:
 
 import argparse
 import math
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,9 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_o
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
-from bdkit.utils.io import check_free, file_hash, read_json, write_json
+from bdkit.utils.io import RUN_FILE, as_json, check_free, file_hash, holds_run, write_json
 from bdkit.utils.seeds import check_seed
 
-RUN_FILE = "run.json"
 RESULT, SOURCE, MASK, STRIP = "result.png", "source.png", "mask.png", "strip.png"
 PROMPTS = {
     "source_prompt": ("--from", 'what the source shows, the word to edit in braces: "a {cat} on a sofa"'),
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     record: dict[str, Any] = {
         "command": _plain(config),
         "target_prompt": target,
-        "settings": _json(settings_of(settings)),
+        "settings": as_json(settings_of(settings)),
         "checkpoint": checkpoint_hash(config.model),
         "images": {name: file_hash(path) for name, path in hashed.items()},
         "references": {path.name: file_hash(path) for path in references},
@@ -233,9 +233,14 @@ def _target_prompt(config: EditCommandConfig, model: Any) -> str:
     if words is None and isinstance(model, BlipDiffusion) and model.subject_embeddings is not None:
         if vectors:
             raise InputError(f"{config.model} already holds a subject; leave --subject-images out, or use --model mini")
+        if noun and model.subject_class not in (None, noun):
+            warnings.warn(f"{config.model} holds a {model.subject_class}; it is drawn as a {noun}", stacklevel=2)
         noun, vectors = noun or model.subject_class, True
     if words is not None and vectors:
         raise InputError(f"{config.model} draws its subject by the words {words!r}; leave --subject-images out")
+    learned = model.record.get("finetuned", {}).get("class_noun")
+    if words is not None and config.subject and config.subject != learned:
+        warnings.warn(f"{config.model} draws its subject by the words {words!r}, whatever --subject says", stacklevel=2)
     if config.subject and words is None:
         check_class_noun(config.subject, model.record.get("class_nouns"))
         if not vectors:
@@ -263,12 +268,8 @@ def _target_prompt(config: EditCommandConfig, model: Any) -> str:
 
 def _finished(config: EditCommandConfig, record: dict[str, Any]) -> bool:
     """Whether --out holds this very edit; InputError when it holds another one and --overwrite is missing."""
-    path = config.out / RUN_FILE
-    if not path.exists():
-        return False
-    saved = read_json(path)
-    same = all(saved.get(key) == value for key, value in record.items())
-    if not same and not config.overwrite:
+    same = holds_run(config.out, record)
+    if not same and not config.overwrite and (config.out / RUN_FILE).exists():
         raise InputError(f"{config.out} holds the edit of another command; choose another --out, or add --overwrite")
     return same and all((config.out / name).exists() for name in (RESULT, SOURCE, STRIP))
 
@@ -276,8 +277,4 @@ def _finished(config: EditCommandConfig, record: dict[str, Any]) -> bool:
 def _plain(config: EditCommandConfig) -> dict[str, Any]:
     """What an edit depends on, as JSON holds it; input images stand elsewhere in the record, by their hashes."""
     left_out = ("out", "image", "subject_images", "overwrite")
-    return _json({name: value for name, value in asdict(config).items() if name not in left_out})
-
-
-def _json(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return dict(as_json({name: value for name, value in asdict(config).items() if name not in left_out}))

@@ -18,11 +18,10 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_o
 from bdkit.utils.env import device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image, write_png
-from bdkit.utils.io import check_free, check_unicode, file_hash, read_json, write_json
+from bdkit.utils.io import RUN_FILE, as_json, check_free, check_unicode, file_hash, holds_run, write_json
 from bdkit.utils.progress import progress_bar
 
 CHUNK = 4  # images of one batch; fixed, so that a resumed run makes the same bytes
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +154,8 @@ def generate(config: GenerateConfig) -> int:
     images = [read_image(path) for path in references]
     model = load_drawable(config.model, config.options)
     class_noun = _class_noun(config, model)
+    if config.template is not None and not (images or getattr(model, "subject_embeddings", None) is not None):
+        raise InputError("--template places a subject's vectors, and there are none; give --images, or leave it out")
     scheduler = make_scheduler(config.scheduler, model.scheduler)
     if config.num_inference_steps is not None:
         with_timesteps(scheduler, config.num_inference_steps)
@@ -186,8 +187,6 @@ def generate(config: GenerateConfig) -> int:
         subject["subject_embeddings"] = require_blip_diffusion(model).mean_subjects(images, class_noun, weights)
     if isinstance(model, BlipDiffusion):
         subject["template"] = config.template
-    elif config.template is not None:
-        raise InputError(f"{config.model} has no subject vectors for --template to place; leave it out")
     with progress_bar(total=sum(map(len, chunks)), desc=config.prompt, unit=" images") as bar:
         for chunk in chunks:
             drawn = model(
@@ -259,7 +258,7 @@ def _settings(config: GenerateConfig) -> dict[str, Any]:
     left_out = ("seeds", "out", "images", "control", "overwrite")
     speed = [name for name in ("channels_last", "compile") if not getattr(config, name)]
     settings = {name: value for name, value in asdict(config).items() if name not in (*left_out, *speed)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return dict(as_json(settings))
 
 
 def _class_noun(config: GenerateConfig, model: Any) -> str | None:
@@ -312,10 +311,7 @@ def _class_noun(config: GenerateConfig, model: Any) -> str | None:
 
 def _open_chunks(config: GenerateConfig, seeds: list[int], record: dict[str, Any]) -> list[list[int]]:
     """The fixed chunks of seeds that lack an image; InputError when --out holds images of other settings."""
-    path = config.out / RUN_FILE
-    saved = read_json(path) if path.exists() else {}
-    same = all(saved.get(key) == value for key, value in record.items())
-    if not same and not config.overwrite and _finished(config.out):
+    if not config.overwrite and not holds_run(config.out, record) and _finished(config.out):
         raise InputError(f"{config.out} holds images of another command; choose another --out, or add --overwrite")
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     return [chunk for chunk in chunks if config.overwrite or not all(_path(config.out, s).exists() for s in chunk)]

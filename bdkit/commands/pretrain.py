@@ -29,6 +29,7 @@ from bdkit.training.pretraining.config import (
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, given_fields
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_writable
 
 STAGE_CONFIGS: dict[str, type | None] = {
     "stage1": MultimodalRepresentationConfig,
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.training.pretraining.stages import pretrain_mini
 
     config = config_from_args(PretrainCommandConfig, args)
+    check_writable(config.out)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: there is no GPU that torch can use; leave --device out")
     stages = list(PRETRAINING_STAGES) if config.what == "mini" else [config.what]

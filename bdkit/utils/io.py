@@ -1,5 +1,6 @@
 """Whole files or none: everything a run leaves behind is written here, and read back."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from typing import Any
 from bdkit.utils.errors import InputError
 
 UNFINISHED = ".writing-"
+RUN_FILE = "run.json"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 NAME_BYTES = 200
 WINDOWS_RESERVED = ("CON", "PRN", "AUX", "NUL", *(f"{name}{n}" for name in ("COM", "LPT") for n in range(1, 10)))
 
@@ -87,25 +90,51 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_free(folder: Path, *, overwrite: bool, ignore: str = "", inputs: Path | None = None) -> None:
-    """Raises InputError when `folder` cannot be made or written, when it is the folder of the `inputs`, or holds
-    anything but `ignore` and may not be overwritten.
-    """
+def check_writable(folder: str | Path, flag: str = "--out") -> None:
+    """Raises InputError when `folder`, which a user gave with `flag`, cannot be made or written."""
+    folder = Path(folder)
     try:
         for path in (folder, *folder.parents):
             if path.is_symlink() and not path.exists():
-                raise InputError(f"{path} is a link that leads nowhere; choose another --out")
-        if inputs is not None and folder.resolve() == inputs.resolve():
-            raise InputError(f"--out {folder} is the folder of the images that are read; choose another --out")
+                raise InputError(f"{path} is a link that leads nowhere; choose another {flag}")
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:
-        raise InputError(f"{folder} cannot be a folder ({error.strerror}); choose another --out") from error
+        raise InputError(f"{folder} cannot be a folder ({error.strerror}); choose another {flag}") from error
     if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file; give a folder with --out")
-    if not os.access(nearest, os.W_OK):
-        raise InputError(f"{nearest} cannot be written to (read-only, or no permission); choose another --out")
-    if not overwrite and folder.is_dir() and any(path.name != ignore for path in folder.iterdir()):
+        raise InputError(f"{nearest} is a file; give a folder with {flag}")
+    try:  # permissions alone do not tell: root may write anywhere, but not on /proc
+        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=UNFINISHED))
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise InputError(
+            f"{nearest} cannot be written to (read-only, or no permission); choose another {flag}"
+        ) from error
+
+
+def check_free(folder: Path, *, overwrite: bool, ignore: str = "", inputs: Path | None = None) -> None:
+    """Raises InputError when `folder` cannot be made or written, when it is the folder of the `inputs`, or holds
+    anything but `ignore` and what a killed run was writing, and may not be overwritten.
+    """
+    check_writable(folder)
+    if inputs is not None and folder.resolve() == inputs.resolve():
+        raise InputError(f"--out {folder} is the folder of the images that are read; choose another --out")
+    if overwrite or not folder.is_dir():
+        return
+    if any(path.name != ignore and not path.name.startswith(UNFINISHED) for path in folder.iterdir()):
         raise InputError(f"{folder} already holds something; choose another --out, or --overwrite to replace it")
+
+
+def holds_run(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the run.json of `folder` begins with all that `record` says: it is the same run, finished or not."""
+    path = folder / RUN_FILE
+    saved = read_json(path) if path.exists() else {}
+    return bool(saved) and all(saved.get(key) == value for key, value in as_json(record).items())
+
+
+def as_json(value: Any) -> Any:
+    """A value as a JSON file gives it back: lists for tuples, text for paths."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def safe_name(text: str) -> str:

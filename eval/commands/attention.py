@@ -16,7 +16,7 @@ from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
 from bdkit.utils.seeds import check_seed
-from eval.commands.interpolate import RUN_FILE, find_subject
+from eval.commands.interpolate import find_subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class AttentionConfig(CheckpointConfig):
     mask: the subject in --image, white where it is
     steps: number of timesteps, evenly spaced
     seed: of the image, where it is drawn, and of the noise that is added to it
-    out: folder for attention.png, attention.csv, image.png and run.json
+    out: folder for attention.png, attention.csv, image.png and run.json; the same command makes all of them again
     overwrite: replace what --out holds
     """
 
@@ -74,11 +74,27 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.models.blip_diffusion import require_blip_diffusion
     from bdkit.utils.env import commit, device_name, library_versions, pick_device
     from bdkit.utils.images import read_image, write_png
-    from bdkit.utils.io import check_free, file_hash, write_json, write_text
+    from bdkit.utils.io import (
+        RUN_FILE,
+        as_json,
+        check_free,
+        file_hash,
+        holds_run,
+        remove_unfinished,
+        write_json,
+        write_text,
+    )
 
-    check_free(config.out, overwrite=config.overwrite)
     image = None if config.image is None else read_image(config.image)
     mask = None if config.mask is None else read_image(config.mask)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite")}
+    record: dict[str, Any] = {
+        "settings": as_json(settings),
+        "checkpoint": checkpoint_hash(config.model),
+        "subject": {key: value for key, value in subject.items() if key != "images"},
+        "image": {path.name: file_hash(path) for path in (config.image, config.mask) if path is not None},
+    }
+    check_free(config.out, overwrite=config.overwrite or holds_run(config.out, record))
     if image is None:
         image, mask = draw_scene(config.who, config.prompt, config.seed)
     model = require_blip_diffusion(load_drawable(config.model, config.options))
@@ -92,15 +108,12 @@ def run(args: argparse.Namespace) -> int:
     found = attention_maps(model, image, prompt, vectors, steps=config.steps, seed=config.seed)
     rows = table(found, mask)
     means = pd.DataFrame(mean_by_token(rows)).drop(columns=["layer", "timestep"])
+    remove_unfinished(config.out)
+    write_json(record, config.out / RUN_FILE)  # first: a run that is killed from here on can be repeated
     write_png(image, config.out / "image.png")
     write_png(figure(found, image, mask), config.out / "attention.png")
     write_text(pd.DataFrame(rows).to_csv(index=False, float_format="%.4f"), config.out / "attention.csv")
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite")}
-    record: dict[str, Any] = {
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
-        "checkpoint": checkpoint_hash(config.model),
-        "subject": {key: value for key, value in subject.items() if key != "images"},
-        "image": {path.name: file_hash(path) for path in (config.image, config.mask) if path is not None},
+    record |= {
         "model": model.settings(),
         "device": device_name(),
         "libraries": library_versions(),

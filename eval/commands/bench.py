@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_writable
 from dreambench.editing import CONTROL_MINI, EDIT_MINI, EditMiniConfig
 from eval.experiments import TABLE1, BenchConfig, read_rows
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from eval.bench import run_bench
 
     config = config_of(args)
+    check_writable(config.results_dir)
     out = run_bench(config)
     if config.shard is not None:
         print(
@@ -72,6 +74,7 @@ def run_edits(args: argparse.Namespace) -> int:
         raise InputError(f"{suite} has no {flag_of(name)}; leave it out")
     config = config_from_args(EditMiniConfig, args)
     out, model = given.get("out") or Path("results") / suite, given.get("model", "mini")
+    check_writable(out)
     if suite == EDIT_MINI:
         from eval.mini.edit_scores import run_edit_mini
 

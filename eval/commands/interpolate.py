@@ -18,7 +18,6 @@ from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
 from bdkit.utils.seeds import check_seed
 
-RUN_FILE = "run.json"
 MOST_STEPS = 100  # a strip of more cannot be looked at
 
 
@@ -35,7 +34,7 @@ class InterpolateConfig(CheckpointConfig):
     seed: of the noise that all images start from
     guidance_scale: how strictly to follow the prompt; none: the model's own
     num_inference_steps: denoising steps; none: the model's own
-    out: folder for the images, strip.png, walk.gif and run.json
+    out: folder for the images, strip.png, walk.gif and run.json; the same command makes all of them again
     overwrite: replace what --out holds
     """
 
@@ -83,9 +82,15 @@ def run(args: argparse.Namespace) -> int:
     from bdkit.models.blip_diffusion import require_blip_diffusion
     from bdkit.utils.env import commit, device_name, library_versions, pick_device
     from bdkit.utils.images import write_png
-    from bdkit.utils.io import check_free, write_bytes, write_json
+    from bdkit.utils.io import RUN_FILE, as_json, check_free, holds_run, remove_unfinished, write_bytes, write_json
 
-    check_free(config.out, overwrite=config.overwrite)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite")}
+    record: dict[str, Any] = {
+        "settings": as_json(settings),
+        "checkpoint": checkpoint_hash(config.model),
+        "subjects": [{key: value for key, value in s.items() if key != "images"} for s in subjects],
+    }
+    check_free(config.out, overwrite=config.overwrite or holds_run(config.out, record))
     model = require_blip_diffusion(load_drawable(config.model, config.options))
     for subject in subjects:
         check_class_noun(subject["class_noun"], model.record.get("class_nouns"))
@@ -103,15 +108,13 @@ def run(args: argparse.Namespace) -> int:
         guidance_scale=config.guidance_scale,
         num_inference_steps=config.num_inference_steps,
     )
+    remove_unfinished(config.out)
+    write_json(record, config.out / RUN_FILE)  # first: a run that is killed from here on can be repeated
     for number, image in enumerate(images):
         write_png(image, config.out / f"{number:02d}.png")
     write_png(strip(images), config.out / "strip.png")
     write_bytes(gif(images), config.out / "walk.gif")
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite")}
-    record: dict[str, Any] = {
-        "settings": settings,
-        "checkpoint": checkpoint_hash(config.model),
-        "subjects": [{key: value for key, value in s.items() if key != "images"} for s in subjects],
+    record |= {
         "model": model.settings(),
         "device": device_name(),
         "libraries": library_versions(),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import check_free
+from bdkit.utils.io import check_writable
 
 # A model's folder has one of these
 MODEL_FILES = ("bdkit.json", "model_index.json", "*.safetensors", "*.bin")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         row=row, dataset=config.dataset, samples=config.samples,
     )  # fmt: skip
     if config.dry_run is not None:
-        check_free(config.dry_run, overwrite=True)
+        check_writable(config.dry_run, "--dry-run")
         if config.dry_run.is_dir() and any(config.dry_run.iterdir()):
             raise InputError(f"{config.dry_run} already holds something; give --dry-run another folder")
     with tempfile.TemporaryDirectory(prefix="bdkit-push-") as temporary:

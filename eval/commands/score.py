@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_writable
 from dreambench.registry import load_suite
 from dreambench.suites import Suite
 from eval.experiments import BenchConfig, protocol_of
@@ -127,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = config_from_args(ScoreConfig, args)
     out = config.out or config.images
+    if config.out is not None:
+        check_writable(config.out)
     suite = _suite(config)
     protocol = find_protocol(config.protocol or _protocol(config.images, suite))
     shard = parse_shard(config.shard)
@@ -169,6 +172,7 @@ def run_edits(benchmark: str, folder: Path | None, args: argparse.Namespace) -> 
         raise InputError(f"--benchmark-dir is missing: give {benchmark}'s published folder")
     if config.out is None:
         raise InputError("--out is missing: give a folder for the scores")
+    check_writable(config.out)
     if not config.images.is_dir():
         raise InputError(f"{config.images} is not a folder; give the folder of the edited images")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
+from bdkit.utils.io import check_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from eval.report.tables import make_tables, markdown, summarise, write_tables
 
     config = config_from_args(TableConfig, args)
+    if config.save is not None:
+        check_writable(config.save, "--save")
     if any(path.suffix == ".csv" for path in config.out):
         return _show_experiments(args, config)
     if any(map(is_edit_scores, config.out)):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.io import check_writable
 
 Evaluator = Literal["identity", "classifier", "clip", "dino"]
 
@@ -46,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from eval.mini.train import train_evaluators
 
     config = config_from_args(TrainEvaluatorsCommand, args)
+    check_writable(config.work, "--work")
+    if config.weights is not None:
+        check_writable(config.weights, "--weights")
     measures = train_evaluators(
         config.only,
         work=config.work,

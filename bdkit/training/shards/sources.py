@@ -126,7 +126,7 @@ def _read_list(path: str) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     if suffix == ".csv":
-        yield from csv.DictReader(io.StringIO(text, newline=""))
+        yield from _read_csv(path, text)
         return
     for number, line in enumerate(text.splitlines()):
         if not line.strip():
@@ -138,6 +138,17 @@ def _read_list(path: str) -> Iterator[dict[str, Any]]:
         if not isinstance(value, dict):
             raise InputError(f"line {number + 1} of {path} is no JSON object; write one object a line")
         yield value
+
+
+def _read_csv(path: str, text: str) -> Iterator[dict[str, Any]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        header = rows.fieldnames or []
+        if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+            raise InputError(f"{path} has {other[0]!r} between its columns; save it with commas")
+        yield from rows
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV after line {rows.line_num} ({error}); save it with commas") from error
 
 
 def _read_parquet(path: str, data: bytes) -> Iterator[dict[str, Any]]:

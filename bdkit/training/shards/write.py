@@ -17,7 +17,7 @@ from typing import Any
 from bdkit.training.shards.files import END, file_size, is_remote, join, publish, read_file
 from bdkit.training.shards.jobs import Item, Make, items_in_order, pool_of, threads_of_one
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import read_json, remove_unfinished, write_bytes, write_json
+from bdkit.utils.io import check_writable, read_json, remove_unfinished, write_bytes, write_json
 from bdkit.utils.parallel import locked
 from bdkit.utils.progress import progress_bar
 
@@ -61,10 +61,14 @@ def write_shards(
     if finished is not None:
         shutil.rmtree(Path(out) / WORK if work is None else work, ignore_errors=True)
         return finished
+    if not is_remote(out):
+        check_writable(out)
     if work is None:
         if is_remote(out):
             raise InputError(f"{out} is not on a local disk; give a folder for unfinished work with --work")
         work = Path(out) / WORK
+    else:
+        check_writable(work, "--work")
     with _locked(work, out, settings):
         writer = _Writer(out, work, shard_bytes)
         workers = workers or os.cpu_count() or 1
@@ -107,11 +111,9 @@ def _check_settings(old: dict[str, Any], new: dict[str, Any], out: str) -> None:
 def _locked(work: Path, out: str, settings: dict[str, Any]) -> Iterator[None]:
     """Holds the work folder, which belongs to one run with these settings."""
     record = work / "settings.json"
-    if not is_remote(out) and not record.exists() and os.path.exists(out):
-        if not os.path.isdir(out):
-            raise InputError(f"{out} is a file; give a folder with --out")
-        if set(os.listdir(out)) - {REJECTED, WORK}:
-            raise InputError(f"{out} already holds something else; choose another --out")
+    claimed = is_remote(out) or record.exists() or not os.path.exists(out)
+    if not claimed and set(os.listdir(out)) - {REJECTED, WORK}:
+        raise InputError(f"{out} already holds something else; choose another --out")
     work.mkdir(parents=True, exist_ok=True)
     with locked(work / "lock", f"another run is writing {out}; wait for it or choose another --out"):
         remove_unfinished(work)

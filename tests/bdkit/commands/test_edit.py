@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdkit import cli
+
 FILES = ["mask.png", "result.png", "run.json", "source.png", "strip.png"]
 FEW = ["--num-inference-steps", "3"]
 
@@ -120,3 +122,13 @@ def test_refused_in_one_line(
     given = [text.replace("{photos}", str(photos)) for text in arguments]
     assert message in refused("edit", "--model", model, *given, *FEW, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_another_class_word_than_the_subjects_is_told(
+    my_dog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = ["edit", "--model", str(my_dog), "--generate-source", "--from", "a {cow}", *FEW, "--mask", "none"]
+    for noun, told in (("dog", ""), ("cat", f"bdkit: warning: {my_dog} holds a dog; it is drawn as a cat\n")):
+        assert cli.main([*shared, "--subject", noun, "--out", str(tmp_path / noun)]) == 0
+        assert told in (err := capsys.readouterr().err)
+        assert ("warning" in err) == bool(told)

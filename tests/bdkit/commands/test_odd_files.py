@@ -1,6 +1,5 @@
 """Files and names as people have them, in `bdkit generate` and `bdkit finetune`."""
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -85,9 +84,44 @@ def test_the_folder_of_a_subject_stays_where_it_is(
     assert all(name.startswith("my-") for name in written)
 
 
-def test_a_folder_that_may_not_be_written_is_refused(
-    generate: Callable[..., list[str]], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc, where root cannot write, too")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["GENERATE", "--out"],
+        ["FINETUNE", "--out"],
+        ["prepare", "mini", "--scenes", "2", "--workers", "1", "--out"],
+        ["prepare", "mini", "--scenes", "2", "--workers", "1", "--out", "OUT", "--work"],
+        ["pretrain", "mini", "--smoke", "--out"],
+        ["pretrain", "stage1", "--data", "shards", "--out"],
+        ["train-evaluators", "--smoke", "--work"],
+        ["train-evaluators", "--smoke", "--work", "OUT", "--weights"],
+        ["bench", "mini-quick", "--out"],
+        ["bench", "edit-mini", "--out"],
+        ["score", "images", "--suite", "mini-quick", "--out"],
+        ["table", "results", "--save"],
+        ["interpolate", "mini/dog", "mini/dog6", "--model", "MODEL", "--out"],
+        ["attention", "mini/dog", "--model", "MODEL", "--out"],
+        ["convert", "MODEL"],
+        ["world", "sheet", "--out"],
+        ["push", "MODEL", "user/dog", "--license", "mit", "--dry-run"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    arguments: list[str],
+    generate: Callable[..., list[str]],
+    finetune: Callable[..., list[str]],
+    refused: Callable[..., str],
+    model: Path,
+    tmp_path: Path,
 ) -> None:
-    # root may write everywhere
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert "cannot be written to (read-only, or no permission)" in refused(*generate())
+    (tmp_path / "file").write_text("x")
+    names = {"OUT": str(tmp_path / "out"), "MODEL": str(model)}
+    whole = {"GENERATE": generate, "FINETUNE": finetune}
+    command = [names.get(word, word) for word in arguments]
+    for target, words in ((tmp_path / "file" / "x", "file is a file"), ("/proc/bdkit", "/proc")):
+        given = [*command, str(target)]
+        line = refused(*(whole[given[0]](*given[1:]) if given[0] in whole else given))
+        assert words in line or f"cannot write {target}" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -51,6 +51,9 @@ GENERATE = [
     ([*SUBJECT, "--out", "{photos}"], "is the folder of the images that are read"),
     ([*SUBJECT, "--out", ""], "the path is empty"),
     ([*SUBJECT, "--model", ""], "--model is empty"),
+    (["--prompt", "a dog", "--template", "paper"], "--template places a subject's vectors, and there are none"),
+    (["--steps", "3"], "unrecognized arguments: --steps 3; did you mean --num-inference-steps? See 'bdkit generate"),
+    (["--gidance-scale", "3"], "did you mean --guidance-scale"),
     ([*SUBJECT, "--base", " "], "--base is empty"),
 ]
 FINETUNE = [

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bdkit import cli
 from bdkit.testing.tiny_model import tiny_model
-from bdkit.utils.io import read_json
+from bdkit.utils.io import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,24 @@ def test_folders_and_suite_subjects_are_walked(model: Path, tmp_path: Path) -> N
     record = read_json(tmp_path / "one" / "run.json")
     assert record["settings"]["steps"] == 3
     assert [subject["class_noun"] for subject in record["subjects"]] == ["cat", "dog"]
+
+
+def test_what_a_killed_walk_left_is_made_again_by_the_same_command(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = arguments(model, out, "mini/dog", "mini/dog6", "--steps", 2)
+    assert cli.main(command) == 0
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    record = read_json(out / "run.json")
+    write_json({key: record[key] for key in ("settings", "checkpoint", "subjects")}, out / "run.json")
+    for name in ("01.png", "strip.png", "walk.gif"):
+        (out / name).unlink()
+    (out / ".writing-01.tmp").write_bytes(b"half an image")
+    assert cli.main([*command, "--seed", "1"]) == 2
+    assert "out already holds something" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
 
 
 @pytest.mark.parametrize(

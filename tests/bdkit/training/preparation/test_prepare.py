@@ -235,6 +235,8 @@ def test_txt_in_a_tar_is_the_caption_and_its_mask_is_used(images: Path, tmp_path
         ("path,box\na/0.png,1 2 3\n", "the box '1 2 3'"),
         ("file,caption\na/0.png,a dog\n", "row 1 .* has no path"),
         ("path,caption\n", "holds no image"),
+        ("path;caption;subject\na/0.png;a dog;dog\n", "has ';' between its columns; save it with commas"),
+        ('path,caption\na/0.png,"' + "x" * 200_000, "no CSV after line 1 "),
         ("path,caption\na/0.png,a \xff\n", "not UTF-8"),
     ],
 )
