@@ -66,6 +66,29 @@ TABLE1_FURTHER = (
     Row(name="dreambooth-lora", method="dreambooth-lora"),
 )
 
+# `bdkit reproduce steps`: name -> method and overrides, the training steps after which images are generated, and the
+# factors on the preset's learning rate that `bdkit reproduce search` tries for every one of them
+STEP_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "blip-diffusion": ("blip-diffusion", {}),
+    "dreambooth-from-base": ("dreambooth", {"start": BASE}),
+    "dreambooth": ("dreambooth", {}),
+    "dreambooth-lora": ("dreambooth-lora", {}),
+    "textual-inversion": ("textual-inversion", {}),
+}
+STEP_BUDGETS = {"small": (0, 10, 40, 80, 200, 400), "full": (0, 5, 10, 20, 40, 80, 120, 200, 400, 800)}
+SEARCH_STEPS = (20, 80, 200)
+RATE_FACTORS = (0.25, 0.5, 1.0, 2.0)
+
+
+def step_rows(name: str, budgets: tuple[int, ...], **overrides: Any) -> tuple[Row, ...]:
+    """One row for each of the numbers of steps, all of the one fit of a method of STEP_METHODS."""
+    method, start = STEP_METHODS[name]
+    values = {**start, "steps": max(budgets), "snapshots": tuple(sorted(budgets)), **overrides}
+    label = "".join(f"-{key.replace('_', '-')}-{value:g}" for key, value in overrides.items())
+    return tuple(
+        Row(name=f"{name}{label}-{step}", method=method, overrides=values, snapshot=step) for step in sorted(budgets)
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(SpeedConfig):

@@ -1,12 +1,14 @@
 """`bdkit reproduce NAME`: one of the paper's questions, answered by a CSV, a table and a plot.
 
-NAME is table1, the paper's main table with held-out references and published results beside it; preservation, what the
+NAME is table1, the paper's main table with held-out references and published results beside it; steps, scores against
+fine-tuning steps and seconds, with the learning rates that search finds on development subjects; preservation, what the
 subject model keeps of its base on prompts without a subject; or drift, how far fits on a subject move what is drawn for
 other prompts, and what they cost.
 
 examples:
   bdkit reproduce table1
   bdkit table results/paper/table1.csv
+  bdkit reproduce search && bdkit reproduce steps
   bdkit reproduce preservation --subjects 30 --prompts 25
   bdkit reproduce drift --subjects 2
   bdkit reproduce table1 --budget full --samples 1 --out results/paper

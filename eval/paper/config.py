@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.utils.errors import InputError
-from eval.experiments import BASE, BenchConfig, Row
+from eval.experiments import BASE, STEP_METHODS, BenchConfig, Row
 
 # Experiment -> its module, which has run(config) -> the CSV; table(frame) -> Markdown and plot(frame) -> Figure, which
 # are made from the CSV alone
 EXPERIMENTS = {
     "table1": "eval.paper.table1",
+    "steps": "eval.paper.steps",
+    "search": "eval.paper.search",
     "preservation": "eval.paper.preservation",
     "drift": "eval.paper.drift",
 }
@@ -27,7 +29,7 @@ class ReproduceConfig:
     """Reproduction of the paper.
 
     experiment: what to reproduce
-    suite: as for `bdkit bench`
+    suite: as for `bdkit bench`; none: mini, and mini-dev for search
     model: a folder of weights, a hub id, or mini
     base: the text-to-image model that the model was trained from, a folder or a hub id; none: mini-base beside it
     out: folder for NAME.csv, NAME.md and NAME.png, and for the images and scores in NAME/; a stopped run resumes there
@@ -37,7 +39,8 @@ class ReproduceConfig:
     subjects: measure only so many subjects, spread evenly over the suite
     prompts: measure only so many prompts of each list, spread evenly over it
     samples: measure only the first so many images a prompt
-    methods: names of the rows to run; none: all
+    steps: numbers of training steps of steps and search, such as 0,40,80; none: the budget's
+    methods: names of the rows to run, or of the methods of steps and search; none: all
     photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
     protocol: encoders that score, as for `bdkit bench`
     batch_size: images generated together; none: as many as suit the device
@@ -46,7 +49,7 @@ class ReproduceConfig:
     """
 
     experiment: str = field(metadata={"positional": True, "metavar": "NAME"})
-    suite: str = "mini"
+    suite: str | None = None
     model: str = "mini"
     base: str | None = None
     out: Path = Path("results/paper")
@@ -55,6 +58,7 @@ class ReproduceConfig:
     subjects: int | None = None
     prompts: int | None = None
     samples: int | None = None
+    steps: tuple[int, ...] | None = None
     methods: tuple[str, ...] | None = None
     photos: Path | None = None
     protocol: str | None = None
@@ -71,6 +75,17 @@ class ReproduceConfig:
         """The experiment's result."""
         return self.out / f"{self.experiment}.csv"
 
+    @property
+    def search_csv(self) -> Path:
+        """Where `bdkit reproduce search` leaves the learning rates that it chose."""
+        return self.out / "search.csv"
+
+    def chosen_step_methods(self) -> list[str]:
+        """The names of STEP_METHODS that are run."""
+        if self.methods is not None and (unknown := sorted(set(self.methods) - set(STEP_METHODS))):
+            raise InputError(f"unknown method {unknown[0]!r}; known are {', '.join(STEP_METHODS)}")
+        return [name for name in STEP_METHODS if self.methods is None or name in self.methods]
+
     def bench(self, rows: Sequence[Row], **changes: Any) -> BenchConfig:
         """The run of these rows, within the budget; `changes` are fields of BenchConfig."""
         limits = {
@@ -78,10 +93,11 @@ class ReproduceConfig:
             for name in ("seed_sets", "subjects", "prompts", "samples")
             if (given := getattr(self, name)) is not None
         }
-        shared = ("suite", "model", "methods", "photos", "protocol", "batch_size", "dtype", "workers")
+        shared = ("model", "methods", "photos", "protocol", "batch_size", "dtype", "workers")
         return BenchConfig(
             rows=tuple(self._with_base(row) for row in rows),
             **{
+                "suite": self.suite or "mini",
                 **{name: getattr(self, name) for name in shared},
                 **BUDGETS[self.budget],
                 **limits,

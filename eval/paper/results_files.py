@@ -77,8 +77,7 @@ def show(path: Path) -> str:
 
 def pairs_of(differences: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
     """(method, minus, metric) -> the paired difference, of what `eval.report.statistics.differences` returns."""
-    lines: list[dict[str, Any]] = differences.to_dict("records")  # type: ignore[assignment]
-    return {(line["method"], line["minus"], line["metric"]): line for line in lines}
+    return {(line["method"], line["minus"], line["metric"]): line for line in lines_of(differences)}
 
 
 def lines_of(frame: pd.DataFrame) -> list[dict[str, Any]]:

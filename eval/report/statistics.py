@@ -112,10 +112,18 @@ def interval(values: FloatArray) -> tuple[float | None, float | None]:
     """The 95% percentile bootstrap interval of the mean of (n,) values, seeded; (None, None) for fewer than 2."""
     if len(values) < 2:
         return None, None
-    means = _resamplings(len(values)) @ np.asarray(values, dtype=np.float64) / len(values)
+    means = resampled_means(values)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def resampled_means(values: FloatArray) -> FloatArray:
+    """(N_RESAMPLES, ...) the means over subjects of (n, ...) values in each resample; of several arrays with the same n
+    each resample takes the same subjects.
+    """
+    means: FloatArray = _resamplings(len(values)) @ np.asarray(values, dtype=np.float64) / len(values)
+    return means
 
 
 def ratio_interval(values: FloatArray, over: FloatArray) -> tuple[float | None, float | None]:

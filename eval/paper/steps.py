@@ -1,0 +1,174 @@
+"""Question 2 (Sec. 4.1): scores against fine-tuning steps and seconds, and how many times fewer steps are needed."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eval.bench import run_bench
+from eval.experiments import STEP_BUDGETS, STEP_METHODS, Row, step_rows
+from eval.paper.config import ReproduceConfig
+from eval.paper.results_files import (
+    estimate_of,
+    lines_of,
+    measured_metrics,
+    provenance_note,
+    provenance_of,
+    read_csv,
+    write_csv,
+)
+from eval.paper.search import chosen_rates
+from eval.paper.speed_up import Curve, speed_up
+from eval.report.plots import COLOURS, MARKERS
+from eval.report.statistics import subject_means, subject_values
+from eval.report.summary import METRIC_TITLES, Results, summarise, title, wide_table
+from eval.report.tables import MAIN_METRICS, NOT_MEASURED, format_figure, markdown_table
+
+FASTER = "blip-diffusion"
+# The paper fine-tunes for 40 to 120 steps, 76 on average; the headline is the nearest measured number
+HEADLINE_STEPS = 80
+FIDELITY = ("dino", "clip_i", "identity")
+CURVE, SPEED_UP, TRIAL = "curve", "speed-up", "trial"
+
+
+def run(config: ReproduceConfig) -> Path:
+    """Measures the curves, with the learning rates of OUT/search.csv where it is there, and writes OUT/steps.csv."""
+    rates, rows = chosen_rates(config), []
+    for name in config.chosen_step_methods():
+        rate = {"learning_rate": rates[name]} if name in rates else {}
+        rows += [(name, row) for row in step_rows(name, config.steps or STEP_BUDGETS[config.budget], **rate)]
+    bench = config.bench([row for _, row in rows], methods=None, ground_truth=False)
+    results = summarise(run_bench(bench, report=False))
+    frame = steps_frame(results, rows)
+    if config.search_csv.exists():
+        trials = read_csv(config.search_csv).drop(columns="experiment").assign(source=TRIAL)
+        frame = pd.concat([frame, trials], ignore_index=True)
+    write_csv(frame, config.csv, provenance_of(results))
+    return config.csv
+
+
+def steps_frame(results: Results, rows: list[tuple[str, Row]]) -> pd.DataFrame:
+    """Lines of the column `source`: "curve", a method (`name`) after so many steps and seconds with its figures;
+    "speed-up", see `SpeedUp`, of `name` against BLIP-Diffusion in the metric `metric`.
+
+    rows: (name of STEP_METHODS, row) of the results
+    """
+    curves = wide_table(results).set_index("row").loc[[row.name for _, row in rows]].reset_index()
+    curves.insert(0, "source", CURVE)
+    curves.insert(1, "name", [name for name, _ in rows])
+    curves["seconds"] = [_seconds(results, row) for _, row in rows]
+    means = subject_means(results.scores)
+    by_name: dict[str, list[Row]] = {}
+    for name, row in rows:
+        by_name.setdefault(name, []).append(row)
+    lines: list[dict[str, Any]] = []
+    for metric in (one for one in FIDELITY if one in results.metrics and FASTER in by_name):
+        curve_of = {name: _curve(means, of_name, metric) for name, of_name in by_name.items()}
+        faster = curve_of.pop(FASTER)
+        for target_steps in (step for step in faster.steps if step > 0):
+            for name, slower in curve_of.items():
+                found = vars(speed_up(faster, slower, target_steps))
+                seconds = _seconds_a_step(results, by_name[name]), _seconds_a_step(results, by_name[FASTER])
+                ratio = None if None in seconds else found["factor"] * seconds[0] / seconds[1]
+                lines.append({"source": SPEED_UP, "name": name, "metric": metric, **found, "factor_seconds": ratio,
+                              "checkpoint": None, "n_images": None})  # fmt: skip
+    return pd.concat([curves, pd.DataFrame(lines)], ignore_index=True)
+
+
+def _curve(means: pd.DataFrame, rows: list[Row], metric: str) -> Curve:
+    values = pd.concat([subject_values(means, row.name, metric) for row in rows], axis=1)
+    return Curve(steps=tuple(row.snapshot or 0 for row in rows), values=values.to_numpy())
+
+
+def _seconds_a_step(results: Results, rows: list[Row]) -> float | None:
+    """The median fit's seconds over its steps; None where the run did not measure it."""
+    fits = [seconds for row in rows[:1] for seconds in results.run.get("fit_seconds", {}).get(row.name, [])]
+    steps = max((row.snapshot or 0 for row in rows), default=0)
+    return median(fits) / steps if fits and steps else None
+
+
+def _seconds(results: Results, row: Row) -> float | None:
+    fits = results.run.get("fit_seconds", {}).get(row.name)
+    return median(fits) * (row.snapshot or 0) / row.overrides["steps"] if fits else None
+
+
+def table(frame: pd.DataFrame) -> str:
+    """The table as Markdown, from the CSV alone."""
+    curves = frame[frame["source"] == CURVE]
+    found = frame[frame["source"] == SPEED_UP]
+    metrics = measured_metrics(curves, MAIN_METRICS)
+    titles = [METRIC_TITLES[metric] for metric in metrics]
+    lines = [
+        [title(line["name"]), f"{line['steps']:.0f}", _seconds_text(line["seconds"]),
+         NOT_MEASURED if pd.isna(line["learning_rate"]) else f"{float(line['learning_rate']):g}",
+         *(format_figure(estimate_of(line, metric)) for metric in metrics)]
+        for line in lines_of(curves)
+    ]  # fmt: skip
+    parts = ["# Fine-tuning steps", provenance_note(curves)]
+    if not found.empty:
+        parts += ["## How many times fewer steps BLIP-Diffusion needs", *_speed_up_part(found)]
+    parts += [
+        "## Scores after each number of steps",
+        markdown_table(["Method", "Steps", "Seconds", "Learning rate", *titles], lines),
+        "Seconds: the median fit's share, on the machine above. In brackets 95% bootstrap intervals over subjects.",
+    ]
+    trials = frame[frame["source"] == TRIAL]
+    if trials.empty:
+        parts.append("Learning rates are the preset's; `bdkit reproduce search` tunes them on development subjects.")
+    else:
+        parts.append(f"Learning rates: the best of {len(trials)} trials on {trials['suite'].iloc[0]} (search.csv).")
+    return "\n\n".join(parts) + "\n"
+
+
+def _speed_up_part(found: pd.DataFrame) -> list[str]:
+    nearest = min(found["target_steps"], key=lambda step: abs(step - HEADLINE_STEPS))
+    lines = []
+    for line in lines_of(found[found["target_steps"] == nearest]):
+        bound = ">= " if pd.isna(line["steps"]) else ""
+        interval = "" if pd.isna(line["low"]) else f" [{line['low']:.1f}, {line['high']:.1f}]"
+        lines.append(
+            [title(line["name"]), METRIC_TITLES[line["metric"]], f"{line['target']:.3f}",
+             NOT_MEASURED if bound else f"{line['steps']:.0f}", f"{bound}{line['factor']:.1f}{interval}",
+             NOT_MEASURED if pd.isna(line["reached"]) else f"{line['reached']:.0%}",
+             NOT_MEASURED if pd.isna(line["factor_seconds"]) else f"{bound}{line['factor_seconds']:.1f}"]
+        )  # fmt: skip
+    head = ["Method", "Score", f"BLIP-Diffusion's after {nearest:.0f} steps", "Steps needed for it", "Times the steps",
+            "Reached in resamples", "Times the seconds"]  # fmt: skip
+    note = (
+        "Steps by linear interpolation. A score that is not reached gives a lower bound (>=), and an interval without "
+        "an upper end (inf). Intervals: 95% bootstrap over subjects."
+    )
+    return [markdown_table(head, lines), note]
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """Every metric against steps (above) and seconds (below), a line for each method, with intervals."""
+    curves = frame[frame["source"] == CURVE]
+    metrics = measured_metrics(curves, MAIN_METRICS)
+    axes_of = [("steps", "fine-tuning steps", 5.0)]
+    if curves["seconds"].notna().all():
+        axes_of.append(("seconds", "seconds of fine-tuning", 1.0))
+    figure = Figure(figsize=(2.9 * len(metrics) + 0.6, 2.6 * len(axes_of) + 0.4), layout="constrained")
+    panels = figure.subplots(len(axes_of), len(metrics), squeeze=False)
+    for across, (column, label, linear_below) in enumerate(axes_of):
+        for axes, metric in zip(panels[across], metrics, strict=True):
+            for number, name in enumerate(one for one in STEP_METHODS if one in set(curves["name"])):
+                points = lines_of(curves[curves["name"] == name])
+                figures = [(line[column], estimate_of(line, metric)) for line in points]
+                drawn = [(x, one.mean, one.low, one.high) for x, one in figures if one is not None]
+                xs, means, lows, highs = zip(*drawn, strict=True)
+                axes.plot(xs, means, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=title(name))
+                if None not in lows:
+                    axes.fill_between(xs, lows, highs, color=COLOURS[number], alpha=0.12, linewidth=0)
+            axes.set_xscale("symlog", linthresh=linear_below)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set(xlabel=label, ylabel=METRIC_TITLES[metric], xlim=(0, None))
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def _seconds_text(seconds: float) -> str:
+    return NOT_MEASURED if pd.isna(seconds) else f"{seconds:.1f}"
