@@ -144,8 +144,12 @@ def _on_shards(stage: str, args: argparse.Namespace) -> Path:
     if args.preset not in presets:
         raise InputError(f"--preset {args.preset!r} is not known for {stage}; use {', '.join(presets)}")
     preset, run = presets[args.preset], config_from_args(ShardConfig, args)
+    from eval.generate.samples import CaptionSamples, ControlSamples, SuiteSamples, small_suite
+
     if stage == "controlnet":
-        return pretrain_controlnet_on_shards(config_from_args(TrainingConfig, args, preset), run)
+        return pretrain_controlnet_on_shards(
+            config_from_args(TrainingConfig, args, preset), run, samples=ControlSamples
+        )
     numbers, training = given_fields(TrainingConfig, args), preset.training
     if "steps" in numbers and "restarts" not in numbers:  # a shorter run has only the preset's restarts within it
         training = replace(training, restarts=tuple(r for r in training.restarts if r < numbers["steps"]))
@@ -158,13 +162,11 @@ def _on_shards(stage: str, args: argparse.Namespace) -> Path:
         own = replace(own, **{name: rate for name in names if name not in given})
     preset = replace(preset, training=training, config=own)
     if stage == "stage1":
-        return pretrain_stage1(preset, run)
+        return pretrain_stage1(preset, run, samples=CaptionSamples)
     if stage == "re-imagen":
         return pretrain_re_imagen_on_shards(preset, run)
     samples = None
     if run.sample_suite is not None:
-        from eval.generate.samples import SuiteSamples, small_suite
-
         suite = small_suite(run.sample_suite, run.photos)
         samples = partial(SuiteSamples, suite=suite, photos=run.photos)
     return pretrain_stage2(preset, run, samples=samples)

@@ -108,7 +108,8 @@ class ShardConfig:
     log_with: send loss, learning rate, images a second, memory and samples to a tracker, in --out/log
     log_every: steps between two lines of numbers
     sample_suite: stage 2: a suite of held-out subjects to draw and score in between, such as mini-quick or dreambench
-    sample_every: steps between two grids of them
+    sample_every: steps between two grids; with --log-with, stage1 shows the captions it writes and how often it finds
+        the right one, controlnet what it draws by the edges of a few images of --data
     photos: stage 2: folder of the photos of --sample-suite
     """
 

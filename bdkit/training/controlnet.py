@@ -1,5 +1,6 @@
 """A ControlNet beside a frozen text-to-image model (arXiv 2302.05543); the subject model then uses it (Sec. 4.2)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bdkit.training.pretraining.autoencoder import encode_corpus
 from bdkit.training.pretraining.corpus import Corpus, build_corpus
 from bdkit.training.pretraining.presets import CONTROLNET, PRETRAIN
 from bdkit.training.pretraining.stages import MiniPretraining
+from bdkit.training.tracking import Tracking
 from bdkit.utils.edges import CANNY_HIGH, CANNY_LOW, canny
 from bdkit.utils.env import shared_draw
 from bdkit.utils.io import write_atomically, write_json, write_text
@@ -95,6 +97,7 @@ def train_controlnet(
     out: Path | None,
     *,
     noise_weights: tuple[float, float] | None = None,
+    watch: Callable[[ControlNetModel], Tracking] | None = None,
     **loop: Any,
 ) -> tuple[ControlNetModel, dict[str, Any]]:
     """Trains a ControlNet for the text-to-image model, which stays as it is.
@@ -104,6 +107,7 @@ def train_controlnet(
         batches: of latents (B, C, h, w), token ids (B, L) and structure maps (B, 3, H, W) in 0..1:
             `controlnet_batches` of a corpus in memory, or those of shards.
         noise_weights: see `ControlNetLoss`.
+        watch: of the ControlNet in training, where its numbers and samples go.
 
     Returns:
         The trained ControlNet and the training's record.
@@ -115,6 +119,8 @@ def train_controlnet(
         model.device, memory_format=torch.channels_last
     )
     module = ControlNetLoss(controlnet, model.unet, model.text_encoder, noise_weights)
+    if watch is not None:
+        loop["tracking"] = watch(controlnet)
     checkpointed = gradient_checkpointing([model.unet, controlnet], on=config.gradient_checkpointing)
     try:
         with training_attention(model.unet), training_attention(controlnet), checkpointed:

@@ -1,6 +1,6 @@
 """Stage 1, multimodal representation learning (Sec. 3.1): ITC, ITM and ITG on a frozen image encoder, as in BLIP-2."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.config import MultimodalRepresentationConfig
 from bdkit.training.pretraining.corpus import Corpus
 from bdkit.training.pretraining.image_encoder import flip_half
+from bdkit.training.tracking import Tracking
 from bdkit.utils.env import rank, shared_draw, world_size
 
 # The three attention masks over [queries, text], True = may attend; text (B, T) is the padding mask.
@@ -61,14 +62,19 @@ class MultimodalRepresentation(nn.Module):
         self.word_bias = nn.Parameter(torch.zeros(encoder.qformer.config.vocab_size))
         self.temperature = nn.Parameter(torch.tensor(0.07))
 
+    def features(self, image_tokens: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images (B, Q, D) and of texts (B, D), of length 1; an image's best query decides how near a text is."""
+        # Running queries and words apart is the unimodal mask: neither sees the other.
+        queries = F.normalize(self.image_projection(self.encoder.query(image_tokens)), dim=-1)
+        words = F.normalize(self.text_projection(self.encoder.query(None, input_ids, mask)[:, 0]), dim=-1)
+        return queries, words
+
     def similarities(self, image_tokens: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Image-to-text and text-to-image logits (B, world B); the maximum over queries is the similarity.
 
         The gradient flows to the images and texts of all processes (Sec. 3.1: negatives from the global batch).
         """
-        # Running queries and words apart is the unimodal mask: neither sees the other.
-        queries = F.normalize(self.image_projection(self.encoder.query(image_tokens)), dim=-1)
-        words = F.normalize(self.text_projection(self.encoder.query(None, input_ids, mask)[:, 0]), dim=-1)
+        queries, words = self.features(image_tokens, input_ids, mask)
         all_queries, all_words = gather_with_gradient(queries), gather_with_gradient(words)
         temperature = self.temperature.clamp(0.01, 0.5)
         image_to_text = torch.einsum("bqd,wd->bwq", queries, all_words).amax(-1) / temperature
@@ -208,6 +214,7 @@ def train_multimodal_representation(
     out: Path | None,
     *,
     projection_size: int = 128,
+    watch: Callable[[MultimodalRepresentation], Tracking] | None = None,
     **loop: Any,
 ) -> tuple[MultimodalRepresentation, list[dict[str, float]]]:
     """Trains the Q-Former with all three losses; the image encoder stays frozen.
@@ -215,6 +222,7 @@ def train_multimodal_representation(
     Args:
         batches: of pixels (B, 3, S, S) with word ids and padding mask (B, T): `pair_batches` of a corpus in memory, or
             those of shards.
+        watch: of the module in training, where its numbers and samples go.
     """
     torch.manual_seed(training.seed)
     module = MultimodalRepresentation(encoder, tokenizer.bos_token_id, projection_size)
@@ -222,6 +230,8 @@ def train_multimodal_representation(
     encoder.projection.requires_grad_(False)
     encoder.qformer.requires_grad_(True)
     encoder.query_tokens.requires_grad_(True)
+    if watch is not None:
+        loop["tracking"] = watch(module)
     with gradient_checkpointing([encoder.qformer], on=training.gradient_checkpointing):
         history = TrainingLoop(module, batches, training, out=out, name="stage 1", **loop).run()
     return module, history

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from diffusers import ControlNetModel
 
 from bdkit.checkpoints.encoder_parts import EncoderPart, load_encoder, new_encoder, save_encoder
 from bdkit.checkpoints.files import new_folder
@@ -23,7 +24,10 @@ from bdkit.training.config import ShardConfig, TrainingConfig
 from bdkit.training.controlnet import EMPTY_SHARE, train_controlnet
 from bdkit.training.data import divided
 from bdkit.training.pretraining.context_generation import PromptTokenizer
-from bdkit.training.pretraining.multimodal_representation import train_multimodal_representation
+from bdkit.training.pretraining.multimodal_representation import (
+    MultimodalRepresentation,
+    train_multimodal_representation,
+)
 from bdkit.training.pretraining.presets import PRETRAIN, ReImagenPreset, Stage1Preset, Stage2Preset
 from bdkit.training.pretraining.retrieval_augmented import train_retrieval_augmented
 from bdkit.training.pretraining.stages import random_backgrounds
@@ -50,8 +54,18 @@ from bdkit.utils.parallel import locked
 MODEL, SETTINGS = "model", "settings.json"
 
 
-def pretrain_stage1(preset: Stage1Preset, run: ShardConfig, *, progress: bool = True) -> Path:
-    """Trains a multimodal encoder on pairs of image and caption; returns the folder with it."""
+def pretrain_stage1(
+    preset: Stage1Preset,
+    run: ShardConfig,
+    *,
+    samples: Callable[[MultimodalRepresentation, PairSamples, Shards], Samples] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Trains a multimodal encoder on pairs of image and caption; returns the folder with it.
+
+    Args:
+        samples: of the module in training, what `Tracking` shows where there is a tracker.
+    """
     out = run.out / MODEL
     if run.log_with is not None:
         check_tracker(run.log_with)
@@ -65,10 +79,12 @@ def pretrain_stage1(preset: Stage1Preset, run: ShardConfig, *, progress: bool = 
         part = start_encoder(preset, run)
         encoder = part.encoder.to(device)
         _say(part.told)
-        samples = PairSamples(
-            tokenizer=part.tokenizer, config=preset.config, size=encoder.image_size, pixels=part.pixels
-        )
-        batches = shard_batches(shards, samples, training, FinishPairs(device), run.workers)
+        pairs = PairSamples(tokenizer=part.tokenizer, config=preset.config, size=encoder.image_size, pixels=part.pixels)
+        batches = shard_batches(shards, pairs, training, FinishPairs(device), run.workers)
+
+        def watch(module: MultimodalRepresentation) -> Tracking:
+            return _tracking(run, None if samples is None else samples(module, pairs, shards))
+
         train_multimodal_representation(
             encoder,
             part.tokenizer,
@@ -78,7 +94,7 @@ def pretrain_stage1(preset: Stage1Preset, run: ShardConfig, *, progress: bool = 
             projection_size=preset.config.projection_size,
             progress=progress,
             device=device,
-            tracking=None if run.log_with is None else Tracking(run.log_with, run.out / "log", every=run.log_every),
+            watch=None if run.log_with is None else watch,
         )
         if is_main_process():
             save_encoder(part, out, {"stage1": read_json(run.out / "run.json"), "start": part.told})
@@ -129,15 +145,8 @@ def pretrain_stage2(
             return out
         model.to(run_device(run.device))
         batches = subject_shard_batches(model, shards, backgrounds, training, preset, run, progress=progress)
-        tracking = None
-        if run.log_with is not None or samples is not None:
-            tracking = Tracking(
-                run.log_with,
-                run.out / "log",
-                every=run.log_every,
-                samples=None if samples is None else samples(model),
-                sample_every=run.sample_every,
-            )
+        watched = run.log_with is not None or samples is not None
+        tracking = _tracking(run, None if samples is None else samples(model)) if watched else None
         train_subject_representation(
             model, batches, training, preset.config, run.out, progress=progress, device=model.device, tracking=tracking
         )
@@ -192,8 +201,18 @@ def read_backgrounds(name: str | None) -> Backgrounds:
     return Backgrounds(Shards(name))
 
 
-def pretrain_controlnet_on_shards(training: TrainingConfig, run: ShardConfig, *, progress: bool = True) -> Path:
-    """Trains a ControlNet on the Canny edges of images beside a frozen text-to-image model; returns its folder."""
+def pretrain_controlnet_on_shards(
+    training: TrainingConfig,
+    run: ShardConfig,
+    *,
+    samples: Callable[[ControlNetModel, LatentDiffusion, Shards], Samples] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Trains a ControlNet on the Canny edges of images beside a frozen text-to-image model; returns its folder.
+
+    Args:
+        samples: of the ControlNet in training, what `Tracking` draws with where there is a tracker.
+    """
     out = run.out / MODEL
     if run.base is None:
         raise InputError("a ControlNet is trained beside a model; give --base, such as a Stable Diffusion v1's folder")
@@ -205,18 +224,20 @@ def pretrain_controlnet_on_shards(training: TrainingConfig, run: ShardConfig, *,
             return out
         device = run_device(run.device)
         model.to(device)
-        samples = StructureSamples(
+        structures = StructureSamples(
             tokenizer=model.tokenizer,
             length=model.text_encoder.max_length,
             resolution=model.resolution,
             empty_share=EMPTY_SHARE,
         )
         finish = FinishStructures(EncodeTargets(model.vae, each.mixed_precision))
-        batches = shard_batches(shards, samples, each, finish, run.workers)
-        tracking = None if run.log_with is None else Tracking(run.log_with, run.out / "log", every=run.log_every)
-        net, record = train_controlnet(
-            model, batches, each, run.out, progress=progress, device=device, tracking=tracking
-        )
+        batches = shard_batches(shards, structures, each, finish, run.workers)
+
+        def watch(net: ControlNetModel) -> Tracking:
+            return _tracking(run, None if samples is None else samples(net, model, shards))
+
+        watched = None if run.log_with is None else watch
+        net, record = train_controlnet(model, batches, each, run.out, watch=watched, progress=progress, device=device)
         if is_main_process():
             with new_folder(out) as folder:
                 net.save_pretrained(folder)
@@ -286,6 +307,10 @@ def subject_shard_batches(
     )
     finish = FinishSubjects(EncodeTargets(model.vae, training.mixed_precision), preset.config.subject_weight)
     return shard_batches(shards, samples, training, finish, run.workers)
+
+
+def _tracking(run: ShardConfig, samples: Samples | None) -> Tracking:
+    return Tracking(run.log_with, run.out / "log", every=run.log_every, samples=samples, sample_every=run.sample_every)
 
 
 def run_device(name: str | None) -> torch.device:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bdkit import cli
 from bdkit.checkpoints.load import load_model
@@ -48,6 +49,13 @@ def inputs_of(folder: Path, size: int) -> Path:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return inputs_of(tmp_path_factory.mktemp("inputs"), 32)
+
+
+def scalars(log: Path) -> dict[str, float]:
+    """The last value of each number in tensorboard's events."""
+    events = EventAccumulator(str(log / "bdkit"))
+    events.Reload()
+    return {name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"]}
 
 
 @pytest.mark.slow
@@ -115,8 +123,12 @@ def test_the_commands_make_a_model_that_draws(
     shared = ["--data", str(inputs / "shards"), "--preset", "mini", "--device", "cpu", "--steps", "2"]
     shared += ["--batch-size", "4", "--mixed-precision", "no"]
     first = ["pretrain", "stage1", *shared, "--image-encoder", str(inputs / "model"), "--warmup-steps", "0"]
+    first += ["--log-with", "tensorboard", "--sample-every", "2"]
     assert cli.main([*first, "--out", "first"]) == 0
     captured = capsys.readouterr()
+    shares = scalars(tmp_path / "first" / "log")
+    assert all(0 <= shares[name] <= 1 for name in ("caption_found", "image_found"))
+    assert (tmp_path / "first" / "log" / "samples" / "step-0000002.png").exists()
     assert captured.out == "the Q-Former starts from random weights\nstage1: finished in first/model.\n"
     record = json.loads((tmp_path / "first" / "model" / "multimodal_encoder.json").read_text())
     assert record["stage1"]["config"]["steps"] == 2
@@ -176,7 +188,11 @@ def test_a_controlnet_reads_the_same_shards(inputs: Path, tmp_path: Path) -> Non
     command = ["pretrain", "controlnet", "--data", str(inputs / "shards"), "--device", "cpu", "--steps", "2"]
     command += ["--batch-size", "4", "--mixed-precision", "no", "--out", str(tmp_path / "run")]
     assert cli.main(command) == 2
-    assert cli.main([*command, "--base", str(inputs / "model")]) == 0
+    watched = ["--log-with", "tensorboard", "--sample-every", "2"]
+    assert cli.main([*command, "--base", str(inputs / "model"), *watched]) == 0
+    assert 0 <= scalars(tmp_path / "run" / "log")["edge_f1"] <= 1
+    with Image.open(tmp_path / "run" / "log" / "samples" / "step-0000002.png") as grid:
+        assert grid.width > 3 * 128
     net = ControlNetModel.from_pretrained(tmp_path / "run" / "model")
     assert net.controlnet_mid_block.weight.any()  # zero before the training
     assert json.loads((tmp_path / "run" / "model" / "run.json").read_text())["config"]["steps"] == 2
