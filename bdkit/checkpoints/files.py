@@ -34,6 +34,8 @@ OTHER_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".
 LORA, WORD = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
 ADAPTER_FILES = (LORA, "pytorch_lora_weights.bin", "adapter_model.safetensors", WORD, "learned_embeds.bin")
 """What goes on top of a model, by the names under which diffusers and peft save it in a folder."""
+RE_IMAGEN = "re_imagen.safetensors"
+"""What Re-Imagen adds to a model; a method draws with it."""
 FINETUNED = "finetuned.json"
 """What was learned from what, beside weights in a format that has no place for it."""
 

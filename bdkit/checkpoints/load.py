@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bdkit.checkpoints.files import (
     FINETUNED,
+    RE_IMAGEN,
     STEMS,
     LoadOptions,
     adapter_file,
@@ -239,6 +240,8 @@ def _refuse_others(folder: Path) -> None:
         raise InputError(f"{folder} holds {', '.join(parts)}, but no {INDEX} that says of what; give the whole folder")
     if adapter_file(folder) is not None:
         raise InputError(f"{folder} holds a LoRA or a learned word, no whole model; draw with it by bdkit generate")
+    if (folder / RE_IMAGEN).is_file():
+        raise InputError(f"{folder} holds Re-Imagen's additions, no whole model; name it as the method's adapter")
     files = sorted(path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".ckpt", ".pt", ".bin"))
     if files and not (folder / FINETUNED).exists():
         raise InputError(f"{folder} is no model's folder; it holds {', '.join(files[:3])}: name the file itself")

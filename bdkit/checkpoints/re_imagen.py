@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bdkit.checkpoints.adapters import lora_parameters, restart_lora, trained_on, with_lora
-from bdkit.checkpoints.files import first_line, new_folder, save_tensors
+from bdkit.checkpoints.files import RE_IMAGEN, first_line, new_folder, save_tensors
 from bdkit.checkpoints.load import model_hash
 from bdkit.models.configs import RetrievalConfig
 from bdkit.models.latent_diffusion import LatentDiffusion
@@ -19,7 +19,7 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json, write_text
 from bdkit.utils.tensors import read_tensors
 
-WEIGHTS, RECORD = "re_imagen.safetensors", "re_imagen.json"
+WEIGHTS, RECORD = RE_IMAGEN, "re_imagen.json"
 TRAIN = "bdkit pretrain re-imagen --out runs/mini, or --data SHARDS --base SD15 --out re-imagen for a Stable Diffusion"
 
 
@@ -92,4 +92,5 @@ def load_re_imagen(folder: str | Path, model: LatentDiffusion) -> RetrievalUNet:
         warnings.warn(f"{folder} was trained on other weights than those of {model.source}", stacklevel=2)
     for value in values.values():
         value.requires_grad_(False)
+    unet.attention.to(model.unet.dtype)
     return unet

@@ -111,8 +111,8 @@ def find_adapter(given: str | None, start: str) -> Path:
     """
     if given is not None:
         return Path(given)
-    beside = [Path(start).parent / ADAPTER] if Path(start).is_dir() else []
-    shipped = [SHIPPED / ADAPTER] if (SHIPPED / start).is_dir() else []
+    beside = [Path(start).parent / ADAPTER] if start and Path(start).is_dir() else []
+    shipped = [SHIPPED / ADAPTER] if start and (SHIPPED / start).is_dir() else []
     for folder in (*beside, *shipped):
         if folder.is_dir():
             return folder

@@ -77,8 +77,11 @@ class RetrievalAugmentedConfig:
     Paper: all timesteps weigh the same; here: ``noise_weights``, as in stage 2.
     Paper: a neighbour's text is its caption; here: for ``class_noun_share`` of them "a" and the class noun, which is
     all that is known of a subject's images.
+    Paper: BM25 over words; here: over pairs of words too (``word_pairs``), because
+    the mini world's captions name no individual, and colours in another order are another one.
 
     neighbours: how many each image has, by BM25 over the captions, without its own pair
+    word_pairs: whether BM25 counts pairs of words, too
     text_drop: share of the prompts that are empty
     neighbour_drop: share of the images that see no neighbours, drawn apart from the other
     detail_share: share of the mini world's prompts that also name colours, pattern and parts
@@ -87,6 +90,7 @@ class RetrievalAugmentedConfig:
     """
 
     neighbours: int = 2
+    word_pairs: bool = True
     text_drop: float = 0.1
     neighbour_drop: float = 0.1
     detail_share: float = 0.3

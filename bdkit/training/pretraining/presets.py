@@ -286,12 +286,12 @@ _RE_IMAGEN = TrainingConfig(
 RE_IMAGEN_ON_SHARDS: dict[str, ReImagenPreset] = {
     "paper-re-imagen": ReImagenPreset(
         training=_RE_IMAGEN,
-        config=RetrievalAugmentedConfig(noise_weights=None, class_noun_share=0.0, detail_share=0.0),
+        config=RetrievalAugmentedConfig(noise_weights=None, word_pairs=False, class_noun_share=0.0, detail_share=0.0),
         retrieval=RetrievalConfig(rank=64),
     ),
     "small": ReImagenPreset(
         training=replace(_RE_IMAGEN, steps=50_000, batch_size=16, ema_decay=0.9995),
-        config=RetrievalAugmentedConfig(noise_weights=None, detail_share=0.0),
+        config=RetrievalAugmentedConfig(noise_weights=None, word_pairs=False, detail_share=0.0),
         retrieval=RetrievalConfig(rank=64),
     ),
     "mini": RE_IMAGEN["mini"],

@@ -18,7 +18,7 @@ from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.retrieval import RetrievalUNet
 from bdkit.training.bm25 import bm25_neighbours
 from bdkit.training.config import TrainingConfig
-from bdkit.training.data import Batches, FunctionBatches, epoch_indices
+from bdkit.training.data import Batches, FunctionBatches, divided, epoch_indices
 from bdkit.training.finetuning import CAPTION, noise_process
 from bdkit.training.loop import TrainingLoop
 from bdkit.training.pretraining.autoencoder import encode_corpus
@@ -26,7 +26,7 @@ from bdkit.training.pretraining.config import RetrievalAugmentedConfig
 from bdkit.training.pretraining.corpus import Corpus, build_corpus
 from bdkit.training.pretraining.presets import PRETRAIN, RE_IMAGEN
 from bdkit.training.pretraining.stages import MiniPretraining
-from bdkit.utils.env import shared_draw
+from bdkit.utils.env import is_main_process, shared_draw
 from bdkit.utils.io import write_atomically
 
 NAME = "mini-re-imagen"
@@ -140,7 +140,7 @@ def retrieval_batches(
 
     Args:
         latents: (N, C, h, w) scaled latents of the corpus's images.
-        neighbours: (N, K), `bm25_neighbours` of its captions.
+        neighbours: (N, K), `bm25_neighbours` of its captions or `descriptions`.
     """
     indices, device = epoch_indices(len(corpus), training.batch_size, training.seed), model.device
 
@@ -175,6 +175,12 @@ def retrieval_batches(
     return FunctionBatches(batch, training.seed)
 
 
+def descriptions(corpus: Corpus) -> list[str]:
+    """What the mini world's neighbours are found by: class noun and looks, without the place, which is in no name."""
+    looks = [detail.split(", ", 1)[-1] for detail in corpus.details]
+    return [f"{noun} {words}" for noun, words in zip(corpus.class_nouns, looks, strict=True)]
+
+
 def pretrain_re_imagen(out: Path, *, smoke: bool = False, progress: bool = True, device: str | None = None) -> Path:
     """Trains the mini Re-Imagen on rendered images of individuals; returns the folder of its additions.
 
@@ -197,13 +203,11 @@ def pretrain_re_imagen(out: Path, *, smoke: bool = False, progress: bool = True,
     if not cached.exists():
         latents = encode_corpus(model.vae, corpus.images)
         write_atomically(cached, lambda path: save_file({"latents": latents}, path))
-    config = preset.config
-    neighbours = bm25_neighbours(corpus.details, config.neighbours)
-    batches = retrieval_batches(model, corpus, load_file(cached)["latents"], neighbours, preset.training, config)
-    unet = new_retrieval_unet(model, preset.retrieval, preset.training.seed)
-    record = train_retrieval_augmented(
-        model, unet, batches, preset.training, config, folder, progress=progress, device=device
-    )
+    config, training = preset.config, divided(preset.training)
+    neighbours = bm25_neighbours(descriptions(corpus), config.neighbours, pairs=config.word_pairs)
+    batches = retrieval_batches(model, corpus, load_file(cached)["latents"], neighbours, training, config)
+    unet = new_retrieval_unet(model, preset.retrieval, training.seed)
+    record = train_retrieval_augmented(model, unet, batches, training, config, folder, progress=progress, device=device)
     same = np.arange(len(corpus))[:, None] // preset.corpus.images_per_subject
     share = float((neighbours // preset.corpus.images_per_subject == same).mean())
     record = {
@@ -213,7 +217,9 @@ def pretrain_re_imagen(out: Path, *, smoke: bool = False, progress: bool = True,
         "neighbours_of_the_same_individual": round(share, 4),
         "training": record,
     }
-    return save_re_imagen(unet, finished, preset.retrieval, record, model, card=_card(record))
+    if is_main_process():
+        save_re_imagen(unet, finished, preset.retrieval, record, model, card=_card(record))
+    return finished
 
 
 def _card(record: dict[str, Any]) -> str:
@@ -229,8 +235,9 @@ The U-Net's down half encodes {config["neighbours"]} neighbours at timestep 0; a
 halves. Paper: the whole U-Net is trained; here: that attention and a low-rank addition.
 
 Corpus: {corpus["scenes"]} scenes of training subjects, {corpus["images_per_subject"]} of each, drawn by this package.
-Neighbours by BM25 over the detailed captions, without the own pair: {record["neighbours_of_the_same_individual"]:.0%}
-show the same individual. Text dropped {config["text_drop"]:.0%}, neighbours {config["neighbour_drop"]:.0%}.
+Neighbours by BM25 over the captions' class noun and looks, without the own pair:
+{record["neighbours_of_the_same_individual"]:.0%} show the same individual. Text dropped {config["text_drop"]:.0%},
+neighbours {config["neighbour_drop"]:.0%}.
 
 {numbers["steps"]} steps of {numbers["batch_size"]}, learning rate {numbers["learning_rate"]:g}, moving average
 {numbers["ema_decay"]:g}, seed {numbers["seed"]}; {training["seconds"] / 60:.0f} minutes, {training["device"]}.

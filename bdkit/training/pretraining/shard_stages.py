@@ -266,7 +266,7 @@ def pretrain_re_imagen_on_shards(preset: ReImagenPreset, run: ShardConfig, *, pr
             resolution=model.resolution,
             config=preset.config,
             shards=shards,
-            neighbours=bm25_neighbours(captions_of(shards), preset.config.neighbours),
+            neighbours=bm25_neighbours(captions_of(shards), preset.config.neighbours, pairs=preset.config.word_pairs),
         )
         finish = FinishNeighbours(EncodeTargets(model.vae, each.mixed_precision))
         batches = shard_batches(shards, samples, each, finish, run.workers)

@@ -14,11 +14,16 @@ CAPTIONS = [
 ]  # fmt: skip
 
 
-def score(query: str, caption: str) -> float:
-    words = [text.lower().replace(",", "").split() for text in CAPTIONS]
+def words_of(text: str, pairs: bool) -> list[str]:
+    words = text.lower().replace(",", "").split()
+    return words + [" ".join(words[k : k + 2]) for k in range(len(words) - 1)] if pairs else words
+
+
+def score(query: str, caption: str, pairs: bool) -> float:
+    words = [words_of(text, pairs) for text in CAPTIONS]
     mean = sum(map(len, words)) / len(words)
-    mine, total = caption.lower().replace(",", "").split(), 0.0
-    for word in set(query.lower().replace(",", "").split()):
+    mine, total = words_of(caption, pairs), 0.0
+    for word in set(words_of(query, pairs)):
         holding = sum(word in each for each in words)
         idf = max(0.0, math.log((len(words) - holding + 0.5) / (holding + 0.5)))
         tf = mine.count(word)
@@ -26,12 +31,13 @@ def score(query: str, caption: str) -> float:
     return total
 
 
-def test_the_best_others_by_the_formula() -> None:
-    found = bm25_neighbours(CAPTIONS, 3)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_best_others_by_the_formula(pairs: bool) -> None:
+    found = bm25_neighbours(CAPTIONS, 3, pairs=pairs)
     assert found.shape == (10, 3)
     for number, row in enumerate(found):
         others = [k for k in range(len(CAPTIONS)) if k != number]
-        scores = {k: score(CAPTIONS[number], CAPTIONS[k]) for k in others}
+        scores = {k: score(CAPTIONS[number], CAPTIONS[k], pairs) for k in others}
         expected = sorted(others, key=lambda k: (-round(scores[k], 9), k))[:3]
         assert row.tolist() == expected
 

@@ -66,7 +66,10 @@ def test_the_command_trains_and_the_method_draws_with_it(
     assert {path.name for path in (out / "model").iterdir()} == {RECORD, WEIGHTS}
     assert read_json(out / "model" / RECORD)["training"]["final"]["step"] == 2
     assert cli.main([*command, *numbers, "--base", str(model)]) == 0  # nothing left to do
-    start = load_model(model)
+    draw = ["generate", "--model", str(out / "model"), "--prompt", "a dog", "--out", str(tmp_path / "images")]
+    assert cli.main(draw) == 2
+    assert "holds Re-Imagen's additions, no whole model" in capsys.readouterr().err
+    start = load_model(model).to(torch.bfloat16)
     state = additions(load_re_imagen(out / "model", start))
     assert state["attention.attention.to_out.0.weight"].any()
     method = build_method("re-imagen", start, adapter=str(out / "model"))

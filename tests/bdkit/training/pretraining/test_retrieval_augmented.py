@@ -23,6 +23,7 @@ from bdkit.training.pretraining.presets import RE_IMAGEN
 from bdkit.training.pretraining.retrieval_augmented import (
     NAME,
     RetrievalAugmentedLoss,
+    descriptions,
     draw_retrieval,
     retrieval_batches,
     train_retrieval_augmented,
@@ -159,7 +160,9 @@ def test_several_images_of_a_subject_and_captions_that_find_them(tmp_path: Path)
     assert len({*subjects}) == 12
     assert len({corpus_scene(config, index)[0].context for index in range(4)}) > 1
     rendered = build_corpus(config, tmp_path, workers=1, progress=False)
-    near = bm25_neighbours(rendered.details, 2)
+    assert descriptions(rendered)[0].startswith(f"{rendered.class_nouns[0]} ")
+    assert not any(" the " in f" {text} " for text in descriptions(rendered))  # no places
+    near = bm25_neighbours(descriptions(rendered), 2, pairs=True)
     same = near // 4 == np.arange(48)[:, None] // 4
     assert same.mean() > 0.6  # by chance 6%
     assert not np.array_equal(rendered.images[0], rendered.images[1])
