@@ -128,11 +128,12 @@ class BlipDiffusion(LatentDiffusion):
         pixels = self.conventions.pixels(shown, self.multimodal_encoder.image_size)
         config = self.multimodal_encoder.qformer.config
         longest = min(self.qformer_tokenizer.model_max_length, config.max_position_embeddings)
+        texts = words if self.conventions.subject_text else [""] * len(words)
         tokens = self.qformer_tokenizer(
-            words, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         ).to(self.device)
         strange = [
-            w for w, ids in zip(words, tokens.input_ids, strict=True) if self.qformer_tokenizer.unk_token_id in ids
+            w for w, ids in zip(texts, tokens.input_ids, strict=True) if self.qformer_tokenizer.unk_token_id in ids
         ]
         if strange:
             named = " and ".join(repr(word) for word in dict.fromkeys(strange))

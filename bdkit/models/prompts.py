@@ -55,11 +55,13 @@ class Conventions:
         template: name in `PROMPT_TEMPLATES`.
         ctx_begin_pos: where the subject vectors begin in the template "public", the begin-of-text token counted.
         pixels: how a subject's image becomes the image encoder's input.
+        subject_text: whether the multimodal encoder reads the class noun; without it an empty text.
     """
 
     template: str = "place"
     ctx_begin_pos: int = 2
     pixels: SubjectPixels = field(default_factory=SubjectPixels)
+    subject_text: bool = True
 
     def __post_init__(self) -> None:
         find_template(self.template)

@@ -2,8 +2,9 @@
 
 NAME is table1, the paper's main table with held-out references and published results beside it; steps, scores against
 fine-tuning steps and seconds, with the learning rates that search finds on development subjects; preservation, what the
-subject model keeps of its base on prompts without a subject; or drift, how far fits on a subject move what is drawn for
-other prompts, and what they cost.
+subject model keeps of its base on prompts without a subject; drift, how far fits on a subject move what is drawn for
+other prompts, and what they cost; or ablations, the mini pre-training with one part left out or changed at a time
+(--methods names those to run).
 
 examples:
   bdkit reproduce table1
@@ -11,6 +12,7 @@ examples:
   bdkit reproduce search && bdkit reproduce steps
   bdkit reproduce preservation --subjects 30 --prompts 25
   bdkit reproduce drift --subjects 2
+  bdkit reproduce ablations --budget full --samples 1 --methods without-stage-1,same-image
   bdkit reproduce table1 --budget full --samples 1 --out results/paper
   bdkit reproduce table1 --suite dreambench --model salesforce/blipdiffusion --base BASE --photos photos/ --budget full
 """

@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "search": "eval.paper.search",
     "preservation": "eval.paper.preservation",
     "drift": "eval.paper.drift",
+    "ablations": "eval.paper.ablations",
 }
 # What is measured where no limit is given
 BUDGETS: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from bdkit.checkpoints.adapters import load_drawable
@@ -62,6 +63,7 @@ TITLES = {
 # By budget: subjects that are fitted, prompts of other classes and of the subject's own, and prompts of the subject
 COUNTS = {"small": (2, 20, 8, 5), "full": (6, 60, 15, 10)}
 OTHER, SAME = "other-classes", "same-class"
+KINDS = {OTHER: "other classes", SAME: "the subject's class"}
 CHANGES = {"dino_distance": "DINO distance", "clip_t_change": "CLIP-T", "prompt_right_change": "Prompt right"}
 CHANGES |= {"likeness_change": "Likeness to the subject"}
 
@@ -293,9 +295,7 @@ def table(frame: pd.DataFrame) -> str:
             cells += [_figure(line, "dino"), f"{line['steps']:.0f}", f"{line['seconds']:.1f}"]
             rows.append([TITLES[line["row"]], *cells, f"{line['peak_gib']:.2f}", f"{line['saved_mib']:.2f}"])
         each = lines["n_images"].iloc[0] // lines["n_subjects"].iloc[0]
-        heading = (
-            f"## Prompts of {str(kind).replace('-', ' ')} ({lines['n_subjects'].iloc[0]} subjects, {each} images each)"
-        )
+        heading = f"## Prompts of {KINDS[str(kind)]} ({lines['n_subjects'].iloc[0]} subjects, {each} images each)"
         parts += [heading, markdown_table(head, rows)]
     note = (
         "Each fitted model is asked for prompts without its subject, from the same noise as the model it started from. "
@@ -334,6 +334,12 @@ def plot(frame: pd.DataFrame) -> Figure:
             if figure_of.low is not None and figure_of.high is not None:
                 axes.plot([line[name]] * 2, [figure_of.low, figure_of.high], color=COLOURS[number])
         axes.set(xlabel=title, xscale="log" if name in ("seconds", "saved_mib") else "linear")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if name == "seconds":
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        if name == "peak_gib":
+            axes.set_xlim(left=0)
     panels[0].set(ylabel="DINO distance from the unfitted model")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8)

@@ -38,14 +38,16 @@ class SubjectRepresentationConfig:
 
     subject_drop: share of prompts without their subject
     empty_share: share of empty prompts
-    unet_rate: learning rate of the U-Net
+    unet_rate: learning rate of the U-Net; a part whose rate is 0 is frozen
     text_rate: learning rate of the text encoder
     multimodal_rate: learning rate of queries, Q-Former and projection
-    image_encoder_rate: learning rate of the image encoder; 0: it is frozen
+    image_encoder_rate: learning rate of the image encoder
     noise_weights: least and largest weight of a timestep's error, 1 / SNR between them
     importance_sampling: draw the timesteps by their weights
     subject_weight: how much an error on the subject counts, where one on the background counts 1
     jitter: mirror, scale and shift the cut-outs at random
+    same_image: the input is the target itself, in place of the subject on another background
+    subject_text: the multimodal encoder reads the class noun; without it an empty text, when the model is used too
     word_length: tokens of a class noun for the multimodal encoder, its ends included; longer ones are cut
     """
 
@@ -59,6 +61,8 @@ class SubjectRepresentationConfig:
     importance_sampling: bool = False
     subject_weight: float = 1.0
     jitter: bool = True
+    same_image: bool = False
+    subject_text: bool = True
     word_length: int = 8
 
     def __post_init__(self) -> None:

@@ -33,13 +33,17 @@ class ContextDraw:
 
 
 def draw_context(rng: np.random.Generator, backgrounds: int, config: SubjectRepresentationConfig) -> ContextDraw:
-    """Draws kind, background and, with ``jitter``, a move: mirrored, scaled (0.8 to 1.15), shifted (up to 10%)."""
+    """Draws kind, background and, with ``jitter``, a move: mirrored, scaled (0.8 to 1.15), shifted (up to 10%).
+
+    With ``same_image`` nothing moves.
+    """
     share = rng.random()
     kind = EMPTY if share < config.empty_share else WITH_SUBJECT
     if config.empty_share <= share < config.empty_share + config.subject_drop:
         kind = DROPPED
     background = int(rng.integers(backgrounds))
-    return ContextDraw(kind=kind, background=background, move=draw_move(rng) if config.jitter else None)
+    moves = config.jitter and not config.same_image
+    return ContextDraw(kind=kind, background=background, move=draw_move(rng) if moves else None)
 
 
 def draw_move(rng: np.random.Generator) -> np.ndarray:
@@ -83,6 +87,7 @@ class PromptTokenizer:
     queries: int
     template: str
     position: int
+    subject_text: bool = True
 
     @classmethod
     def of(cls, model: "BlipDiffusion", word_length: int) -> "PromptTokenizer":
@@ -95,6 +100,7 @@ class PromptTokenizer:
             queries=model.multimodal_encoder.config.num_query_tokens,
             template=model.conventions.template,
             position=model.conventions.ctx_begin_pos,
+            subject_text=model.conventions.subject_text,
         )
 
     def prompts(self, templates: Sequence[str], nouns: Sequence[str], kind: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +120,8 @@ class PromptTokenizer:
 
     def words(self, nouns: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask of class nouns for the multimodal encoder, (B, T)."""
+        texts = list(nouns) if self.subject_text else [""] * len(nouns)
         tokens = self.qformer_tokenizer(
-            list(nouns), padding="max_length", max_length=self.word_length, truncation=True, return_tensors="pt"
+            texts, padding="max_length", max_length=self.word_length, truncation=True, return_tensors="pt"
         )
         return tokens.input_ids, tokens.attention_mask

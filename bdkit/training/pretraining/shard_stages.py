@@ -183,7 +183,9 @@ def start_model(preset: Stage2Preset, run: ShardConfig) -> BlipDiffusion:
         multimodal_encoder=part.encoder,
         qformer_tokenizer=part.tokenizer,
         defaults=replace(base.defaults, prompt_reps=reps),
-        conventions=Conventions(template=run.template or preset.template, pixels=part.pixels),
+        conventions=Conventions(
+            template=run.template or preset.template, pixels=part.pixels, subject_text=preset.config.subject_text
+        ),
         record={**record, "base": str(base_name), "base_checkpoint": model_hash(base), "init": str(init)},
     )
 

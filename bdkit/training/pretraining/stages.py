@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,7 @@ class MiniPretraining:
             corpus.images[:count], corpus.alphas[:count], self.out / mattes_in, progress=self.progress
         )
         training = divided(training)
+        self.model.conventions = replace(self.model.conventions, subject_text=subject.subject_text)
         backgrounds = random_backgrounds(config.backgrounds, config.corpus.seed)
         batches = subject_batches(self.model, corpus, self.latents(name), backgrounds, training, subject, mattes)
         shown = stage.replace("stage2", "stage 2")

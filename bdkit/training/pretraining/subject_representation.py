@@ -94,7 +94,8 @@ class SubjectBatches:
     The whole corpus is put on the model's device beforehand; a batch only gathers and blends.
 
     Attributes:
-        cutouts: uint8 (N, 4, H, W), each scene's subject without outfit or change, and its alpha.
+        cutouts: uint8 (N, 4, H, W), each scene's subject without outfit or change, and its alpha; with ``same_image``
+            the whole image.
         backgrounds: uint8 (M, 3, H, W).
         shares: (N, 1, h, w), how much of each latent of a target the subject covers.
     """
@@ -113,7 +114,7 @@ class SubjectBatches:
         self.model, self.training, self.config = model, training, config
         self.indices = epoch_indices(len(corpus), training.batch_size, training.seed)
         self.latents = latents.to(device)
-        self.cutouts = _cutouts(corpus, mattes).to(device)
+        self.cutouts = _cutouts(corpus, mattes, whole=config.same_image).to(device)
         self.backgrounds = torch.from_numpy(backgrounds).to(device).permute(0, 3, 1, 2).contiguous()
         size = latents.shape[-2], latents.shape[-1]
         alphas = (torch.from_numpy(part).to(device) for part in np.array_split(corpus.alphas, 16))
@@ -175,10 +176,13 @@ class _CaptionTable:
         return self._words[0][nouns], self._words[1][nouns]
 
 
-def _cutouts(corpus: Corpus, mattes: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
-    """uint8 (N, 4, H, W): from the closed-form mattes where given, else from the exact alpha."""
+def _cutouts(corpus: Corpus, mattes: tuple[np.ndarray, np.ndarray] | None, *, whole: bool) -> Tensor:
+    """uint8 (N, 4, H, W): from the closed-form mattes where given, else from the exact alpha; or the whole images."""
     result = torch.empty((len(corpus), 4, *corpus.alphas.shape[1:]), dtype=torch.uint8)
     result[:, :3], result[:, 3] = torch.from_numpy(corpus.images).permute(0, 3, 1, 2), torch.from_numpy(corpus.alphas)
+    if whole:
+        result[:, 3] = 255
+        return result
     replaced = dict(enumerate(zip(*mattes, strict=True))) if mattes is not None else {}
     for index, (image, alpha) in (replaced | corpus.plain).items():
         result[index, :3], result[index, 3] = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(alpha)
@@ -205,25 +209,27 @@ def train_subject_representation(
     name: str = "stage 2",
     **loop: Any,
 ) -> list[dict[str, float]]:
-    """Trains Q-Former, projection, text encoder and U-Net; the VAE is frozen, and the image encoder without a rate.
+    """Trains Q-Former, projection, text encoder and U-Net; the VAE is frozen, and every part whose rate is 0.
 
     Args:
         batches: of `SubjectBatch`: `subject_batches` of a corpus in memory, or those of shards.
     """
     module = SubjectRepresentationLoss(model, config)
-    module.requires_grad_(True)
     encoder = model.multimodal_encoder
-    vision = encoder.vision_model
-    vision.requires_grad_(config.image_encoder_rate > 0)
     model.unet.to(memory_format=torch.channels_last)
-    multimodal = [encoder.query_tokens, *encoder.qformer.parameters(), *encoder.projection.parameters()]
-    groups = [
-        {"params": list(model.unet.parameters()), "lr": config.unet_rate},
-        {"params": list(model.text_encoder.parameters()), "lr": config.text_rate},
-        {"params": multimodal, "lr": config.multimodal_rate},
+    trained: list[tuple[list[nn.Parameter], float]] = [
+        (list(model.unet.parameters()), config.unet_rate),
+        (list(model.text_encoder.parameters()), config.text_rate),
+        (
+            [encoder.query_tokens, *encoder.qformer.parameters(), *encoder.projection.parameters()],
+            config.multimodal_rate,
+        ),
+        (list(encoder.vision_model.parameters()), config.image_encoder_rate),
     ]
-    if config.image_encoder_rate > 0:
-        groups.append({"params": list(vision.parameters()), "lr": config.image_encoder_rate})
+    groups = [{"params": parameters, "lr": rate} for parameters, rate in trained if rate > 0]
+    for parameters, rate in trained:
+        for parameter in parameters:
+            parameter.requires_grad_(rate > 0)
     checkpointed = [model.unet, model.text_encoder.model, encoder.qformer]
     with training_attention(model.unet), gradient_checkpointing(checkpointed, on=training.gradient_checkpointing):
         return TrainingLoop(module, batches, training, out=out, groups=groups, name=name, **loop).run()

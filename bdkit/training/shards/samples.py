@@ -157,7 +157,11 @@ class SubjectSamples:
     def __call__(self, record: Record, rng: np.random.Generator) -> SubjectSample:
         """Decodes, crops and draws."""
         draw, box = draw_context(rng, len(self.backgrounds), self.config), record.details.get("box")
-        colours, alpha = record.cutout()
+        if self.config.same_image:
+            colours = record.image()
+            alpha = np.full(colours.shape[:2], 255, dtype=np.uint8)
+        else:
+            colours, alpha = record.cutout()
         shown = record.pixels("alpha.png", "L") if self.config.subject_weight != 1 else None
         if self.latents is None:
             target = square(record.image(), self.resolution, box)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bdkit.models.preprocessing import pixels_from_arrays
 from bdkit.testing.tiny_model import tiny_model
@@ -164,14 +165,14 @@ def small_corpus() -> Corpus:
     )
 
 
-def batches(jitter=True, mattes=False, size=16, seed=0, plain=None):
+def batches(jitter=True, mattes=False, size=16, seed=0, plain=None, model=None, **switches):
     corpus = replace(small_corpus(), plain=plain or {})
     count = len(corpus)
     made = (255 - corpus.images[:5], corpus.alphas[:5] // 2) if mattes else None
     training = TrainingConfig(steps=3, batch_size=size, learning_rate=1e-3, seed=seed)
-    settings = SubjectRepresentationConfig(jitter=jitter)
+    settings = SubjectRepresentationConfig(jitter=jitter, **switches)
     latents = torch.arange(float(count)).view(count, 1, 1, 1).expand(count, 4, 8, 8).half()
-    return stage2.SubjectBatches(tiny_model(), corpus, latents, BACKGROUNDS, made, training, settings)
+    return stage2.SubjectBatches(model or tiny_model(), corpus, latents, BACKGROUNDS, made, training, settings)
 
 
 def draws(made, count):
@@ -248,6 +249,34 @@ def test_mattes_serve_the_images_that_have_one_and_show_no_outfit_or_change() ->
     assert any(np.array_equal(image, matting.blend(*plain, b)) for b in BACKGROUNDS)
 
 
+def test_the_same_image_goes_in_and_comes_out() -> None:
+    made, corpus = batches(mattes=True, same_image=True), small_corpus()
+    batch = made(1, torch.Generator())
+    targets = pixels_from_arrays(corpus.images[made.indices(1)], clip=True)
+    assert torch.equal(batch.pixels, targets)
+    usual = batches(mattes=True)(1, torch.Generator())
+    assert torch.equal(batch.input_ids, usual.input_ids)  # nothing else differs
+
+
+def test_without_subject_text_the_class_noun_reaches_the_multimodal_encoder_neither_in_training_nor_later() -> None:
+    model = tiny_model()
+    image = Image.fromarray(random_images(1, 3)[0])
+    with_text = [model.encode_subject(image, noun) for noun in ("dog", "vase")]
+    assert not torch.equal(*with_text)
+    model.conventions = replace(model.conventions, subject_text=False)
+    without = [model.encode_subject(image, noun) for noun in ("dog", "vase")]
+    assert torch.equal(*without)
+    with pytest.raises(InputError, match="class word is empty"):
+        model.encode_subject(image, " ")
+    batch = batches(model=model)(0, torch.Generator())
+    empty = model.qformer_tokenizer("").input_ids
+    assert (batch.word_mask.sum(1) == len(empty)).all()
+    assert batch.word_ids[:, : len(empty)].tolist() == [empty] * len(batch.word_ids)
+    pixels = model.conventions.pixels([image], model.multimodal_encoder.image_size)
+    ours = model.multimodal_encoder(pixels, batch.word_ids[:1], batch.word_mask[:1])
+    torch.testing.assert_close(ours, without[0])  # padding changes nothing
+
+
 def test_the_subject_counts_more_than_the_background() -> None:
     made, corpus = batches(), small_corpus()
     chosen = made.indices(0)
@@ -265,10 +294,13 @@ def test_the_subject_counts_more_than_the_background() -> None:
         replace(made.config, subject_weight=0.0)
 
 
-@pytest.mark.parametrize("image_encoder_rate", [0.0, 1e-3])
-def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encoder(image_encoder_rate: float) -> None:
+@pytest.mark.parametrize("frozen", [("image_encoder",), (), ("image_encoder", "text"), ("unet", "multimodal")])
+def test_stage_two_trains_all_but_the_autoencoder_and_what_has_no_rate(frozen: tuple[str, ...]) -> None:
+    rates = {
+        f"{part}_rate": 0.0 if part in frozen else 1e-3 for part in ("unet", "text", "multimodal", "image_encoder")
+    }
     made = batches()
-    made.config = replace(made.config, image_encoder_rate=image_encoder_rate)
+    made.config = replace(made.config, **rates)
     model, before = made.model, {k: v.clone() for k, v in made.model.state_dict().items()}
     given = stage2.subject_batches(
         model, small_corpus(), made.latents / 48, BACKGROUNDS, made.training, made.config
@@ -279,10 +311,10 @@ def test_stage_two_trains_all_but_the_autoencoder_and_on_demand_the_image_encode
     assert len(history) == 3
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert not {k for k in moved if k.startswith("vae.")}
-    assert any(k.startswith("multimodal_encoder.vision_model.") for k in moved) == (image_encoder_rate > 0)
-    for part in ("unet.", "text_encoder.", "multimodal_encoder.qformer.", "multimodal_encoder.projection."):
-        assert any(k.startswith(part) for k in moved), part
-    assert "multimodal_encoder.query_tokens" in moved
+    parts = {"unet.": "unet", "text_encoder.": "text", "multimodal_encoder.vision_model.": "image_encoder"}
+    parts |= {f"multimodal_encoder.{name}": "multimodal" for name in ("qformer.", "projection.", "query_tokens")}
+    for prefix, part in parts.items():
+        assert any(k.startswith(prefix) for k in moved) == (part not in frozen), prefix
 
 
 def test_matting_leaves_the_number_of_threads_of_torch() -> None:
