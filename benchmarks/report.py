@@ -25,12 +25,12 @@ SCROLL = """
 const [speed, seconds, done] = arguments, gallery = document.getElementById("gallery");
 const top = scrollY + gallery.getBoundingClientRect().top;
 let started = null, last = null, blankSince = null, longest = 0, gap = 0, frames = 0, seen = new Set();
+const empty = (x, y) => [gallery, null].includes(document.elementFromPoint(x, y));
 const whole = () => {
   const box = gallery.getBoundingClientRect();
   for (let y = Math.max(45, box.top + 20); y < Math.min(innerHeight, box.bottom - 20); y += 60) {
     for (const x of [box.left + 60, box.left + box.width / 2, box.right - 60]) {
-      const element = document.elementFromPoint(x, y);
-      if (element === gallery || element === null) return false;
+      if (empty(x, y) && empty(x, y + 20)) return false;  // more than the gap between two lines
     }
   }
   for (const image of gallery.querySelectorAll("img")) {

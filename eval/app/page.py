@@ -28,6 +28,7 @@ TABS = {
 }
 WAITING = 32  # events in the queue
 SECONDS = 15.0  # between two looks for sessions that are over
+LOOK_SECONDS = 0.01  # between two looks for new work
 FORGOTTEN = 900  # seconds that files stay which Gradio has put aside
 HEAD = """<div class="head"><h1>bdkit</h1><p>Your subject in new scenes: BLIP-Diffusion with the model
 <b>{}</b></p></div>"""
@@ -63,6 +64,8 @@ def serve(config: AppConfig) -> None:
         gr.set_static_paths([root / "sessions"])
         page = build_page(studio)
         page.queue(max_size=WAITING, default_concurrency_limit=4)
+        # Gradio looks for work 1,000 times a second, which takes the interpreter from the model that draws
+        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = LOOK_SECONDS
         try:
             page.launch(**launch_settings(config))
         except OSError as error:

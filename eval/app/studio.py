@@ -30,7 +30,7 @@ from eval.generate.references import load_references
 
 UPLOADED = "your own images"
 HELD_OUT = "mini"  # the suite whose subjects can be chosen: no training has seen them
-SECONDS_BETWEEN = 0.15  # of progress
+SECONDS_BETWEEN = 0.3  # of progress; a browser that redraws more often slows a model on the same cores
 MAX_TEXT = 300
 Result = TypeVar("Result")
 
