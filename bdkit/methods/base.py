@@ -15,7 +15,7 @@ from bdkit.checkpoints.load import SHIPPED, model_hash
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import check_words, one_placeholder
-from bdkit.sampling import check_guidance, make_scheduler, with_timesteps
+from bdkit.sampling import Callback, check_guidance, make_scheduler, with_timesteps
 from bdkit.training.config import FewStepConfig
 from bdkit.training.finetuning import AfterStep, Snapshot, Work, cast
 from bdkit.training.method_config import MethodConfig
@@ -84,6 +84,8 @@ class ModelMethod:
         self.progress = False
         self.work: Work | None = None
         """Where `fit` saves its progress, so that the same call resumes it; None: nowhere."""
+        self.callback: Callback | None = None
+        """Called by `generate` after each denoising step, as the model's own ``callback`` is."""
         self._base_config = config
         self._checkpoint: str | None = None
 
@@ -129,6 +131,7 @@ class ModelMethod:
             num_inference_steps=config.num_inference_steps,
             prompt_reps=config.prompt_reps,
             scheduler=self.scheduler,
+            callback=self.callback,
             **subject,
         )
         return images

@@ -3,6 +3,7 @@
 import html
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
 from dreambench.suites import Prompt, Suite, SuiteSubject
+from eval.app.parts import work_buttons
 from eval.app.studio import Studio, Subject, Turn, checked_text
-from eval.app.subject import SubjectPanel, data_url, stop_button
+from eval.app.subject import SubjectPanel, data_url
 from eval.experiments import SMALL_MODELS, TABLE1, Row
 from eval.results_dir import REFERENCES, save_suite, subject_ids
 from eval.score.metrics import METRICS
@@ -48,10 +50,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                     0, studio.config.max_steps, 0, step=1, label="Training steps", info="0: the preset's",
                     min_width=140, elem_id="compare-steps",
                 )  # fmt: skip
-            with gr.Row():
-                go = gr.Button("Compare", variant="primary", elem_id="compare-go", min_width=120)
-                stop = stop_button("compare")
-            status = gr.HTML(elem_id="compare-status", elem_classes="status")
+            go, stop, status = work_buttons("compare", "Compare")
         with gr.Column(scale=3, min_width=300):
             rows = gr.HTML(elem_id="compare-rows")
 
@@ -134,11 +133,13 @@ def make_images(
             turn.check((number + step / (total + 10)) / len(names), f"{name}: step {step} of {total}")
 
         method.on_step = on_step
-        with turn.watching(studio.model, 10**9, f"{name}: images of the class"):
+        with turn.watching(studio.model.unet, 10**9, f"{name}: images of the class"):
             method.fit(list(subject.images), subject.class_noun, 0)
         method.on_step = None
-        turn.check((number + 0.9) / len(names), f"{name}: drawing")
         ids = subject_ids(suite, name, 0, suite.subjects[0])
+        method.callback = lambda *_, number=number, name=name: turn.check(
+            (number + 0.9) / len(names), f"{name}: drawing"
+        )
         drawn = method.generate(prompt.template, subject.class_noun, [one.sample for one in ids])
         for one, image in zip(ids, drawn, strict=True):
             write_png(image, one.path(out))
@@ -155,7 +156,10 @@ def score(studio: Studio, turn: Turn, suite: Suite, names: Sequence[str], out: P
     except InputError as error:
         return None, f"; no scores, because {error}"
     options = ScoreOptions(workers=0)
-    return score_folder(out, evaluators, options=options, show_progress=False), ""
+    with ExitStack() as watched:
+        for encoder in evaluators.networks.values():
+            watched.enter_context(turn.watching(encoder.network, 10**9, "scoring"))
+        return score_folder(out, evaluators, options=options, show_progress=False), ""
 
 
 def table(

@@ -13,9 +13,10 @@ from bdkit.models.preprocessing import centre_crop
 from bdkit.models.prompts import subject_template
 from bdkit.utils.edges import CANNY_HIGH, CANNY_LOW
 from bdkit.utils.errors import InputError
+from eval.app.parts import image_grid, work_buttons
 from eval.app.sessions import Session
 from eval.app.studio import Studio, Turn, checked_text, seed_list
-from eval.app.subject import SubjectPanel, image_box, stop_button
+from eval.app.subject import SubjectPanel, image_box
 
 UPLOADED, OWN_WORD = "my image", "the subject's own"
 FIRST_SHAPE = "teapot"
@@ -53,15 +54,9 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 with gr.Row():
                     start = gr.Slider(0, 0.95, 0, step=0.05, label="From this share of the steps", min_width=150)
                     end = gr.Slider(0.05, 1, 1, step=0.05, label="to this", min_width=150)
-            with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id="control-go", min_width=120)
-                stop = stop_button("control")
-            status = gr.HTML(elem_id="control-status", elem_classes="status")
+            go, stop, status = work_buttons("control", "Draw")
         with gr.Column(scale=3, min_width=300):
-            images = gr.Gallery(
-                label="Images", columns=3, object_fit="contain", format="png", height="auto", show_label=False,
-                elem_id="control-images", elem_classes="grid-images",
-            )  # fmt: skip
+            images = image_grid("control-images", "Images", 3)
         with holder:
             image_box(studio, "shape", "The shape's image", uploaded, status)
         shape.change(lambda name: gr.update(visible=name == UPLOADED), shape, holder, api_name=False, queue=False)
@@ -114,7 +109,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 net, edges, strength=float(strength), start=float(start), end=float(end), guided=guided
             )
             shown: dict[str, Any] = {} if vectors is None else {"subject_embeddings": vectors}
-            with turn.watching(model, model.defaults.num_inference_steps, f"drawing {len(numbers)} images"):
+            with turn.watching(model.unet, model.defaults.num_inference_steps, f"drawing {len(numbers)} images"):
                 drawn = model(template, target_subject=words, seeds=numbers, control=kept, **shown)
             turn.say(f"{len(drawn)} image{'s' * (len(drawn) != 1)} in {turn.seconds:.1f} s.")
             named = [(source, "shape"), (edges, "edges")]

@@ -7,8 +7,9 @@ import gradio as gr
 from bdkit.models.prompts import subject_template
 from bdkit.sampling import SAMPLERS, make_scheduler, with_timesteps
 from bdkit.utils.errors import InputError
+from eval.app.parts import image_grid, work_buttons
 from eval.app.studio import Studio, Turn, checked_text, seed_list
-from eval.app.subject import SubjectPanel, stop_button
+from eval.app.subject import SubjectPanel
 
 EXAMPLES = ["a {} in the snow", "a {} on the beach", "a {} wearing a red hat", "a purple {}", "a {} in the jungle"]
 OWN_SAMPLER = "the model's own"
@@ -41,15 +42,9 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 )
                 sampler = gr.Dropdown([OWN_SAMPLER, *SAMPLERS], value=OWN_SAMPLER, label="Scheduler")
                 negative = gr.Textbox(defaults.negative_prompt, label="Negative prompt", max_length=300)
-            with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id="draw-go", min_width=120)
-                stop = stop_button("draw")
-            status = gr.HTML(elem_id="draw-status", elem_classes="status")
+            go, stop, status = work_buttons("draw", "Draw")
         with gr.Column(scale=3, min_width=300):
-            images = gr.Gallery(
-                label="Images", columns=2, object_fit="contain", format="png", height="auto", elem_id="draw-images",
-                elem_classes="grid-images", show_label=False,
-            )  # fmt: skip
+            images = image_grid("draw-images", "Images", 2)
 
     def draw(
         name: str,
@@ -79,7 +74,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             shown: dict[str, Any] = {}
             if vectors is not None and "{}" in template:
                 shown["subject_embeddings"] = vectors
-            with turn.watching(model, count, f"drawing {len(numbers)} images"):
+            with turn.watching(model.unet, count, f"drawing {len(numbers)} images"):
                 drawn = model(
                     template,
                     target_subject=words if "{}" in template else None,

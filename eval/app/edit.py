@@ -10,8 +10,9 @@ from bdkit.editing.edit import edit as edit_image
 from bdkit.editing.edit import edited_word
 from bdkit.editing.edit_presets import PRESETS
 from bdkit.utils.errors import InputError
+from eval.app.parts import work_buttons
 from eval.app.studio import Studio, Turn, checked_text
-from eval.app.subject import CANVAS, SubjectPanel, enlarged, image_box, stop_button
+from eval.app.subject import CANVAS, SubjectPanel, enlarged, image_box
 
 GENERATED, UPLOADED = "generated", "my image"
 FOUND, PAINTED, NONE = "found by attention", "painted", "none"
@@ -42,13 +43,10 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 preset = gr.Dropdown(list(PRESETS), value="fixed", label="Preset", info="lavis: the published code")
                 cross = gr.Slider(0, 1, 0.8, step=0.05, label="Share of steps with the source's cross-attention")
                 threshold = gr.Slider(0.05, 0.95, 0.25, step=0.05, label="Threshold of the mask that is found")
-            with gr.Row():
-                go = gr.Button("Edit", variant="primary", elem_id="edit-go", min_width=120)
-                stop = stop_button("edit")
-            status = gr.HTML(elem_id="edit-status", elem_classes="status")
+            go, stop, status = work_buttons("edit", "Edit")
         with gr.Column(scale=3, min_width=300):
             canvas = gr.ImageEditor(
-                label="Source: paint where the edit goes", type="pil", format="png", sources=(), layers=False,
+                label="Source: paint here", type="pil", format="png", sources=(), layers=False,
                 transforms=(), canvas_size=(CANVAS, CANVAS), height=420, elem_id="edit-canvas",
                 brush=gr.Brush(default_size=60, colors=["#ffffff"], color_mode="fixed"),
             )  # fmt: skip
@@ -81,7 +79,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             image = source_of(turn, origin)
             if image is None:
                 plain = checked_text(described, "the description").replace("{", "").replace("}", "")
-                with turn.watching(studio.model, studio.model.defaults.num_inference_steps, "drawing the source"):
+                with turn.watching(studio.model.unet, studio.model.defaults.num_inference_steps, "drawing the source"):
                     (image,) = studio.model(plain, seeds=[int(seed)])
             return turn.session.save(enlarged(image), "source")
 
@@ -111,7 +109,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             model, called, vectors = studio.drawable(subject)
             painted = painted_mask(canvas) if mask == PAINTED else None
             calls = model.defaults.num_inference_steps * (1 if source is None else 2)
-            with turn.watching(model, calls, "editing"):
+            with turn.watching(model.unet, calls, "editing"):
                 result = edit_image(
                     model,
                     source,

@@ -8,8 +8,9 @@ from PIL import Image
 from bdkit.editing.attention_maps import attention_maps, figure, map_statistics, mean_by_token, overlay, table
 from bdkit.models.prompts import subject_template
 from bdkit.utils.errors import InputError
+from eval.app.parts import image_grid, work_buttons
 from eval.app.studio import HELD_OUT, Studio, Subject, Turn, checked_text
-from eval.app.subject import SubjectPanel, stop_button
+from eval.app.subject import SubjectPanel
 from eval.commands.attention import draw_scene
 
 GENERATED, TRUE = "generated", "the mini world's own, with its true mask"
@@ -33,15 +34,9 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
                 steps = gr.Slider(1, 50, 10, step=1, label="Timesteps", min_width=150)
-            with gr.Row():
-                go = gr.Button("Look", variant="primary", elem_id="look-go", min_width=120)
-                stop = stop_button("look")
-            status = gr.HTML(elem_id="look-status", elem_classes="status")
+            go, stop, status = work_buttons("look", "Look")
         with gr.Column(scale=3, min_width=300):
-            maps = gr.Gallery(
-                label="Attention", columns=5, object_fit="contain", format="png", height="auto", show_label=False,
-                elem_id="look-maps", elem_classes="grid-images small",
-            )  # fmt: skip
+            maps = image_grid("look-maps", "Attention", 5, small=True)
     with gr.Accordion("By layer and by noise level", open=False):
         whole = gr.Image(show_label=False, format="png", elem_classes="wide", interactive=False)
 
@@ -65,7 +60,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             model, words, vectors = studio.drawable(subject)
             shown: dict[str, Any] = {} if vectors is None else {"subject_embeddings": vectors}
             image, mask = scene(subject, template, int(seed)) if origin == TRUE else (None, None)
-            with turn.watching(model, int(steps) + (16 if image is None else 0), "looking"):
+            with turn.watching(model.unet, int(steps) + (16 if image is None else 0), "looking"):
                 if image is None:
                     (image,) = model(template, target_subject=words, seeds=[int(seed)], **shown)
                 place = f" {{}} {words} " if vectors is not None else f" {words} "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdkit.checkpoints.adapters import learned_words, load_drawable
 from bdkit.methods.base import check_class_noun
@@ -84,8 +84,8 @@ class Turn:
             self.progress(share, desc=text)
 
     @contextmanager
-    def watching(self, model: LatentDiffusion, calls: int, text: str) -> Iterator[None]:
-        """Before each call of the model's U-Net within the block: shows how far it is, or ends it.
+    def watching(self, network: nn.Module, calls: int, text: str) -> Iterator[None]:
+        """Before each call of a network within the block, such as a U-Net: shows how far the work is, or ends it.
 
         Args:
             calls: how many there will be.
@@ -97,7 +97,7 @@ class Turn:
             self.check(min(1.0, done / calls), text)
             done += 1
 
-        handle = model.unet.register_forward_pre_hook(before)
+        handle = network.register_forward_pre_hook(before)
         try:
             yield
         finally:

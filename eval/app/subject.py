@@ -18,11 +18,6 @@ THUMBNAIL = 144
 CANVAS = 512  # pixels a side of an image to paint on
 
 
-def stop_button(name: str, label: str = "Stop") -> gr.Button:
-    """A button that ends what is running."""
-    return gr.Button(label, variant="secondary", elem_id=f"{name}-stop", min_width=80)
-
-
 def image_box(studio: Studio, key: str, label: str, shown: Any, status: gr.HTML) -> gr.File:
     """A box for one image, which is kept as ``session.sources[key]`` and put into the component ``shown``."""
     box = gr.File(file_types=["image"], label=label, height=100, elem_id=f"{key}-upload", elem_classes="drop")

@@ -1,9 +1,12 @@
 """The tab *Teach*: few-step fine-tuning on the chosen images, watched; what it learns can be drawn afterwards."""
 
 import queue
+import secrets
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,9 +15,10 @@ from bdkit.methods import build_method, method_config
 from bdkit.methods.presets import DEFAULT_PRESET
 from bdkit.models.prompts import subject_template
 from bdkit.utils.errors import InputError
+from eval.app.parts import image_grid, work_buttons
 from eval.app.sessions import MAX_TAUGHT
 from eval.app.studio import Studio, Turn, checked_text, sentence
-from eval.app.subject import SubjectPanel, stop_button
+from eval.app.subject import SubjectPanel
 
 METHOD = "blip-diffusion"
 SMOOTHED = 10  # steps whose mean is the smooth line
@@ -40,17 +44,16 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             with gr.Accordion("More", open=False), gr.Row():
                 rate = gr.Number(config.learning_rate, label="Learning rate", minimum=0, maximum=1)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            go, stop, status = work_buttons("teach", "Teach", "Cancel")
             with gr.Row():
-                go = gr.Button("Teach", variant="primary", elem_id="teach-go", min_width=90)
                 keep = gr.Button("Stop and keep", elem_id="teach-keep", min_width=120)
-                stop = stop_button("teach", "Cancel")
-            status = gr.HTML(elem_id="teach-status", elem_classes="status")
+                save = gr.Button("Download", elem_id="teach-save", min_width=120)
+            saved = gr.File(
+                label="The fine-tuned folder", interactive=False, visible=False, height=80, elem_id="teach-saved"
+            )
         with gr.Column(scale=3, min_width=300):
             curve = gr.HTML(curve_of([]), elem_id="teach-loss", padding=True, container=True)
-            previews = gr.Gallery(
-                label="Previews", columns=4, object_fit="contain", format="png", height="auto", show_label=False,
-                elem_id="teach-previews", elem_classes="grid-images",
-            )  # fmt: skip
+            previews = image_grid("teach-previews", "Previews", 4)
 
     def teach(
         name: str, noun: str, steps: float, prompt: str, every: float, rate: float, seed: float, request: gr.Request
@@ -102,6 +105,13 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
 
     keep.click(stop_and_keep, None, status, queue=False, api_name=False)
 
+    def download(name: str, request: gr.Request) -> tuple[Any, str]:
+        """The folder of a subject that was taught here, as a zip file."""
+        shown, status = studio.run(lambda turn: zipped(turn, name), request)
+        return gr.skip() if shown is None else gr.update(value=shown, visible=True), status
+
+    save.click(download, panel.name, [saved, status], concurrency_id="easel", api_name="download")
+
 
 def lesson(
     studio: Studio,
@@ -150,6 +160,24 @@ def lesson(
     session.taught[learned] = folder
     turn.say(f"Learned in {done} steps and {turn.seconds:.1f} s; “{learned}” is chosen above.")
     return learned
+
+
+def zipped(turn: Turn, name: str) -> str:
+    """The path of a zip file with a taught subject's folder; the page's last one makes room for it."""
+    if name not in turn.session.taught:
+        raise InputError("only what was taught in this page can be downloaded; teach a subject, or choose it above")
+    folder = turn.session.taught[name]
+    for old in turn.session.folder.glob("*/*.zip"):
+        old.unlink()
+    path = turn.session.folder / secrets.token_hex(8) / f"{folder.name}.zip"
+    path.parent.mkdir()
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # weights hardly shrink
+        for number, file in enumerate(files):
+            turn.check(number / len(files), "packing")
+            archive.write(file, Path(folder.name) / file.relative_to(folder))
+    turn.say(f"{path.name} is below. Unpacked, bdkit generate --model {folder.name} draws what it holds.")
+    return str(path)
 
 
 def curve_of(losses: list[float]) -> str:
