@@ -45,7 +45,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 )
             prompt = gr.Textbox("a {}", label="Prompt", info="{} stands where the subject goes", max_length=300)
             with gr.Row():
-                seeds = gr.Textbox("0-2", label="Seeds", max_length=60, min_width=90)
+                seeds = gr.Textbox("0-2", label="Seeds", max_length=60, min_width=90, elem_id="control-seeds")
                 strength = gr.Slider(0, 2, 1.0, step=0.05, label="Strength", min_width=150)
             with gr.Accordion("More", open=False):
                 with gr.Row():

@@ -33,7 +33,7 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
             origin = gr.Radio([GENERATED, TRUE], value=GENERATED, label="Image that is looked at")
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
-                steps = gr.Slider(1, 50, 10, step=1, label="Timesteps", min_width=150)
+                steps = gr.Slider(1, 50, 10, step=1, label="Timesteps", min_width=150, elem_id="look-steps")
             go, stop, status = work_buttons("look", "Look")
         with gr.Column(scale=3, min_width=300):
             maps = image_grid("look-maps", "Attention", 5, small=True)

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from app_helpers import Page, Server
@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert found, f"{line}{(folder / 'log').read_text()}"
         yield Server(found[0], process, folder)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
         assert not list(folder.glob("bdkit-app-*")), "the server leaves files behind"
         assert "eval/app" not in (folder / "log").read_text(), "an error that is no user's"
     finally:
@@ -36,23 +36,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def new_page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Page]]:
-    """Opens the app in a browser of its own."""
-    opened = []
-
-    def open_page() -> Page:
-        page = Page(open_browser(tmp_path_factory.mktemp("profile"), "1280,1000"))
-        opened.append(page.driver)
-        page.driver.get(server.url)
-        page.wait("document.querySelectorAll('.thumbs img').length")
-        return page
-
-    yield open_page
-    for driver in opened:
-        driver.quit()
+def browsers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Page]]:
+    """The browser that all tests share, once one of them has asked for it; a test that kills it empties the list."""
+    opened: list[Page] = []
+    yield opened
+    for page in opened:
+        page.driver.quit()
 
 
-@pytest.fixture(scope="session")
-def page(new_page: Callable[[], Page]) -> Page:
-    """The first page, shared by tests that leave it usable."""
-    return new_page()
+@pytest.fixture
+def page(browsers: list[Page], server: Server, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The app as one finds it."""
+    if not browsers:
+        browsers.append(Page(open_browser(tmp_path_factory.mktemp("profile"), "1280,1000")))
+    browsers[0].open(server.url)
+    return browsers[0]
