@@ -69,6 +69,7 @@ def make_report(
         published=published,
         main_plots=plots[:1],
         plots=plots[1:],
+        timed=any(plot.name == "pareto" for plot in plots),
         main=main,
         bars=interval_bars(results, main),
         sections=[*others, *(section for split in splits for section in split_sections(results, split))],

@@ -73,6 +73,7 @@ def test_every_scored_image_is_there_with_its_scores(out: Path) -> None:
 
 def test_images_and_the_main_plot_come_first(out: Path) -> None:
     page = (out / "report.html").read_text()
+    assert "Scores against seconds are left out" in page
     marks = [
         'class="grid"', 'id="plot-tradeoff"', "<h2>Results", "<h2>Made with", 'id="plot-subjects-dino"', 'id="images"',
     ]  # fmt: skip
