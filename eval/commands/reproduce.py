@@ -4,10 +4,11 @@ NAME is table1, the paper's main table with held-out references and published re
 fine-tuning steps and seconds, with the learning rates that search finds on development subjects; preservation, what the
 subject model keeps of its base on prompts without a subject; drift, how far fits on a subject move what is drawn for
 other prompts, and what they cost; or ablations, the mini pre-training with one part left out or changed at a time
-(--methods names those to run).
+(--methods names those to run). all runs each of them but search, and judges the paper's claims by them.
 
 examples:
   bdkit reproduce table1
+  bdkit reproduce all --budget small
   bdkit table results/paper/table1.csv
   bdkit reproduce search && bdkit reproduce steps
   bdkit reproduce preservation --subjects 30 --prompts 25
@@ -34,6 +35,13 @@ def run(args: argparse.Namespace) -> int:
     from eval.paper.results_files import show
 
     config = config_from_args(ReproduceConfig, args)
+    if config.experiment == "all":
+        from eval.paper.claims import run_all
+
+        path = run_all(config)
+        print(path.read_text(encoding="utf-8"))
+        print(f"{path} and the experiments' CSVs, tables and plots are in {config.out}.")
+        return 0
     path = importlib.import_module(EXPERIMENTS[config.experiment]).run(config)
     print(show(path))
     print(f"{path} has every figure; the table (.md) and the plot (.png) are beside it.")

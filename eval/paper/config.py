@@ -18,6 +18,8 @@ EXPERIMENTS = {
     "drift": "eval.paper.drift",
     "ablations": "eval.paper.ablations",
 }
+# What `bdkit reproduce all` runs, in this order
+ALL = tuple(name for name in EXPERIMENTS if name != "search")
 # What is measured where no limit is given
 BUDGETS: dict[str, dict[str, Any]] = {
     "small": {"seed_sets": (0,), "subjects": 5, "prompts": 5, "samples": 1},
@@ -29,7 +31,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 class ReproduceConfig:
     """Reproduction of the paper.
 
-    experiment: what to reproduce
+    experiment: what to reproduce, or all
     suite: as for `bdkit bench`; none: mini, and mini-dev for search
     model: a folder of weights, a hub id, or mini
     base: the text-to-image model that the model was trained from, a folder or a hub id; none: mini-base beside it
@@ -68,8 +70,10 @@ class ReproduceConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.experiment not in EXPERIMENTS:
-            raise InputError(f"unknown experiment {self.experiment!r}; known are {', '.join(EXPERIMENTS)}")
+        if self.experiment not in (*EXPERIMENTS, "all"):
+            raise InputError(f"unknown experiment {self.experiment!r}; known are {', '.join(EXPERIMENTS)} and all")
+        if self.experiment == "all" and self.methods is not None:
+            raise InputError("--methods is of one experiment, whose rows it names; leave it out of all")
 
     @property
     def csv(self) -> Path:

@@ -122,10 +122,16 @@ def table(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _speed_up_part(found: pd.DataFrame) -> list[str]:
+def headline(found: pd.DataFrame) -> pd.DataFrame:
+    """The speed-ups for the score after the number of steps that is nearest to the paper's."""
     nearest = min(found["target_steps"], key=lambda step: abs(step - HEADLINE_STEPS))
-    lines = []
-    for line in lines_of(found[found["target_steps"] == nearest]):
+    return found[found["target_steps"] == nearest]
+
+
+def _speed_up_part(found: pd.DataFrame) -> list[str]:
+    found, lines = headline(found), []
+    nearest = found["target_steps"].iloc[0]
+    for line in lines_of(found):
         bound = ">= " if pd.isna(line["steps"]) else ""
         interval = "" if pd.isna(line["low"]) else f" [{line['low']:.1f}, {line['high']:.1f}]"
         lines.append(

@@ -1,0 +1,161 @@
+"""`bdkit reproduce all`: the page "What the paper says, what we measured", claim by claim, from the CSVs alone."""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from bdkit.utils.errors import InputError
+from bdkit.utils.io import write_text
+from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
+from eval.paper.results_files import estimate_of, lines_of, provenance_note, read_csv, show
+from eval.paper.steps import SPEED_UP, headline
+from eval.paper.table1 import MEASURED, ORDERED
+from eval.report.summary import METRIC_TITLES
+from eval.report.tables import format_difference, markdown_table
+from eval.results_dir import REAL
+
+PAGE = "claims.md"
+HOLDS, PARTLY, NOT_HERE = "holds", "partly", "does not hold here"
+# (row, the row that the paper has below it in DINO) -> the claim; Sec. 4.1, main table
+ORDER_CLAIMS = {
+    ("blip-diffusion-zero-shot", "base"): "Zero-shot generation shows the subject, which the base does not",
+    ("blip-diffusion-zero-shot", "textual-inversion"): "Zero-shot is more faithful than Textual Inversion",
+    ("blip-diffusion-zero-shot", "re-imagen"): "Zero-shot is about as faithful as Re-Imagen (0.594 against 0.600)",
+    ("blip-diffusion-finetuned", "dreambooth-from-base"): "Fine-tuned for 40 to 120 steps, it equals full DreamBooth",
+    ("dreambooth-from-base", "blip-diffusion-zero-shot"): "DreamBooth is more faithful than zero-shot",
+    ("dreambooth-from-base-300", "dreambooth-from-base-100"): "DreamBooth needs more than 100 steps",
+    ("dreambooth-from-base", "dreambooth-from-base-300"): "DreamBooth needs more than 300 steps",
+    (REAL, "blip-diffusion-finetuned"): "Real images are still more faithful than the fine-tuned model",
+}
+# Claimed to be equal: it holds unless the row is below the other one
+EQUAL = (("blip-diffusion-finetuned", "dreambooth-from-base"), ("blip-diffusion-zero-shot", "re-imagen"))
+FIDELITY = ("dino", "identity")
+SPEED_UP_OF_PAPER = 20.0  # "up to 20x" fewer fine-tuning steps
+KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim with one measured figure and its interval, and what follows: HOLDS, PARTLY or NOT_HERE."""
+
+    claim: str
+    metric: str
+    figure: str
+    verdict: str
+
+
+def above(difference: float, low: float | None, high: float | None, equal: bool = False) -> str:
+    """Whether a difference is above zero: HOLDS where its whole interval is, PARTLY where the interval holds zero,
+    NOT_HERE where all of it is below, or where the difference is and no equality was claimed. An equality holds unless
+    the whole interval is below zero.
+    """
+    if low is None or high is None:
+        return PARTLY if difference > 0 or equal else NOT_HERE
+    if equal:
+        return NOT_HERE if high < 0 else HOLDS
+    if low > 0:
+        return HOLDS
+    return PARTLY if difference > 0 else NOT_HERE
+
+
+def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Of table1.csv: the claims on the order of the methods."""
+    measured = set(frame[frame["source"] == MEASURED]["row"])
+    found = []
+    for line in lines_of(frame[frame["source"] == ORDERED]):
+        pair = line["row"], line["minus"]
+        if pair not in ORDER_CLAIMS or not set(pair) <= measured:
+            continue
+        for metric in FIDELITY:
+            if (figure := estimate_of(line, metric)) is not None:
+                text = format_difference(
+                    {"difference": figure.mean, "low": figure.low, "high": figure.high, "n_subjects": None}
+                )
+                verdict = above(figure.mean, figure.low, figure.high, pair in EQUAL)
+                found.append(Verdict(ORDER_CLAIMS[pair], METRIC_TITLES[metric], text, verdict))
+    return found
+
+
+def speed_up_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Of steps.csv: up to 20 times fewer steps than DreamBooth from the base, for the score after the headline's steps.
+    It holds where the whole interval is at 20 or above, partly where it is above 1.
+    """
+    found = []
+    of_paper = frame[(frame["source"] == SPEED_UP) & (frame["name"] == "dreambooth-from-base")]
+    for line in lines_of(headline(of_paper)) if len(of_paper) else ():
+        if line["metric"] not in FIDELITY:
+            continue
+        low = line["factor"] if pd.isna(line["low"]) else line["low"]
+        bound = ">= " if pd.isna(line["steps"]) else ""
+        interval = "" if pd.isna(line["low"]) else f" [{line['low']:.1f}, {line['high']:.1f}]"
+        figure = f"{bound}{line['factor']:.1f} times{interval}, for the score after {line['target_steps']:.0f} steps"
+        verdict = HOLDS if low >= SPEED_UP_OF_PAPER else PARTLY if low > 1 else NOT_HERE
+        claim = "Up to 20 times fewer fine-tuning steps than DreamBooth"
+        found.append(Verdict(claim, METRIC_TITLES[line["metric"]], figure, verdict))
+    return found
+
+
+def preservation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Of preservation.csv: the subject model keeps the base's text-to-image generation."""
+    found = []
+    for line in lines_of(frame[frame["row"] == "subject-model"]):
+        for metric in ("clip_t", "prompt_right"):
+            change = estimate_of(line, f"{metric}_change")
+            if change is not None and (line["prompts"] == "all" or "all" not in set(frame["prompts"])):
+                interval = "" if change.low is None else f" [{change.low:+.1%}, {change.high:+.1%}]"
+                claim = "The subject model keeps the base's text-to-image generation (at most 2% lost)"
+                verdict = KEPT[line[f"{metric}_kept"]]
+                found.append(Verdict(claim, METRIC_TITLES[metric], f"{change.mean:+.1%}{interval}", verdict))
+    return found
+
+
+VERDICTS: dict[str, Callable[[pd.DataFrame], list[Verdict]]] = {
+    "table1": order_verdicts,
+    "steps": speed_up_verdicts,
+    "preservation": preservation_verdicts,
+}
+
+
+def run_all(config: ReproduceConfig) -> Path:
+    """Runs every experiment, resuming what was begun, and writes OUT/claims.md. One that cannot run is left out with a
+    warning.
+    """
+    for name in ALL:
+        try:
+            show(importlib.import_module(EXPERIMENTS[name]).run(replace(config, experiment=name)))
+        except InputError as error:
+            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+    return write_claims(config.out)
+
+
+def write_claims(out: Path) -> Path:
+    """Writes OUT/claims.md from the CSVs that OUT holds, alone."""
+    head = ["The paper says", "Measured in", "Figure", "Verdict"]
+    parts = ["# What the paper says, what we measured"]
+    missing = []
+    for name, verdicts in VERDICTS.items():
+        path = out / f"{name}.csv"
+        if not path.exists():
+            missing.append(name)
+            continue
+        frame = read_csv(path)
+        lines = [[one.claim, one.metric, one.figure, one.verdict] for one in verdicts(frame)]
+        parts += [
+            f"## {name}",
+            markdown_table(head, lines) if lines else "No claim was measured.",
+            provenance_note(frame),
+        ]
+    if missing:
+        parts.append(f"Not measured: {', '.join(missing)}.")
+    parts.append(
+        "A claim holds where the whole 95% interval says so, partly where the figure does but not the whole interval, "
+        "and does not hold here otherwise; a claim that two methods are equal does not hold where the whole interval "
+        "is below zero. Figures of the order are differences, paired over subjects. Figures of the mini world say "
+        "nothing of full-size models."
+    )
+    write_text("\n\n".join(parts) + "\n", out / PAGE)
+    return out / PAGE

@@ -1,0 +1,68 @@
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bdkit.cli import main
+from bdkit.utils.errors import InputError
+from eval.paper.claims import HOLDS, NOT_HERE, ORDER_CLAIMS, PARTLY, VERDICTS, above, write_claims
+from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
+from eval.paper.results_files import write_csv
+from eval.paper.table1 import ORDER
+
+MADE_WITH = {"commit": "123", "checkpoint": "0e1", "suite": "mini@0", "suite_hash": "1e2", "protocol": "mini",
+             "seed_sets": "0", "n_images": 3, "device": "CPU"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "equal", "verdict"),
+    [
+        (0.1, 0.02, 0.2, False, HOLDS),
+        (0.1, -0.02, 0.2, False, PARTLY),
+        (-0.1, -0.2, 0.02, False, NOT_HERE),
+        (-0.1, -0.2, -0.02, False, NOT_HERE),
+        (-0.1, -0.2, 0.02, True, HOLDS),  # equal, as far as can be seen
+        (-0.1, -0.2, -0.02, True, NOT_HERE),
+        (0.1, None, None, False, PARTLY),  # one subject has no interval
+    ],
+)
+def test_verdict_follows_from_the_interval(
+    difference: float, low: float | None, high: float | None, equal: bool, verdict: str
+) -> None:
+    assert above(difference, low, high, equal) == verdict
+
+
+def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
+    rows = ("blip-diffusion-zero-shot", "base", "dreambooth-from-base", "dreambooth-from-base-300")
+    order = [
+        {"source": "order", "row": rows[0], "minus": "base", "dino": 0.1, "dino_low": 0.05, "dino_high": 0.2},
+        {"source": "order", "row": rows[2], "minus": rows[3], "dino": -0.01, "dino_low": -0.05, "dino_high": 0.01},
+    ]
+    write_csv(
+        pd.DataFrame([{"source": "measured", "row": row} for row in rows] + order), tmp_path / "table1.csv", MADE_WITH
+    )
+    lines = [
+        {"source": "speed-up", "name": "dreambooth-from-base", "metric": "identity", "target_steps": step,
+         "steps": steps, "factor": factor, "low": low, "high": high}
+        for step, steps, factor, low, high in ((10, 900.0, 90.0, 50.0, 99.0), (80, math.nan, 10.0, 10.0, math.inf))
+    ]  # fmt: skip
+    write_csv(pd.DataFrame(lines), tmp_path / "steps.csv", MADE_WITH)
+    text = write_claims(tmp_path).read_text()
+    assert f"which the base does not | DINO | +0.100 [+0.050, +0.200] | {HOLDS} |" in text
+    assert f"needs more than 300 steps | DINO | -0.010 [-0.050, +0.010] | {NOT_HERE} |" in text
+    assert f"| Identity | >= 10.0 times [10.0, inf], for the score after 80 steps | {PARTLY} |" in text
+    assert "Not measured: preservation" in text
+    assert "Textual Inversion" not in text
+
+
+def test_every_claim_has_its_experiment() -> None:
+    assert set(ORDER_CLAIMS) <= set(ORDER)
+    assert set(VERDICTS) <= set(ALL) < set(EXPERIMENTS)
+    with pytest.raises(InputError, match="leave it out of all"):
+        ReproduceConfig(experiment="all", methods=("base",))
+
+
+def test_wrong_names_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "table2"]) == 2
+    assert capsys.readouterr().err.startswith("bdkit: error: unknown experiment 'table2'; known are table1, ")
