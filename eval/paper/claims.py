@@ -35,6 +35,16 @@ ORDER_CLAIMS = {
 EQUAL = (("blip-diffusion-finetuned", "dreambooth-from-base"), ("blip-diffusion-zero-shot", "re-imagen"))
 FIDELITY = ("dino", "identity")
 SPEED_UP_OF_PAPER = 20.0  # "up to 20x" fewer fine-tuning steps
+# Row of ablations.csv -> the claim, and the metrics that fall by it (Sec. 4.3)
+ABLATION_CLAIMS = {
+    "without-stage-1": (
+        "Without stage 1 the subject is less faithful (DINO 0.521 against 0.566)",
+        ("dino", "identity"),
+    ),
+    "frozen-text-encoder": ("With a frozen text encoder the prompt is ignored", ("clip_t", "prompt_right")),
+    "without-subject-text": ("Without subject text the subject is less faithful", ("dino", "identity")),
+    "without-dropping": ("Without dropping the subject prompt results are worse", ("dino", "identity", "clip_t")),
+}
 KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
 
 
@@ -113,10 +123,25 @@ def preservation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     return found
 
 
+def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Of ablations.csv: each of the paper's four makes something worse."""
+    found = []
+    for line in lines_of(frame):
+        claim, metrics = ABLATION_CLAIMS.get(line["row"], ("", ()))
+        for metric in metrics:
+            if (change := estimate_of(line, f"{metric}_change")) is not None:
+                worse = None if change.high is None else -change.high, None if change.low is None else -change.low
+                pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
+                verdict = above(-change.mean, *worse)
+                found.append(Verdict(claim, METRIC_TITLES[metric], format_difference(pair), verdict))
+    return found
+
+
 VERDICTS: dict[str, Callable[[pd.DataFrame], list[Verdict]]] = {
     "table1": order_verdicts,
     "steps": speed_up_verdicts,
     "preservation": preservation_verdicts,
+    "ablations": ablation_verdicts,
 }
 
 

@@ -48,7 +48,10 @@ def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
         for step, steps, factor, low, high in ((10, 900.0, 90.0, 50.0, 99.0), (80, math.nan, 10.0, 10.0, math.inf))
     ]  # fmt: skip
     write_csv(pd.DataFrame(lines), tmp_path / "steps.csv", MADE_WITH)
+    ablated = {"row": "without-stage-1", "dino_change": -0.02, "dino_change_low": -0.03, "dino_change_high": -0.01}
+    write_csv(pd.DataFrame([ablated]), tmp_path / "ablations.csv", MADE_WITH)
     text = write_claims(tmp_path).read_text()
+    assert f"against 0.566) | DINO | -0.020 [-0.030, -0.010] | {HOLDS} |" in text
     assert f"which the base does not | DINO | +0.100 [+0.050, +0.200] | {HOLDS} |" in text
     assert f"needs more than 300 steps | DINO | -0.010 [-0.050, +0.010] | {NOT_HERE} |" in text
     assert f"| Identity | >= 10.0 times [10.0, inf], for the score after 80 steps | {PARTLY} |" in text
@@ -61,6 +64,17 @@ def test_every_claim_has_its_experiment() -> None:
     assert set(VERDICTS) <= set(ALL) < set(EXPERIMENTS)
     with pytest.raises(InputError, match="leave it out of all"):
         ReproduceConfig(experiment="all", methods=("base",))
+
+
+def test_an_experiment_that_cannot_run_is_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", "all", "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr()
+    for name in ALL:
+        assert f"warning: {name} is left out: " in output.err
+    assert f"Not measured: {', '.join(VERDICTS)}." in output.out
+    assert (tmp_path / "out/claims.md").read_text().startswith("# What the paper says, what we measured")
 
 
 def test_wrong_names_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
