@@ -1,6 +1,8 @@
 """Question 4: what the subject model keeps of the base's own abilities, on prompts without a subject (Sec. 3.2).
 
 The base, the subject model without subject vectors and, on the suite's prompts, with them; all from the same noise.
+Where `bdkit reproduce ablations` has trained a model without dropping the subject prompt, and the full model for as
+long, both stand beside them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +56,11 @@ TITLES = {
     BASE_ROW: "Base",
     SUBJECT_MODEL: "Subject model, no subject",
     WITH_SUBJECT: "Subject model, with a subject",
+    "full": "Ablations' full model, no subject",
+    "without-dropping": "Trained without dropping, no subject",
     WORLD: "The mini world's own images",
 }
+TRAINED = ("full", "without-dropping")  # of the ablations, those of the first training seed
 METRICS = {"clip_t": "CLIP-T", "prompt_right": "Prompt right", "class_right": "Class right"}
 KINDS = {SUITE: "the suite's prompts", CAPTION: "captions", "all": "both"}
 BAR = 0.02  # the share of the base's score that may be lost
@@ -68,6 +73,8 @@ def run(config: ReproduceConfig) -> Path:
     suite, out = bench.load_suite(), bench.results_dir
     protocol = protocol_of(bench, suite)
     models = {BASE_ROW: find_base(config), SUBJECT_MODEL: config.model, WITH_SUBJECT: config.model}
+    trained = {row: config.out / "ablations" / f"{row}-0" / "model" for row in TRAINED}
+    models |= {row: str(folder) for row, folder in trained.items() if folder.exists()}
     checkpoints = {row: checkpoint_hash(model) for row, model in models.items()}
     evaluators = load_evaluators(protocol, pick_device())  # before the images, not after
     check_run(out, {"suite": bench.suite, "checkpoints": checkpoints})
@@ -116,11 +123,21 @@ def find_base(config: ReproduceConfig) -> str:
 
 
 def check_run(out: Path, settings: Mapping[str, Any]) -> None:
-    """Claims a folder for images of these settings; InputError when it holds those of others."""
-    saved = read_run(out)
-    if different := [name for name, value in settings.items() if saved.get(name, value) != value]:
+    """Claims a folder for images of these settings; InputError when it holds those of others. Of settings that are
+    dicts, only those under the same key must agree.
+    """
+    saved, different = read_run(out), []
+    for name, value in settings.items():
+        before, now = (one if isinstance(one, dict) else {"": one} for one in (saved.get(name, value), value))
+        if any(before.get(key, one) != one for key, one in now.items()):
+            different.append(name)
+        elif isinstance(value, dict):
+            saved[name] = {**before, **value}
+        else:
+            saved[name] = value
+    if different:
         raise InputError(f"{out} holds images of another {', '.join(different)}; choose another --out")
-    write_json({**saved, **settings}, out / RUN_FILE)
+    write_json(saved, out / RUN_FILE)
 
 
 def _drawer(config: ReproduceConfig, model: str, suite: Suite | None) -> Callable[[], Draw]:
@@ -304,7 +321,7 @@ def _change(line: Mapping[str, Any], metric: str) -> str:
 
 def plot(frame: pd.DataFrame) -> Figure:
     """The change of every metric against the base in percent, with intervals; grey: what may be lost."""
-    changed = frame[frame["row"].isin([SUBJECT_MODEL, WITH_SUBJECT])]
+    changed = frame[~frame["row"].isin([BASE_ROW, WORLD])]
     metrics = [metric for metric in METRICS if f"{metric}_change" in changed]
     figure = Figure(figsize=(3.2 * len(metrics) + 1.6, 1.6 + 0.36 * len(changed)), layout="constrained")
     panels = figure.subplots(1, max(1, len(metrics)), squeeze=False, sharey=True)[0]

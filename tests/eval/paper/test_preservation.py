@@ -73,6 +73,13 @@ def test_plain_images_are_scored_resumed_and_drawn_from_the_same_noise(model: st
         (tmp_path / name).unlink()
     assert preservation.run(config("preservation", model, tmp_path)).read_text() == text
     assert files(tmp_path) == made
+    shutil.copytree(model, tmp_path / "ablations" / "without-dropping-0" / "model")  # trained later
+    more = read_csv(preservation.run(config("preservation", model, tmp_path)))
+    again = more[more["row"] != "without-dropping"]
+    path.write_text(text)
+    pd.testing.assert_frame_equal(again.reset_index(drop=True), read_csv(path))
+    ours, theirs = (more[more["row"] == row]["clip_t"].tolist() for row in ("subject-model", "without-dropping"))
+    assert ours == theirs  # the same weights
     assert "# What the subject model keeps" in show(path)
     assert path.with_suffix(".png").stat().st_size > 10_000
 
