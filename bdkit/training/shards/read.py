@@ -38,7 +38,10 @@ class Record:
     @cached_property
     def details(self) -> dict[str, Any]:
         """What `KEY.json` holds."""
-        value: dict[str, Any] = json.loads(self.files["json"])
+        try:
+            value: dict[str, Any] = json.loads(self.files["json"])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"record {self.key} has no readable json; copy the shards once more") from error
         return value
 
     def image(self) -> np.ndarray:
@@ -70,8 +73,11 @@ class Record:
         """One of the files as pixels of a mode: "RGB", uint8 (H, W, 3), or "L", (H, W)."""
         if extension not in self.files:
             raise InputError(f"record {self.key} has no {extension}; prepare the images with masks")
-        with Image.open(io.BytesIO(self.files[extension])) as image:
-            return np.array(image if image.mode == mode else image.convert(mode))  # writable, as torch wants it
+        try:
+            with Image.open(io.BytesIO(self.files[extension])) as image:
+                return np.array(image if image.mode == mode else image.convert(mode))  # writable, as torch wants it
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+            raise InputError(f"record {self.key}: its {extension} is damaged; copy the shards once more") from error
 
     def template(self) -> str:
         """The caption with `{}` in place of the class noun's first mention; of the mini world its own template."""
@@ -98,8 +104,11 @@ class Shards:
             raise InputError(f"{error.filename or name} is missing; finish `bdkit prepare` first") from error
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path} is no readable dataset ({str(error).splitlines()[0]})") from error
-        if self.dataset.get("format") != FORMAT:
+        known = isinstance(self.dataset, dict) and isinstance(self.dataset.get("shards"), list)
+        if not known or self.dataset.get("format") != FORMAT:
             raise InputError(f"{name} is not of the format {FORMAT}; prepare the images again")
+        if lacking := {"shard", "offset", "size", "key", "hash"} - set(table.column_names):
+            raise InputError(f"{join(self.path, INDEX)} has no column {min(lacking)}; prepare the images again")
         self.names = [shard["name"] for shard in self.dataset["shards"]]
         self.shard, self.offset, self.size = (table[name].to_numpy() for name in ("shard", "offset", "size"))
         self.keys, self.hashes = table["key"].combine_chunks(), table["hash"].combine_chunks()

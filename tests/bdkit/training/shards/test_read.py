@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from shard_examples import (
     COUNT,
     number_of,
@@ -20,6 +21,7 @@ from bdkit.training.shards.contact_sheet import contact_sheet
 from bdkit.training.shards.latents import cache_latents
 from bdkit.training.shards.read import Record, ShardLoader, Shards
 from bdkit.utils.errors import InputError
+from bdkit.utils.images import encode
 
 
 def test_order_depends_on_seed_and_epoch_alone(written: Path, tmp_path: Path) -> None:
@@ -173,3 +175,34 @@ def test_a_caption_without_its_noun_is_refused() -> None:
     record = Record("k", {"json": json.dumps({"caption": "a cat", "subject": "dog"}).encode()})
     with pytest.raises(InputError, match="lacks the noun 'dog'"):
         record.template()
+
+
+def test_an_index_or_a_record_of_the_dataset_that_lacks_something_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "shards")
+    index, dataset = tmp_path / "shards" / "index.parquet", tmp_path / "shards" / "dataset.json"
+    whole = pq.read_table(index)
+    pq.write_table(whole.drop(["hash"]), index)
+    with pytest.raises(InputError, match=r"index\.parquet has no column hash; prepare the images again"):
+        Shards(tmp_path / "shards")
+    for text in ("[]", '{"format": "bdkit-shards-1"}'):
+        dataset.write_text(text)
+        with pytest.raises(InputError, match=r"dataset\.json is not of the format bdkit-shards-1"):
+            Shards(tmp_path / "shards")
+
+
+PNG = encode(Image.new("RGB", (8, 8)), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"png": b"\x89PNG damaged"}, "record k: its png is damaged; copy the shards once more"),
+        ({"png": PNG[:-30]}, "record k: its png is damaged"),
+        ({"json": b"{"}, "record k has no readable json"),
+        ({}, "record k has no readable json"),
+    ],
+)
+def test_a_damaged_record_is_named(files: dict[str, bytes], message: str) -> None:
+    record = Record("k", files)
+    with pytest.raises(InputError, match=message):
+        record.image() if "png" in files else record.text()
