@@ -58,12 +58,13 @@ def test_what_is_encoded_is_what_the_middle_of_the_unet_receives_at_timestep_0(m
 
 @torch.no_grad()
 def test_the_attention_against_plain_loops() -> None:
-    torch.manual_seed(0)
-    heads, channels = 3, 12
+    heads, channels, generator = 3, 12, torch.Generator().manual_seed(0)
     attention = NeighbourAttention(channels, heads).double()
     for parameter in attention.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    features, neighbours = torch.randn(2, channels, 2, 3).double(), torch.randn(2, 5, channels).double()
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    features, neighbours = (
+        torch.randn(2, *shape, generator=generator, dtype=torch.float64) for shape in ((channels, 2, 3), (5, channels))
+    )
     shown = torch.tensor([1, 0])
     ours = attention(features, neighbours, shown).numpy()
 
@@ -94,7 +95,7 @@ def test_the_attention_against_plain_loops() -> None:
 def test_interleaved_guidance_against_its_formula() -> None:
     unet, (noisy, _, hidden) = filled(tiny_model()).double(), inputs(1)
     noisy, hidden, time = noisy.double(), hidden.double(), torch.tensor(400)
-    neighbours, null = unet.encode(noisy + 1, hidden), torch.randn(1, 20, 32).double()
+    neighbours, null = unet.encode(noisy + 1, hidden), hidden.flip(1)
     w_text, w_near, seeds = 3.0, 1.7, [3, 4, 5, 6]
     by_text = [guided_by_text(seed, 400, 0.5) for seed in seeds]
     assert {*by_text} == {True, False}
