@@ -260,8 +260,7 @@ def pretrain_re_imagen_on_shards(preset: ReImagenPreset, run: ShardConfig, *, pr
     with _claimed(run.out, settings):
         if out.exists():
             return out
-        device = run_device(run.device)
-        unet = new_retrieval_unet(model.to(device), preset.retrieval, each.seed)
+        unet = new_retrieval_unet(model.to(run_device(run.device)), preset.retrieval, each.seed)
         samples = RetrievalSamples(
             tokenizer=model.tokenizer,
             length=model.text_encoder.max_length,
@@ -272,13 +271,11 @@ def pretrain_re_imagen_on_shards(preset: ReImagenPreset, run: ShardConfig, *, pr
         )
         finish = FinishNeighbours(EncodeTargets(model.vae, each.mixed_precision))
         batches = shard_batches(shards, samples, each, finish, run.workers)
-        tracking = None if run.log_with is None else Tracking(run.log_with, run.out / "log", every=run.log_every)
-        record = train_retrieval_augmented(
-            model, unet, batches, each, preset.config, run.out, progress=progress, device=device, tracking=tracking
-        )
+        loop: dict[str, Any] = {"progress": progress, "device": model.device}
+        loop["tracking"] = None if run.log_with is None else _tracking(run, None)
+        record = train_retrieval_augmented(model, unet, batches, each, preset.config, run.out, **loop)
         if is_main_process():
-            record = {"config": asdict(preset.config), "data": shards.fingerprint, "training": record}
-            save_re_imagen(unet, out, preset.retrieval, record, model)
+            save_re_imagen(unet, out, preset.retrieval, {"data": shards.fingerprint, "training": record}, model)
     return out
 
 
