@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -333,6 +334,8 @@ def plot(frame: pd.DataFrame) -> Figure:
             face = COLOURS[0] if line["source"] == PAPER else "white"
             axes.plot(change.mean, place, marker="o", color=COLOURS[0], markerfacecolor=face)
         axes.set(title=METRIC_TITLES[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set_yticks(range(len(changed)), [line["title"] for line in changed])
-    figure.supxlabel("difference from the full model, 95% intervals over subjects", fontsize=8)
+    note = "difference from the full model, 95% intervals over subjects; filled: the paper's ablations"
+    figure.supxlabel(note, fontsize=8)
     return figure

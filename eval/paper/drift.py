@@ -339,7 +339,7 @@ def plot(frame: pd.DataFrame) -> Figure:
         if name == "seconds":
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         if name == "peak_gib":
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.1 * max(line[name] for line in lines))
     panels[0].set(ylabel="DINO distance from the unfitted model")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8)
