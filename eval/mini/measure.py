@@ -1,34 +1,50 @@
-"""How good a mini evaluator is, on images of subjects that it never saw."""
+"""How good a mini evaluator is, on images of subjects that it never saw.
 
+`python -m eval.mini.measure` measures the shipped ones on development individuals.
+"""
+
+import argparse
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from PIL import Image
+from scipy.stats import rankdata, spearmanr
 
+from bdkit.utils.io import read_json, write_json
+from eval.mini.individuals import Individuals, IndividualsConfig, draw_individuals
 from eval.mini.networks import HEADS, WordTokenizer, load_network
 from eval.mini.pool import Material, Pool
-from eval.mini.tasks import degrade, to_tensor
+from eval.mini.views import degrade, to_tensor
 from eval.score.encoders import Classifier, ClipEncoder, Encoder
 from eval.score.protocols import PROTOCOLS
+from eval.score.weights import CARD, MINI_WEIGHTS
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
 
 def measure(path: Path, material: Material) -> dict[str, float]:
-    """The measures of a weights file on the held-out subjects."""
+    """The measures of a weights file on the held-out subjects and on development individuals."""
+    encoder = read_encoder(path)
+    if isinstance(encoder, Classifier):
+        return measure_classifier(encoder, material.held_out)
+    measures = {**measure_embeddings(encoder, material.held_out), **measure_individuals(encoder, material.individuals)}
+    if isinstance(encoder, ClipEncoder):
+        measures |= measure_clip(encoder, material.held_out, material.prompts)
+    return measures
+
+
+def read_encoder(path: Path) -> Encoder:
+    """The encoder of a weights file."""
     network, config = load_network(path)
-    how, checkpoint, kind = PROTOCOLS["mini"].dino, {"file": path.name}, config["kind"]
-    if kind == "classifier":
-        return measure_classifier(Classifier(network, how, "classifier", checkpoint), material.held_out)
-    if kind != "clip":
-        return measure_embeddings(Encoder(network, how, kind, checkpoint), material.held_out)
-    tokenizer = WordTokenizer(config["words"], config["text"]["context_length"])
-    clip = ClipEncoder(network, PROTOCOLS["mini"].clip, kind, checkpoint, tokenizer=tokenizer)
-    measures = measure_embeddings(clip, material.held_out)
-    return {**measures, **measure_clip(clip, material.held_out, material.prompts)}
+    rules, checkpoint, kind = PROTOCOLS["mini"], {"file": path.name}, config["kind"]
+    if kind == "clip":
+        tokenizer = WordTokenizer(config["words"], config["text"]["context_length"])
+        return ClipEncoder(network, rules.clip, kind, checkpoint, tokenizer=tokenizer)
+    return (Classifier if kind == "classifier" else Encoder)(network, rules.dino, kind, checkpoint)
 
 
 def retrieval(embeddings: Floats, subjects: Ints, classes: Ints) -> dict[str, float]:
@@ -106,6 +122,87 @@ def measure_clip(encoder: ClipEncoder, pool: Pool, prompts: list[list[str]]) -> 
     }
 
 
+def measure_individuals(encoder: Encoder, shown: Individuals) -> dict[str, float]:
+    """`tell_apart` of the references, `rank_identity` of the lookalikes, and where there are texts `prompt_right`."""
+    rows = encoder.embed_images(shown.references)
+    measures = {
+        **tell_apart(rows, shown.subject, shown.class_index),
+        "rank_identity": rank_identity(rows, encoder.embed_images(shown.lookalikes), shown),
+    }
+    if isinstance(encoder, ClipEncoder):
+        measures["prompt_right"] = prompt_right(encoder, shown)
+    return measures
+
+
+def tell_apart(embeddings: Floats, subjects: Ints, classes: Ints) -> dict[str, float]:
+    """The cosines of a subject's images with one another and with those of other subjects.
+
+    Args:
+        embeddings: (n, d) unit vectors. subjects, classes: (n,) integers.
+
+    Returns:
+        `same`: the mean over subjects of the mean over pairs of different images; `other_of_class` and `other_class`:
+        the mean over pairs of subjects of the mean over their pairs of images; `gap`: same - other_of_class;
+        `roc_area`: how often a pair of one subject's images has a higher cosine than a pair of two subjects of one
+        class, 0..1, ties counting half; `individuals`: how many.
+    """
+    cosines = (embeddings @ embeddings.T).astype(np.float64)
+    names, first, index = np.unique(subjects, return_index=True, return_inverse=True)
+    member = np.eye(len(names))[index]
+    counts = member.sum(axis=0)
+    sums = member.T @ cosines @ member
+    same = (np.diag(sums) - member.T @ np.diag(cosines)) / (counts * (counts - 1))
+    means = sums / np.outer(counts, counts)
+    alike = classes[first][:, None] == classes[first][None]
+    other = ~np.eye(len(names), dtype=bool)
+    upper = np.triu(np.ones_like(cosines, dtype=bool), 1)
+    one, of_class = subjects[:, None] == subjects[None], classes[:, None] == classes[None]
+    values = {
+        "individuals": float(len(names)),
+        "same": float(same.mean()),
+        "other_of_class": float(means[alike & other].mean()),
+        "other_class": float(means[~alike].mean()),
+        "roc_area": roc_area(cosines[upper & one], cosines[upper & of_class & ~one]),
+    }
+    return {**values, "gap": values["same"] - values["other_of_class"]}
+
+
+def roc_area(positive: Floats, negative: Floats) -> float:
+    """How often a positive value is above a negative one, ties counting half (Mann-Whitney's U over its maximum)."""
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)].sum()
+    return float((ranks - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
+
+
+def rank_identity(references: Floats, lookalikes: Floats, shown: Individuals) -> float:
+    """Spearman's rank correlation of an encoder's score with the true likeness to a subject, -1..1.
+
+    One point for each subject and each individual on the way from it to a stranger of its class, as a benchmark has one
+    for each subject and method: the mean cosine of the individual's images to the subject's references, and the
+    individual's likeness to the subject. So scores must rank individuals across subjects, not for one subject alone.
+
+    Args:
+        references, lookalikes: the unit vectors (n, d) and (m, d) of the images of `shown`.
+    """
+    scores = [
+        float((row @ references[shown.subject == number].T).mean())
+        for row, number in zip(lookalikes, shown.of, strict=True)
+    ]
+    points = pd.DataFrame({"of": shown.of, "step": shown.step, "score": scores, "likeness": shown.likeness})
+    means = points.groupby(["of", "step"]).mean()
+    return float(spearmanr(means["score"], means["likeness"]).statistic)
+
+
+def prompt_right(encoder: ClipEncoder, shown: Individuals) -> float:
+    """How often an image is nearest to the prompt that it was drawn for, among those that it cannot obey as well."""
+    every = sorted({text for texts in shown.texts for text in texts})
+    rows = dict(zip(every, encoder.embed_texts(every), strict=True))
+    nearest = [
+        int(np.argmax(np.stack([rows[text] for text in texts]) @ image))
+        for image, texts in zip(encoder.embed_images(shown.prompted), shown.texts, strict=True)
+    ]
+    return float(np.mean(np.equal(nearest, 0)))
+
+
 def measure_classifier(classifier: Classifier, pool: Pool) -> dict[str, float]:
     """Accuracy of each head, and for outfit and change also over the images that have one."""
     predicted = {name: values.argmax(axis=1) for name, values in classifier.predict(_images(pool)).items()}
@@ -119,3 +216,24 @@ def measure_classifier(classifier: Classifier, pool: Pool) -> dict[str, float]:
 
 def _images(pool: Pool) -> list[Image.Image]:
     return [Image.fromarray(np.asarray(image)) for image in pool.images]
+
+
+def main() -> None:
+    """Measures a folder of weights on development individuals, and keeps the measures in its card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, default=MINI_WEIGHTS)
+    weights: Path = parser.parse_args().weights
+    card = read_json(weights / CARD)
+    shown = draw_individuals(IndividualsConfig())
+    for name in (name for name in card["models"] if name != "classifier"):
+        found = {
+            key: round(value, 4)
+            for key, value in measure_individuals(read_encoder(weights / f"{name}.safetensors"), shown).items()
+        }
+        card["models"][name]["measures"] |= found
+        print(name, ", ".join(f"{key} {value}" for key, value in found.items()))
+    write_json(card, weights / CARD)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, Subject, generator, 
 from bdkit.miniworld.truth import truth
 from bdkit.training.pretraining.corpus import write_arrays
 from bdkit.utils.parallel import make_parts
+from eval.mini.individuals import Individuals, IndividualsConfig, draw_individuals
 from eval.mini.networks import HEADS, split_words
 
 SPLIT = "evaluators"
@@ -89,12 +90,14 @@ class Material:
         train, held_out: images of disjoint subjects.
         words: every word that a caption or prompt can hold.
         prompts: a prompt for every class (rows) in every context (columns), for CLIP's zero-shot measures.
+        individuals: of the development split.
     """
 
     train: Pool
     held_out: Pool
     words: list[str]
     prompts: list[list[str]]
+    individuals: Individuals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +114,6 @@ class PoolSize:
     images: int
 
 
-FULL = (
-    PoolSize(name="train", objects=180, live=380, images=10),
-    PoolSize(name="held-out", objects=12, live=22, images=6),
-)
-SMALL = (
-    PoolSize(name="train", objects=4, live=4, images=4),
-    PoolSize(name="held-out", objects=2, live=2, images=3),
-)
 OUTFIT_SHARE = 0.5
 CHANGE_SHARE = 0.2
 N_CAPTIONS = 2
@@ -180,7 +175,9 @@ def make_pool(size: PoolSize, folder: Path, workers: int) -> Pool:
     )
 
 
-def make_material(sizes: tuple[PoolSize, PoolSize], folder: Path, workers: int) -> Material:
+def make_material(
+    sizes: tuple[PoolSize, PoolSize], individuals: IndividualsConfig, folder: Path, workers: int
+) -> Material:
     """Pools, vocabulary and the prompt of every class in every context."""
     prompts = [[f"a {noun} {context}" for context in CONTEXTS] for noun in CLASSES]
     words = {word for text in (*VOCABULARY, *(p for row in prompts for p in row)) for word in split_words(text)}
@@ -189,6 +186,7 @@ def make_material(sizes: tuple[PoolSize, PoolSize], folder: Path, workers: int) 
         held_out=make_pool(sizes[1], folder, workers),
         words=sorted(words),
         prompts=prompts,
+        individuals=draw_individuals(individuals),
     )
 
 

@@ -24,7 +24,7 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically
 from bdkit.utils.progress import progress_bar
 from eval.mini.pool import SPLIT, random_scene
-from eval.mini.tasks import degrade, to_tensor
+from eval.mini.views import degrade, to_tensor
 
 WEIGHTS = Path(__file__).parent / "weights" / "segmenter.safetensors"
 CHANNELS = (16, 32, 64, 96)

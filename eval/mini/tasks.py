@@ -1,13 +1,8 @@
-"""What each of the four mini evaluators learns from: its network, its batches and its loss.
-
-Evaluators score images that come out of an autoencoder after a few sampling steps: a little blurred, with blocky or
-noisy patches. An evaluator that never saw that would measure sharpness instead of identity or content; hence `degrade`.
-"""
+"""What each of the four mini evaluators learns from: its network, its batches and its loss."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import open_clip
 import torch
 from torch import Tensor, nn
@@ -25,6 +20,7 @@ from eval.mini.networks import (
     build_network,
 )
 from eval.mini.pool import IntArray, Material
+from eval.mini.views import crop, degrade, jiggle, light, to_tensor
 
 Result = tuple[Tensor, dict[str, Tensor]]
 
@@ -174,24 +170,40 @@ def sinkhorn(logits: Tensor, iterations: int = 3) -> Tensor:
     return q
 
 
+def spread(embeddings: Tensor) -> Tensor:
+    """KoLeo, DINOv2's spread-out regulariser: minus the mean log distance of each unit vector to its nearest other.
+
+    Args:
+        embeddings: (B, d), not normalised; B at least 2.
+    """
+    unit = F.normalize(embeddings.float(), dim=1)
+    cosines = (unit @ unit.T).masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), -1.0)
+    nearest = unit[cosines.argmax(dim=1)]
+    return -(F.pairwise_distance(unit, nearest) + 1e-8).log().mean()
+
+
 class DinoTask(Task):
     """Self-distillation without labels: a student sees all crops, a teacher (its moving average) the two large ones.
 
-    # Paper (DINO): both large crops come from one image; here: for `pair_share` of the images the second comes
-    # from another image of the same instance, as from another frame of a video, because crops of one image share
-    # their background, and in minutes of training nothing but that is learned. Crops are 48 and 32 pixels wide, so
-    # that things are about as large in them as in the images that are scored. Colours are not jittered: they are
-    # identity.
-    # Paper (DINO): a running mean centres the teacher; here: Sinkhorn-Knopp, as in DINOv2, because batches are small.
+    No term is contrastive: nothing is told which images are of different instances. What keeps individuals of one class
+    apart is Sinkhorn-Knopp over a batch of few classes, and `spread`; what keeps one individual together, besides the
+    distillation, is the cosine of the student's vector of a large view to the teacher's of the other (as in BYOL).
+
+    # Paper (DINO): both large crops come from one image; here: from two images of the same instance, as from two frames
+    of a video, because crops of one image share their background, and in minutes of training nothing but that is
+    learned. Batches hold few classes, and crops are 64 and 32 pixels wide, the large ones as in use.
+    # Paper (DINO): a running mean centres the teacher; here: Sinkhorn-Knopp and KoLeo, as in DINOv2.
     """
 
+    classes = 4
     prototypes = 512
-    large, small = 48, 32
-    local_crops = 3
-    pair_share = 1.0
+    large, small = 64, 32
+    local_crops = 2
     student_temperature = 0.1
     teacher_temperature = 0.02
     momentum = 0.9
+    spread_weight = 0.3
+    agree_weight = 1.0
 
     def __init__(self, material: Material, training: TrainingConfig) -> None:
         super().__init__(material, training, DINO_CONFIG)
@@ -204,29 +216,35 @@ class DinoTask(Task):
         self.teacher_head.requires_grad_(False)
 
     def batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The two large views of each image, and its small ones, (views x batch, 3, side, side)."""
+        """The two large views of each instance, and its small ones, (views x batch, 3, side, side)."""
         rng = self.rng(index)
-        rows = rng.integers(len(self.pool.images), size=self.training_config.batch_size)
-        first, second = self.images(rows), self.images(self.pool.partners(rows, self.pair_share, rng))
-        large = [light(crop(v, self.large, (0.4, 1.0), True, generator), 0.2, generator) for v in (first, second)]
-        large[1] = degrade(large[1], generator, share=0.3)
+        chosen = self.pool.few_classes(self.training_config.batch_size, self.classes, rng)
+        views = [self.images(rows) for rows in self.pool.two_of_each(chosen, rng)]
+        large = [light(crop(v, self.large, (0.6, 1.0), True, generator), 0.1, generator) for v in views]
+        large = [degrade(v, generator, share=0.3) for v in large]
         small = [
-            light(crop(v, self.small, (0.15, 0.45), True, generator), 0.2, generator)
-            for v in (first, second, first)[: self.local_crops]
+            light(crop(views[k % 2], self.small, (0.2, 0.5), True, generator), 0.1, generator)
+            for k in range(self.local_crops)
         ]
         return torch.cat(large), torch.cat(small)
 
     def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Result:
-        """Cross-entropy of every student view against the teacher's other large view, centred and sharpened."""
+        """Cross-entropy of every student view against the teacher's other large view, `spread`, and agreement."""
         large, small = batch
         size = len(large) // 2
         with torch.no_grad():
-            raw = self.teacher_head(self.network(large)).float()
+            known = self.network(large).float()
+            raw = self.teacher_head(known).float()
             targets = sinkhorn(raw / self.teacher_temperature).chunk(2)
-        seen = torch.cat([self.student(large), self.student(small)])
-        views = (self.head(seen).float() / self.student_temperature).log_softmax(dim=1).split(size)
+        seen = self.student(large)
+        views = self.head(torch.cat([seen, self.student(small)])).float()
+        views = (views / self.student_temperature).log_softmax(dim=1).split(size)
         terms = [-(t * v).sum(dim=1).mean() for i, t in enumerate(targets) for j, v in enumerate(views) if i != j]
-        return torch.stack(terms).mean(), {}
+        distill = torch.stack(terms).mean()
+        koleo = torch.stack([spread(view) for view in seen.chunk(2)]).mean()
+        agree = -F.cosine_similarity(seen.float(), torch.cat(known.chunk(2)[::-1]), dim=1).mean()
+        loss = distill + self.spread_weight * koleo + self.agree_weight * agree
+        return loss, {"distill": distill.detach(), "spread": koleo.detach(), "agree": agree.detach()}
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -254,95 +272,3 @@ TASKS: dict[str, Any] = {
     "clip": ClipTask,
     "dino": DinoTask,
 }
-
-
-def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
-    """Images (B, H, W, 3) of 0..255 as float32 (B, 3, H, W) of -1..1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Numbers (n, 1, 1, 1), one for each image of a batch."""
-    return torch.rand(n, 1, 1, 1, generator=generator) * (high - low) + low
-
-
-def crop(x: Tensor, size: int, area: tuple[float, float], flip: bool, generator: torch.Generator) -> Tensor:
-    """A random square crop of each image, holding `area` of it, resized to `size`; mirrored half the time."""
-    n = len(x)
-    side = uniform(n, *area, generator).sqrt().flatten()
-    room = 1 - side
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, 0, 2] = (torch.rand(n, generator=generator) * 2 - 1) * room
-    theta[:, 1, 2] = (torch.rand(n, generator=generator) * 2 - 1) * room
-    if flip:
-        theta[:, 0, 0] *= 1.0 - 2.0 * (torch.rand(n, generator=generator) < 0.5)
-    return _sample(x, theta, size)
-
-
-def jiggle(x: Tensor, zoom: float, shift: float, generator: torch.Generator) -> Tensor:
-    """Zoom each image by up to 1 +- `zoom` and move it by up to `shift` of its half width; edges are mirrored."""
-    n = len(x)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = uniform(n, 1 - zoom, 1 + zoom, generator).flatten()
-    theta[:, :, 2] = (torch.rand(n, 2, generator=generator) * 2 - 1) * shift
-    return _sample(x, theta, x.shape[-1])
-
-
-def light(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Brightness and contrast, each changed by up to `strength`. Colours stay: they are part of identity."""
-    contrast = uniform(len(x), 1 - strength, 1 + strength, generator)
-    return (x * contrast + uniform(len(x), -strength, strength, generator)).clamp(-1, 1)
-
-
-def degrade(x: Tensor, generator: torch.Generator, share: float = 0.6) -> Tensor:
-    """Blur, JPEG-like quantisation and noise, each of random strength, on about `share` of the images."""
-    n = len(x)
-    chosen = (torch.rand(n, 1, 1, 1, generator=generator) < share).float()
-    soft = _blur(x)
-    damaged = x + uniform(n, 0.0, 1.0, generator) * (soft - x)
-    # every third image is blurred once more: to a gaussian of at most 1.3 pixels
-    softer = (torch.rand(n, 1, 1, 1, generator=generator) < 0.33).float()
-    damaged = damaged + softer * (_blur(_blur(damaged)) - damaged)
-    damaged = _quantise(damaged, uniform(n, 0.005, 0.09, generator))
-    noise = torch.randn(x.shape, generator=generator).contiguous(memory_format=torch.channels_last)
-    damaged = damaged + uniform(n, 0.0, 0.09, generator) * noise
-    return (x + chosen * (damaged - x)).clamp(-1, 1)
-
-
-def _sample(x: Tensor, theta: Tensor, size: int) -> Tensor:
-    grid = F.affine_grid(theta, [len(x), 3, size, size], align_corners=False)
-    # a small image from a large part of a big one would alias: soften before
-    source = _blur(x) if size < x.shape[-1] else x
-    out = F.grid_sample(source, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return out.contiguous(memory_format=torch.channels_last)
-
-
-def _blur(x: Tensor) -> Tensor:
-    """A binomial filter of three taps in each direction (a gaussian of about 0.7 pixels)."""
-    wide = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
-    x = 0.5 * x + 0.25 * (wide[..., :-2] + wide[..., 2:])
-    tall = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
-    return 0.5 * x + 0.25 * (tall[:, :, :-2] + tall[:, :, 2:])
-
-
-def _cosines(size: int = 8) -> Tensor:
-    k = torch.arange(size, dtype=torch.float32)
-    matrix = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / (2 * size)) * (2 / size) ** 0.5
-    matrix[0] /= 2**0.5
-    return matrix
-
-
-_DCT = _cosines()
-_STEPS = 1.0 + torch.arange(8).view(8, 1) + torch.arange(8).view(1, 8)
-
-
-def _quantise(x: Tensor, strength: Tensor) -> Tensor:
-    """Round the cosine coefficients of 8 x 8 blocks, high frequencies the coarsest, as JPEG does."""
-    n, channels, height, width = x.shape
-    blocks = x.reshape(n, channels, height // 8, 8, width // 8, 8).permute(0, 1, 2, 4, 3, 5)
-    coefficients = _DCT @ blocks @ _DCT.T
-    step = strength.view(n, 1, 1, 1, 1, 1) * _STEPS
-    blocks = _DCT.T @ ((coefficients / step).round_() * step) @ _DCT
-    out = blocks.permute(0, 1, 2, 4, 3, 5).reshape(n, channels, height, width)
-    return out.contiguous(memory_format=torch.channels_last)

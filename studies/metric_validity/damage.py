@@ -11,17 +11,16 @@ import skia
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from bdkit.miniworld.colours import RGB, distance, from_oklch, to_oklab
+from bdkit.miniworld.colours import RGB, from_oklch, to_oklab
 from bdkit.miniworld.contexts import CONTEXTS, STUDIO, draw_context, draw_foreground
 from bdkit.miniworld.drawing.patterns import PATTERNS
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import PROMPT_PARTS, Scene, sample_scene, scene_for_prompt
-from bdkit.miniworld.subjects import CLASSES, PARTS, Subject, generator, sample_subject
+from bdkit.miniworld.subjects import CLASSES, Subject, generator, sample_subject
+from eval.mini.individuals import between, blend, blend_colours, identity_distance
 from eval.score.edit_metrics import FloatArray, PixelArray
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-# mean OKLab distance of two strangers' colours; a distance of two colours counts up to it
-STRANGERS_COLOURS = 0.45
 BLUR_PIXELS = 3.0
 
 
@@ -76,40 +75,6 @@ def blur(image: PixelArray, sigma: float) -> PixelArray:
     """The (H, W, 3) uint8 image under a Gaussian of `sigma` pixels, 0 or more; the edges are mirrored."""
     smooth = gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="reflect")
     return np.rint(smooth).astype(np.uint8)
-
-
-def identity_distance(first: Subject, second: Subject) -> float:
-    """How different two subjects are, 0 (the same) to 1: the mean of four equal parts, colours (OKLab), pattern, choice
-    of parts, and shape. Subjects of different classes are 1 apart.
-    """
-    if first.class_noun != second.class_noun:
-        return 1.0
-    pairs = zip(first.colours, second.colours, strict=True)
-    colours = sum(min(1.0, distance(a, b) / STRANGERS_COLOURS) for a, b in pairs) / 3
-    pattern = 1.0 if first.pattern != second.pattern else _mean_gap(first.pattern_shape, second.pattern_shape)
-    parts = sum(a != b for a, b in zip(first.parts, second.parts, strict=True)) / len(first.parts)
-    return (colours + pattern + parts + _mean_gap(first.shape, second.shape)) / 4
-
-
-def between(subject: Subject, other: Subject, share: float) -> Subject:
-    """The individual `share` of the way from one subject to another of its class: numbers and colours (in OKLab) move
-    evenly; pattern and parts change over one after the other, in an order that the two subjects decide.
-
-    Raises ValueError for two classes.
-    """
-    if subject.class_noun != other.class_noun:
-        raise ValueError(f"nothing is between a {subject.class_noun} and a {other.class_noun}")
-    order = generator("between", subject, other).permutation(len(PARTS[subject.class_noun]) + 1)
-    turned = (order + 0.5) / len(order) < share
-    parts = zip(subject.parts, other.parts, turned[1:], strict=True)
-    return replace(
-        subject,
-        shape=_blend(subject.shape, other.shape, share),
-        colours=_blend_colours(subject, other, share),
-        pattern=other.pattern if turned[0] else subject.pattern,
-        pattern_shape=_blend(subject.pattern_shape, other.pattern_shape, share),
-        parts=tuple(new if turn else old for old, new, turn in parts),
-    )
 
 
 def obeys(scene: Scene, template: str) -> bool:
@@ -186,9 +151,9 @@ def _wrong_class(case: Case, strength: float) -> Shown:
     looks = alien if share > 0.5 else subject
     mixed = replace(
         alien,
-        colours=_blend_colours(subject, alien, share),
+        colours=blend_colours(subject, alien, share),
         pattern=looks.pattern,
-        pattern_shape=_blend(subject.pattern_shape, alien.pattern_shape, share),
+        pattern_shape=blend(subject.pattern_shape, alien.pattern_shape, share),
     )
     return show(replace(case.scene, subject=mixed, outfit=None), identity=0.0, noun=0.0)
 
@@ -256,24 +221,6 @@ def _behind(whole: Shown, place: PixelArray, share: float) -> Shown:
     """The image with `share` of another background, cut in along the subject's alpha."""
     image = crossfade(whole.image, place, share * (1 - whole.alpha))
     return replace(whole, image=image, place=1 - share)
-
-
-def _mean_gap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    """Three times the mean difference, at most 1: two strangers' numbers in 0..1 are a third apart."""
-    return min(1.0, 3 * float(np.mean(np.abs(np.subtract(first, second)))))
-
-
-def _blend(first: tuple[float, ...], second: tuple[float, ...], share: float) -> tuple[float, ...]:
-    return tuple((1 - share) * a + share * b for a, b in zip(first, second, strict=True))
-
-
-def _blend_colours(first: Subject, second: Subject, share: float) -> tuple[RGB, RGB, RGB]:
-    mixed = []
-    for one, other in zip(first.colours, second.colours, strict=True):
-        lightness, a, b = _blend(to_oklab(one), to_oklab(other), share)
-        mixed.append(one if share == 0 else from_oklch(lightness, math.hypot(a, b), math.degrees(math.atan2(b, a))))
-    main, pattern, accent = mixed
-    return main, pattern, accent
 
 
 def _turn_hue(colour: RGB, degrees: float) -> RGB:

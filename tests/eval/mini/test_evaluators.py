@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bdkit.utils.errors import InputError
-from eval.mini import tasks
+from eval.mini import tasks, views
+from eval.mini.individuals import IndividualsConfig, draw_individuals
 from eval.mini.measure import neighbours_accuracy, retrieval
 from eval.mini.networks import HEADS, WordTokenizer, build_network, load_network, save_network
 from eval.mini.pool import Material, Pool
@@ -39,7 +40,10 @@ def make_pool(subjects: int = 12, count: int = 4, seed: int = 0) -> Pool:
 @pytest.fixture(scope="module")
 def material() -> Material:
     prompts = [["a thing in the snow"], ["a cup in the snow"]]
-    return Material(train=make_pool(), held_out=make_pool(6, 3, seed=1), words=WORDS, prompts=prompts)
+    shown = draw_individuals(IndividualsConfig(suites=1, subjects=6, lookalikes=1, prompted=1))
+    return Material(
+        train=make_pool(), held_out=make_pool(6, 3, seed=1), words=WORDS, prompts=prompts, individuals=shown
+    )
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -156,11 +160,11 @@ def test_saved_networks_come_back_in_half_precision(tmp_path: Path) -> None:
 
 
 def test_views_keep_size_and_range_and_damage_is_small() -> None:
-    x = tasks.to_tensor(make_pool(4, 2).images)
+    x = views.to_tensor(make_pool(4, 2).images)
     for view in (
-        lambda g: tasks.crop(x, 32, (0.2, 0.5), True, g),
-        lambda g: tasks.jiggle(x, 0.1, 0.1, g),
-        lambda g: tasks.degrade(x, g, share=1.0),
+        lambda g: views.crop(x, 32, (0.2, 0.5), True, g),
+        lambda g: views.jiggle(x, 0.1, 0.1, g),
+        lambda g: views.degrade(x, g, share=1.0),
     ):
         first, again = (view(torch.Generator().manual_seed(5)) for _ in range(2))
         other = view(torch.Generator().manual_seed(6))
@@ -168,10 +172,10 @@ def test_views_keep_size_and_range_and_damage_is_small() -> None:
         assert not torch.equal(first, other)
         assert first.abs().max() <= 1.0 + 1e-5
         assert first.shape[:2] == x.shape[:2]
-    untouched = tasks.crop(x, 64, (1.0, 1.0), False, torch.Generator().manual_seed(0))
+    untouched = views.crop(x, 64, (1.0, 1.0), False, torch.Generator().manual_seed(0))
     torch.testing.assert_close(untouched, x, atol=1e-4, rtol=0)
-    x = tasks.to_tensor(make_pool(20, 5).images)
-    damaged = tasks.degrade(x, torch.Generator().manual_seed(0), share=0.6)
+    x = views.to_tensor(make_pool(20, 5).images)
+    damaged = views.degrade(x, torch.Generator().manual_seed(0), share=0.6)
     change = (damaged - x).abs().mean(dim=(1, 2, 3))
     assert 0.2 < float((change == 0).float().mean()) < 0.6
     assert 0.01 < float(change[change > 0].mean()) < 0.25
