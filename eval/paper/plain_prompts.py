@@ -34,7 +34,6 @@ READ = 256  # images in memory
 SUITE, CAPTION = "suite", "caption"
 # Scenes as stage 2's corpus has them: a third of live subjects, outfits on half of these, changes on a quarter
 SCENES = CorpusConfig(live_share=1 / 3, outfit_share=0.5, change_share=0.25)
-REFERENCE_SEED = 1  # of the scenes that the Fréchet distance compares with: none is that of a caption
 
 Draw = Callable[[list[str], list[str], list[int]], list[Image.Image]]
 """Templates with one {}, their class nouns and seeds -> an image each."""
@@ -90,7 +89,7 @@ def caption_prompts(split: str, count: int) -> list[PlainPrompt]:
     """Captions of scenes of a split's individuals, worded as those that the base learned from."""
     prompts = []
     for number in range(count):
-        scene, rng = _scene(split, 0, number)
+        scene, rng = _scene(split, number)
         template, noun = caption_template(scene, rng), scene.subject.class_noun
         name = f"caption-{number:05d}"
         prompts.append(
@@ -104,12 +103,14 @@ def render_scenes(folder: Path, split: str, count: int, *, reference: bool) -> l
     paths = [folder / f"caption-{number:05d}-0.png" for number in range(count)]
     for number, path in enumerate(paths):
         if not path.exists():
-            scene, _ = _scene(split, REFERENCE_SEED if reference else 0, number)
+            scene, _ = _scene(split, number, reference=reference)
             write_png(Image.fromarray(render(scene).image), path)
     return paths
 
 
-def _scene(split: str, seed: int, number: int) -> tuple[Scene, np.random.Generator]:
+def _scene(split: str, number: int, *, reference: bool = False) -> tuple[Scene, np.random.Generator]:
+    """A caption's scene, or one that the Fréchet distance compares with; those of no other split, and of no corpus."""
+    seed = derive_seed("plain scenes", split, "references" if reference else "captions")
     return corpus_scene(CorpusConfig(**{**vars(SCENES), "split": split, "seed": seed}), number)
 
 

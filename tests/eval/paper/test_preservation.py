@@ -140,6 +140,8 @@ def test_every_prompt_is_asked_once_for_each_class_noun() -> None:
 def test_captions_expect_what_they_say() -> None:
     prompts = caption_prompts("dev", 200)
     assert prompts == caption_prompts("dev", 200)
+    others = caption_prompts("test", 200)  # another 200 scenes
+    assert sum(one.text == other.text for one, other in zip(prompts, others, strict=True)) < 20
     assert {name for prompt in prompts for name, _ in prompt.expected} == {"class", "outfit", "change", "context"}
     for prompt in prompts:
         assert f" {prompt.class_noun}" in prompt.text
