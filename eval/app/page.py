@@ -15,7 +15,7 @@ from bdkit.utils.rgb import MAX_PIXELS
 from eval.app import compare, control, draw, edit, look, teach
 from eval.app.config import AppConfig
 from eval.app.studio import Studio
-from eval.app.style import CSS, theme
+from eval.app.style import CSS, HEAD, theme
 from eval.app.subject import SubjectPanel
 
 TABS = {
@@ -30,14 +30,14 @@ WAITING = 32  # events in the queue
 SECONDS = 15.0  # between two looks for sessions that are over
 LOOK_SECONDS = 0.01  # between two looks for new work
 FORGOTTEN = 900  # seconds that files stay which Gradio has put aside
-HEAD = """<div class="head"><h1>bdkit</h1><p>Your subject in new scenes: BLIP-Diffusion with the model
+TITLE = """<div class="head"><h1>bdkit</h1><p>Your subject in new scenes: BLIP-Diffusion with the model
 <b>{}</b></p></div>"""
 
 
 def build_page(studio: Studio) -> gr.Blocks:
     """All tabs under one choice of the subject."""
     with gr.Blocks(title="bdkit", analytics_enabled=False, delete_cache=(60, FORGOTTEN)) as page:
-        gr.HTML(HEAD.format(Path(studio.config.model).name))
+        gr.HTML(TITLE.format(Path(studio.config.model).name))
         panel = SubjectPanel(studio)
         with gr.Tabs():
             for name, build in TABS.items():
@@ -100,6 +100,7 @@ def launch_settings(config: AppConfig) -> dict[str, Any]:
         "footer_links": [],
         "theme": theme(),
         "css_paths": CSS,
+        "head": HEAD,
         "enable_monitoring": False,
         "run_history": False,
     }

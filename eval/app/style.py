@@ -8,6 +8,8 @@ FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "s
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 CSS = Path(__file__).with_name("style.css")
+# Gradio lets a style sheet reach only what is inside the frame whose margins these are
+HEAD = "<style>@media (max-width: 640px) { .fillable { padding: 8px 12px !important; } }</style>"
 
 
 def theme() -> gr.themes.Base:

@@ -46,8 +46,8 @@ def build(studio: Studio, panel: SubjectPanel) -> None:
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             go, stop, status = work_buttons("teach", "Teach", "Cancel")
             with gr.Row():
-                keep = gr.Button("Stop and keep", elem_id="teach-keep", min_width=120)
-                save = gr.Button("Download", elem_id="teach-save", min_width=120)
+                keep = gr.Button("Stop and keep", elem_id="teach-keep", min_width=120, size="md")
+                save = gr.Button("Download", elem_id="teach-save", min_width=120, size="md")
             saved = gr.File(
                 label="The fine-tuned folder", interactive=False, visible=False, height=80, elem_id="teach-saved"
             )
