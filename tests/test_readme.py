@@ -51,6 +51,7 @@ TESTED_IN = {
     "edit": "tests/bdkit/commands/test_edit.py",
     "fetch": "tests/dreambench/test_fetch.py",
     "pretrain": "tests/bdkit/training/pretraining/test_stages.py",
+    "reproduce": "tests/eval/paper",
     "stylize": "tests/bdkit/commands/test_stylize.py",
     "train-evaluators": "tests/eval/mini/test_evaluators.py",
 }
