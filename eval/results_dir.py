@@ -6,13 +6,12 @@ from typing import Any
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images
-from bdkit.utils.io import read_json, write_json
+from bdkit.utils.io import RUN_FILE, read_json, write_json
 from bdkit.utils.seeds import derive_seed
 from dreambench.photos import photo_paths, photos_folder
 from dreambench.suites import Suite, SuiteSubject, suite_from_json, suite_to_json
 
 SUITE_FILE = "suite.json"
-RUN_FILE = "run.json"
 SCORES_FILE = "scores.csv"
 REFERENCES = "references"
 IMAGES = "images"

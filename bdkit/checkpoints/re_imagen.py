@@ -20,6 +20,7 @@ from bdkit.utils.io import read_json, write_json, write_text
 from bdkit.utils.tensors import read_tensors
 
 WEIGHTS, RECORD = RE_IMAGEN, "re_imagen.json"
+MINI_RE_IMAGEN = "mini-re-imagen"  # the folder of the mini model's additions, beside mini-base
 TRAIN = "bdkit pretrain re-imagen --out runs/mini, or --data SHARDS --base SD15 --out re-imagen for a Stable Diffusion"
 
 

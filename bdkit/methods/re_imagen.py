@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from bdkit.checkpoints.load import SHIPPED
-from bdkit.checkpoints.re_imagen import TRAIN, WEIGHTS, load_re_imagen
+from bdkit.checkpoints.re_imagen import MINI_RE_IMAGEN, TRAIN, WEIGHTS, load_re_imagen
 from bdkit.methods.base import ModelMethod, exchanged
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import one_placeholder
@@ -18,8 +18,6 @@ from bdkit.training.finetuning import CAPTION, cache_latents
 from bdkit.training.method_config import ReImagenConfig
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import file_hash
-
-ADAPTER = "mini-re-imagen"
 
 
 class ReImagen(ModelMethod):
@@ -111,8 +109,8 @@ def find_adapter(given: str | None, start: str) -> Path:
     """
     if given is not None:
         return Path(given)
-    beside = [Path(start).parent / ADAPTER] if start and Path(start).is_dir() else []
-    shipped = [SHIPPED / ADAPTER] if start and (SHIPPED / start).is_dir() else []
+    beside = [Path(start).parent / MINI_RE_IMAGEN] if start and Path(start).is_dir() else []
+    shipped = [SHIPPED / MINI_RE_IMAGEN] if start and (SHIPPED / start).is_dir() else []
     for folder in (*beside, *shipped):
         if folder.is_dir():
             return folder

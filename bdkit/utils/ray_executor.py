@@ -182,7 +182,7 @@ def connect(address: str | None, cpus: int | None = None) -> Any:
     """
     host, _, port = (address or "127.0.0.1").rpartition(":") if address else ("127.0.0.1", "", "")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if "ray" not in sys.modules:  # it reads the mode once, the processes it starts read it anew
+    if "ray" not in sys.modules:  # it reads the mode once, at its import; the processes it starts read it again
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if host in ("localhost", "::1") or host.startswith("127."):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else Ray looks for another interface

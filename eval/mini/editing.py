@@ -23,6 +23,7 @@ from bdkit.miniworld.subjects import sample_subject
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
+from bdkit.utils.io import holds_run
 from bdkit.utils.progress import progress_bar
 from dreambench.editing import EditScene, edit_suite
 from eval.generate.references import draw_references, individual
@@ -49,8 +50,7 @@ class Case:
 
 def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Raises InputError when run.json says that the images in `out` are of other settings."""
-    saved = read_run(out)
-    if saved and any(saved.get(key) != value for key, value in settings.items()):
+    if read_run(out) and not holds_run(out, dict(settings)):
         raise InputError(f"{out} holds images of other settings; choose another --out")
 
 

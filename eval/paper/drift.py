@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bdkit.checkpoints.adapters import load_drawable
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import build_method
-from bdkit.utils.env import commit, device_name, pick_device, process_gib
+from bdkit.utils.env import pick_device, process_gib
 from bdkit.utils.images import write_png
 from bdkit.utils.io import read_json, write_json
 from bdkit.utils.progress import progress_bar
@@ -37,7 +37,7 @@ from eval.generate.references import load_references
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
 from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, right
-from eval.paper.results_files import estimate_of, lines_of, provenance_note, write_csv
+from eval.paper.results_files import estimate_of, lines_of, provenance_here, provenance_note, write_csv
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, pareto_front
 from eval.report.statistics import interval
@@ -92,15 +92,7 @@ def run(config: ReproduceConfig) -> Path:
         for fit in fits:
             lines += measure_fit(fit, config, suite, evaluators, chosen[fit.subject.name])
     frame = drift_frame(pd.DataFrame(lines)).assign(checkpoint=lambda frame: frame["start"].map(checkpoints))
-    provenance = {
-        "commit": commit(),
-        "suite": suite.name,
-        "suite_hash": suite.hash,
-        "protocol": protocol,
-        "seed_sets": str(seed_set),
-        "device": device_name(),
-    }
-    write_csv(frame, config.csv, provenance)
+    write_csv(frame, config.csv, provenance_here(suite, protocol, (seed_set,)))
     return config.csv
 
 
@@ -235,9 +227,9 @@ def measure_fit(
     record, lines = read_json(fit.record), []
     for kind, prompts in chosen.items():
         sides: list[dict[str, NDArray[Any]]] = []
+        texts = clip.embed_texts([prompt.text for prompt in prompts])
         for folder in (fit.images, fit.unfitted):
             paths = [folder / f"{prompt.name}-0.png" for prompt in prompts]
-            texts = clip.embed_texts([prompt.text for prompt in prompts])
             side: dict[str, NDArray[Any]] = {"dino": in_parts(paths, dino.embed_images).astype(np.float64)}
             side["clip_t"] = rowwise_cosine(in_parts(paths, clip.embed_images), texts)
             side["likeness"] = (side["dino"] @ references.T).mean(axis=1)

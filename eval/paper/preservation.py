@@ -19,7 +19,7 @@ from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods.base import start_beside
 from bdkit.models.blip_diffusion import require_blip_diffusion
-from bdkit.utils.env import commit, device_name, pick_device
+from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_json
 from dreambench.suites import Suite
@@ -39,7 +39,14 @@ from eval.paper.plain_prompts import (
     render_scenes,
     suite_prompts,
 )
-from eval.paper.results_files import estimate_of, lines_of, measured_metrics, provenance_note, write_csv
+from eval.paper.results_files import (
+    estimate_of,
+    lines_of,
+    measured_metrics,
+    provenance_here,
+    provenance_note,
+    write_csv,
+)
 from eval.report.plots import COLOURS, GREY, MARKERS
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
@@ -102,15 +109,7 @@ def run(config: ReproduceConfig) -> Path:
         else:
             reference = None
     frame = preservation_frame(sets, reference, checkpoints)
-    provenance = {
-        "commit": commit(),
-        "suite": suite.name,
-        "suite_hash": suite.hash,
-        "protocol": protocol,
-        "seed_sets": " ".join(map(str, bench.seed_sets)),
-        "device": device_name(),
-    }
-    write_csv(frame, config.csv, provenance)
+    write_csv(frame, config.csv, provenance_here(suite, protocol, bench.seed_sets))
     return config.csv
 
 
@@ -215,13 +214,10 @@ def preservation_frame(
     """
     lines = []
     for kind in KINDS:
+        kinds = (SUITE, CAPTION) if kind == "all" else (kind,)
+        bases = [sets[BASE_ROW, one] for one in kinds if (BASE_ROW, one) in sets]
         for row in TITLES:
-            parts = [sets[row, one] for one in ((SUITE, CAPTION) if kind == "all" else (kind,)) if (row, one) in sets]
-            bases = [
-                sets[BASE_ROW, one]
-                for one in ((SUITE, CAPTION) if kind == "all" else (kind,))
-                if (BASE_ROW, one) in sets
-            ]
+            parts = [sets[row, one] for one in kinds if (row, one) in sets]
             if not parts or len(parts) != len(bases) or (kind == "all" and len(parts) == 1):
                 continue
             line: dict[str, Any] = {"row": row, "prompts": kind, "checkpoint": checkpoints.get(row, "")}

@@ -33,7 +33,7 @@ class Page:
     driver: Any
 
     def open(self, url: str) -> None:
-        """Loads the app anew: a session of its own, with the first subject chosen."""
+        """Loads the app again: a session of its own, with the first subject chosen."""
         self.driver.get("about:blank")
         self.driver.get(url)
         self.wait("document.querySelectorAll('.thumbs img').length")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdkit.checkpoints.load import load_model
-from bdkit.checkpoints.re_imagen import additions, new_retrieval_unet, save_re_imagen
+from bdkit.checkpoints.re_imagen import MINI_RE_IMAGEN, additions, new_retrieval_unet, save_re_imagen
 from bdkit.losses import gradient_checkpointing, noise_prediction_loss, timestep_weights, training_attention
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.retrieval import RetrievalUNet
@@ -28,8 +28,6 @@ from bdkit.training.pretraining.presets import PRETRAIN, RE_IMAGEN
 from bdkit.training.pretraining.stages import MiniPretraining
 from bdkit.utils.env import is_main_process, shared_draw
 from bdkit.utils.io import write_atomically
-
-NAME = "mini-re-imagen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +188,7 @@ def pretrain_re_imagen(out: Path, *, smoke: bool = False, progress: bool = True,
     name = "mini-smoke" if smoke else "mini"
     preset = RE_IMAGEN[name]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    finished, folder = out / "weights" / NAME, out / "re-imagen"
+    finished, folder = out / "weights" / MINI_RE_IMAGEN, out / "re-imagen"
     if finished.exists():
         return finished
     run = MiniPretraining(out, PRETRAIN[name], device=device)
@@ -226,7 +224,7 @@ def _card(record: dict[str, Any]) -> str:
     """The model card of the mini Re-Imagen."""
     training, corpus, config = record["training"], record["corpus"], record["config"]
     numbers = training["config"]
-    return f"""# bdkit {NAME}
+    return f"""# bdkit {MINI_RE_IMAGEN}
 
 Re-Imagen (arXiv 2209.14491, after the paper from secondary sources) at 64 px: what it adds to `{record["beside"]}`,
 which stays as it is, trained by `bdkit pretrain re-imagen`.

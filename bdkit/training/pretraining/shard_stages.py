@@ -1,6 +1,5 @@
 """The stages on shards, at any size: what they start from, the same training as in memory, and the result."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -48,7 +47,7 @@ from bdkit.training.shards.samples import Backgrounds, PairSamples, StructureSam
 from bdkit.training.tracking import Samples, Tracking, check_tracker
 from bdkit.utils.env import is_main_process
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import read_json, write_json
+from bdkit.utils.io import as_json, read_json, write_json
 from bdkit.utils.parallel import locked
 
 MODEL, SETTINGS = "model", "settings.json"
@@ -327,7 +326,7 @@ def _given(run: ShardConfig) -> dict[str, Any]:
 @contextmanager
 def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Holds a folder for one run with these settings; refuses another run's."""
-    settings = json.loads(json.dumps(settings, default=str))
+    settings = as_json(settings)
     path = out / SETTINGS
     if path.exists() and (old := read_json(path)) != settings:
         name = next(name for name in {**settings, **old} if old.get(name) != settings.get(name))

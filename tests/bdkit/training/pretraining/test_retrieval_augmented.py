@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from bdkit import cli
-from bdkit.checkpoints.re_imagen import RECORD, WEIGHTS, additions, load_re_imagen, new_retrieval_unet, save_re_imagen
+from bdkit.checkpoints.re_imagen import (
+    MINI_RE_IMAGEN,
+    RECORD,
+    WEIGHTS,
+    additions,
+    load_re_imagen,
+    new_retrieval_unet,
+    save_re_imagen,
+)
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import RetrievalConfig
 from bdkit.testing.tiny_checkpoints import public_tiny_model
@@ -21,7 +29,6 @@ from bdkit.training.pretraining.config import RetrievalAugmentedConfig
 from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus, corpus_scene
 from bdkit.training.pretraining.presets import RE_IMAGEN
 from bdkit.training.pretraining.retrieval_augmented import (
-    NAME,
     RetrievalAugmentedLoss,
     descriptions,
     draw_retrieval,
@@ -172,7 +179,7 @@ def test_several_images_of_a_subject_and_captions_that_find_them(tmp_path: Path)
 @pytest.mark.weights
 def test_the_stage_trains_on_the_shipped_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "re-imagen", "--smoke", "--out", str(tmp_path), "--device", "cpu"]) == 0
-    folder = tmp_path / "weights" / NAME
+    folder = tmp_path / "weights" / MINI_RE_IMAGEN
     assert str(folder) in capsys.readouterr().out
     record = read_json(folder / RECORD)
     assert (record["beside"], record["trained_on"]) == ("mini-base", {"model": "mini-base"})
