@@ -5,7 +5,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,30 @@ def process_gib() -> float:
     """The most memory that this process had so far, in GiB; macOS counts in bytes, Linux in KiB."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (used if sys.platform == "darwin" else used * 1024) / 2**30
+
+
+@contextmanager
+def measured_peak() -> Iterator[list[float]]:
+    """A list that holds, after the block, the most memory in GiB that was in use within it: on a GPU where there is
+    one, else this process's, all of it; of the process so far, where the system cannot tell (macOS).
+    """
+    import torch
+
+    peak: list[float] = []
+    cuda, clear = torch.cuda.is_available(), Path("/proc/self/clear_refs")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        clear.write_text("5")  # Linux: the high-water mark starts again at what is in use
+    yield peak
+    status = Path("/proc/self/status")
+    if cuda:
+        peak.append(torch.cuda.max_memory_allocated() / 2**30)
+    elif status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        peak.append(int(line.split()[1]) / 2**20)
+    else:
+        peak.append(process_gib())
 
 
 def commit() -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import AcquireReturnProxy
 
 from bdkit.checkpoints.load import read_files
 from bdkit.utils.env import commit, device_name, library_versions
@@ -89,17 +90,13 @@ def _generate_all(
         rows=rows,
         **dict.fromkeys(SECONDS, changed),
     )
-    seconds = _run_tasks(config, suite, tasks, methods, show_progress, cluster)
+    _run_tasks(config, suite, tasks, methods, show_progress, cluster)
     complete = not any(task.missing(suite, out) for task in everything)
-    lock = acquire(out / FITS / "run.lock", wait=True)  # another process may add what it took at the same moment
-    assert lock is not None
-    with lock:
-        before = read_run(out)
+    with _run_lock(out):
         update_run(
             out,
             status="generated" if complete else "generating",
             rows=rows,  # again, because another process may have written the file when this one began
-            **{name: _added(before.get(name, {}), [getattr(one, name) for one in seconds]) for name in SECONDS},
             wall_seconds={"generate": round(time.monotonic() - started, 1)},
         )
     if complete:
@@ -173,14 +170,15 @@ def _run_tasks(
     methods: Methods | None,
     show_progress: bool,
     cluster: RayExecutor | None,
-) -> list[TaskSeconds]:
-    """Runs the tasks with missing images, here, in worker processes or on the cluster."""
+) -> None:
+    """Runs the tasks with missing images, here, in worker processes or on the cluster. What each took is in run.json as
+    soon as it is done: it stays known when the run is stopped.
+    """
     out = config.results_dir
     missing = {task: len(task.missing(suite, out)) for task in tasks}
     todo = [task for task in tasks if missing[task]]
     total = sum(len(task.images(suite)) for task in tasks)
     done = total - sum(missing.values())
-    seconds: list[TaskSeconds] = []
     workers = 1 if cluster else _count_workers(config, todo, methods)
     if cluster or workers > 1:
         forget_method()
@@ -205,10 +203,22 @@ def _run_tasks(
                     continue
                 done += missing[task]
                 bar.update(done - bar.n)
-                seconds.append(of_task)
+                _record_seconds(out, of_task)
             todo = busy
     forget_method()
-    return seconds
+
+
+def _record_seconds(out: Path, seconds: TaskSeconds) -> None:
+    with _run_lock(out):
+        before = read_run(out)
+        update_run(out, **{name: _added(before.get(name, {}), getattr(seconds, name)) for name in SECONDS})
+
+
+def _run_lock(out: Path) -> AcquireReturnProxy:
+    """Of run.json, which another process may write at the same moment."""
+    lock = acquire(out / FITS / "run.lock", wait=True)
+    assert lock is not None
+    return lock
 
 
 def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods | None) -> int:
@@ -220,10 +230,7 @@ def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods 
     return min(fits, default_workers(sum(path.stat().st_size for path in read_files(config.model))))
 
 
-def _added(before: Mapping[str, list[float]], more: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
-    """The lists of `before`, each continued by those of `more` under the same name."""
-    joined = {name: list(values) for name, values in before.items()}
-    for one in more:
-        for name, values in one.items():
-            joined.setdefault(name, []).extend(round(value, 4) for value in values)
-    return joined
+def _added(before: Mapping[str, list[float]], more: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """The lists of `before`, each continued by that of `more` under the same name."""
+    added = {name: [round(value, 4) for value in values] for name, values in more.items()}
+    return {**before, **{name: [*before.get(name, []), *values] for name, values in added.items()}}

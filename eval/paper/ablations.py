@@ -106,6 +106,7 @@ class AblationBudget:
     """What each training has.
 
     start_share: of the mini preset's steps for the image encoder and stage 1
+    backgrounds: images without a subject, on which cut-outs are blended
     seeds: of the trainings of the paper's ablations; ours have the first
     """
 
@@ -113,13 +114,18 @@ class AblationBudget:
     scenes: int
     mattes: int
     start_share: float
+    backgrounds: int
     seeds: tuple[int, ...]
     ours: bool
 
 
 BUDGETS = {
-    "small": AblationBudget(steps=60, scenes=2048, mattes=16, start_share=0.05, seeds=(0,), ours=False),
-    "full": AblationBudget(steps=1200, scenes=16_384, mattes=256, start_share=1.0, seeds=(0, 1), ours=True),
+    "small": AblationBudget(
+        steps=60, scenes=2048, mattes=16, start_share=0.05, backgrounds=512, seeds=(0,), ours=False
+    ),
+    "full": AblationBudget(
+        steps=1200, scenes=16_384, mattes=256, start_share=1.0, backgrounds=4096, seeds=(0, 1), ours=True
+    ),
 }
 
 
@@ -249,6 +255,7 @@ def pretrain_config(budget: AblationBudget) -> PretrainConfig:
 
     return replace(
         mini,
+        backgrounds=budget.backgrounds,
         corpus=replace(mini.corpus, scenes=round(mini.corpus.scenes * budget.start_share)),
         subject_corpus=replace(mini.subject_corpus, scenes=budget.scenes),
         image_encoder=shorter(mini.image_encoder, round(mini.image_encoder.steps * budget.start_share)),

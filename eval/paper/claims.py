@@ -159,6 +159,12 @@ def run_all(config: ReproduceConfig) -> Path:
 
 def write_claims(out: Path) -> Path:
     """Writes OUT/claims.md from the CSVs that OUT holds, alone."""
+    write_text(claims_page(out), out / PAGE)
+    return out / PAGE
+
+
+def claims_page(out: Path) -> str:
+    """The page as Markdown, from the CSVs that OUT holds."""
     head = ["The paper says", "Measured in", "Figure", "Verdict"]
     parts = ["# What the paper says, what we measured"]
     missing = []
@@ -182,5 +188,4 @@ def write_claims(out: Path) -> Path:
         "is below zero. Figures of the order are differences, paired over subjects. Figures of the mini world say "
         "nothing of full-size models."
     )
-    write_text("\n\n".join(parts) + "\n", out / PAGE)
-    return out / PAGE
+    return "\n\n".join(parts) + "\n"

@@ -8,31 +8,31 @@ same noise as the model that it started from.
 import gc
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from bdkit.checkpoints.adapters import load_drawable
-from bdkit.checkpoints.load import checkpoint_hash
+from bdkit.checkpoints.load import checkpoint_hash, read_files
 from bdkit.methods import build_method
-from bdkit.utils.env import pick_device, process_gib
+from bdkit.utils.env import measured_peak, pick_device
 from bdkit.utils.images import write_png
 from bdkit.utils.io import read_json, write_json
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Prompt, Suite, SuiteSubject
 from eval.experiments import BASE, Row, protocol_of
-from eval.generate.executors import one_thread
+from eval.generate.executors import default_workers, local_processes, one_thread, run_all
 from eval.generate.references import load_references
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
@@ -60,6 +60,8 @@ TITLES = {
     "dreambooth-lora": "DreamBooth-LoRA",
     "textual-inversion": "Textual Inversion",
 }
+Chosen = Mapping[str, Sequence[PlainPrompt]]
+"""The kinds of prompts -> those that a subject's fits are asked for."""
 # By budget: subjects that are fitted, prompts of other classes and of the subject's own, and prompts of the subject
 COUNTS = {"small": (2, 20, 8, 5), "full": (6, 60, 15, 10)}
 OTHER, SAME = "other-classes", "same-class"
@@ -83,12 +85,10 @@ def run(config: ReproduceConfig) -> Path:
     fits = [Fit(out, row, subject, seed_set) for row in bench.chosen_rows for subject in suite.subjects]
     chosen = {subject.name: choose_prompts(prompts, subject, config.budget) for subject in suite.subjects}
     wanted = [prompt for prompt in prompts if any(prompt in some for two in chosen.values() for some in two.values())]
-    with one_thread(), progress_bar(total=len(fits), desc="drift", unit=" fits") as bar:
+    with one_thread():
         for name, model in starts.items():
             make_images(out / "images" / f"seed{seed_set}" / name, wanted, 1, seed_set, partial(_drawer, model))
-        for fit in fits:
-            make_fit(fit, config, suite, starts[fit.start], chosen[fit.subject.name])
-            bar.update()
+        make_fits(fits, config, suite, starts, chosen)
         for fit in fits:
             lines += measure_fit(fit, config, suite, evaluators, chosen[fit.subject.name])
     frame = drift_frame(pd.DataFrame(lines)).assign(checkpoint=lambda frame: frame["start"].map(checkpoints))
@@ -131,7 +131,7 @@ class Fit:
         return self.record.with_suffix("")
 
 
-def choose_prompts(prompts: Sequence[PlainPrompt], subject: SuiteSubject, budget: str) -> dict[str, list[PlainPrompt]]:
+def choose_prompts(prompts: Sequence[PlainPrompt], subject: SuiteSubject, budget: str) -> Chosen:
     """Prompts of other classes and of the subject's own, spread evenly."""
     same = [prompt for prompt in prompts if prompt.class_noun == subject.class_noun]
     other = [prompt for prompt in prompts if prompt.class_noun != subject.class_noun]
@@ -145,19 +145,48 @@ def _drawer(model: str | Path) -> Draw:
     return plain_draw(loaded)
 
 
+def make_fits(
+    fits: Sequence[Fit],
+    config: ReproduceConfig,
+    suite: Suite,
+    starts: Mapping[str, str],
+    chosen: Mapping[str, Chosen],
+) -> None:
+    """Makes what is missing, in as many processes as suit the machine, each on one thread."""
+    todo = []
+    for fit in fits:
+        own = _own_prompts(fit, config, suite)
+        wanted = [prompt for some in chosen[fit.subject.name].values() for prompt in some]
+        if not all(path.exists() for path in (fit.record, *own.values(), *_paths(fit.images, wanted))):
+            todo.append(partial(make_fit, fit, config, suite, starts[fit.start], own, wanted))
+    most = config.workers or default_workers(sum(path.stat().st_size for path in read_files(config.model)))
+    workers = min(most, len(todo))
+    with (
+        progress_bar(total=len(fits), initial=len(fits) - len(todo), desc="drift", unit=" fits") as bar,
+        local_processes(workers) if workers > 1 else nullcontext() as executor,
+    ):
+        for _ in run_all(executor, call, todo) if executor else map(call, todo):
+            bar.update()
+
+
 def make_fit(
-    fit: Fit, config: ReproduceConfig, suite: Suite, start: str, chosen: Mapping[str, Sequence[PlainPrompt]]
+    fit: Fit,
+    config: ReproduceConfig,
+    suite: Suite,
+    start: str,
+    own: Mapping[Prompt, Path],
+    wanted: Sequence[PlainPrompt],
 ) -> None:
     """Fits, saves and draws what is missing; in the end the saved fit is removed."""
-    own = _own_prompts(fit, config, suite)
-    wanted = [prompt for some in chosen.values() for prompt in some]
-    paths = [*own.values(), *(fit.images / f"{prompt.name}-0.png" for prompt in wanted)]
-    if fit.record.exists() and all(path.exists() for path in paths):
-        return
     if not (fit.record.exists() and fit.model.exists() and all(path.exists() for path in own.values())):
         _fit_and_save(fit, config, suite, start, own)
     make_images(fit.images, wanted, 1, fit.seed_set, partial(_drawer, fit.model), show_progress=False)
     shutil.rmtree(fit.model)
+
+
+def _paths(folder: Path, prompts: Sequence[PlainPrompt]) -> list[Path]:
+    """The images that `make_images` makes, one a prompt."""
+    return [folder / f"{prompt.name}-0.png" for prompt in prompts]
 
 
 def _own_prompts(fit: Fit, config: ReproduceConfig, suite: Suite) -> dict[Prompt, Path]:
@@ -191,34 +220,12 @@ def _fit_and_save(fit: Fit, config: ReproduceConfig, suite: Suite, start: str, o
     gc.collect()
 
 
-@contextmanager
-def measured_peak() -> Iterator[list[float]]:
-    """A list that holds, after the block, the most memory in GiB that was in use within it: on a GPU where there is
-    one, else this process's, all of it; of the process so far, where the system cannot tell (macOS).
-    """
-    peak: list[float] = []
-    cuda, clear = torch.cuda.is_available(), Path("/proc/self/clear_refs")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        clear.write_text("5")  # Linux: the high-water mark starts again at what is in use
-    yield peak
-    status = Path("/proc/self/status")
-    if cuda:
-        peak.append(torch.cuda.max_memory_allocated() / 2**30)
-    elif status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        peak.append(int(line.split()[1]) / 2**20)
-    else:
-        peak.append(process_gib())
-
-
 def measure_fit(
     fit: Fit,
     config: ReproduceConfig,
     suite: Suite,
     evaluators: Evaluators,
-    chosen: Mapping[str, Sequence[PlainPrompt]],
+    chosen: Chosen,
 ) -> list[dict[str, Any]]:
     """A line for each kind of prompts: the mean changes of this fit, and what it took."""
     dino, clip = evaluators.encoders["dino"], evaluators.encoders["clip"]
@@ -229,7 +236,7 @@ def measure_fit(
         sides: list[dict[str, NDArray[Any]]] = []
         texts = clip.embed_texts([prompt.text for prompt in prompts])
         for folder in (fit.images, fit.unfitted):
-            paths = [folder / f"{prompt.name}-0.png" for prompt in prompts]
+            paths = _paths(folder, prompts)
             side: dict[str, NDArray[Any]] = {"dino": in_parts(paths, dino.embed_images).astype(np.float64)}
             side["clip_t"] = rowwise_cosine(in_parts(paths, clip.embed_images), texts)
             side["likeness"] = (side["dino"] @ references.T).mean(axis=1)

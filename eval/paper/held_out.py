@@ -32,7 +32,8 @@ def run_held_out(config: BenchConfig) -> pd.DataFrame:
     """Fits without the last HELD_OUT references, and scores the images against both parts of the references.
 
     Returns one line a row of the table: for each metric METRIC_seen, METRIC_unseen, and METRIC_gap (unseen - seen,
-    paired over subjects) with METRIC_gap_low and _high. OUT/seen and OUT/unseen are scored folders.
+    paired over subjects) with METRIC_gap_low and _high; and held_out_subjects, how many they were. OUT/seen and
+    OUT/unseen are scored folders.
     """
     config = replace(config, held_out=HELD_OUT, ground_truth=False)
     suite, out = config.load_suite(), config.results_dir
@@ -60,7 +61,7 @@ def gaps(seen: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
         means = subject_means(of_row.assign(method=of_row["part"]))
         figures = estimates(means)
         pairs = pairs_of(differences(means))
-        line: dict[str, object] = {"row": row}
+        line: dict[str, object] = {"row": row, "held_out_subjects": of_row["subject"].nunique()}
         for metric in METRICS:
             if ("seen", metric) in figures:
                 gap = pairs["unseen", "seen", metric]

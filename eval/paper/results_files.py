@@ -76,16 +76,20 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def show(path: Path) -> str:
     """Writes the table (.md) and the plot (.png) beside an experiment's CSV, from the CSV alone; returns the table."""
-    frame = read_csv(path)
+    text, png = draw(read_csv(path))
+    write_text(text, path.with_suffix(".md"))
+    write_bytes(png, path.with_suffix(".png"))
+    return text
+
+
+def draw(frame: pd.DataFrame, dpi: int = DPI) -> tuple[str, bytes]:
+    """The table as Markdown and the plot as PNG of what `read_csv` returned."""
     module = importlib.import_module(EXPERIMENTS[frame["experiment"].iloc[0]])
-    text: str = module.table(frame)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS}):
         figure: Figure = module.plot(frame)
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    write_text(text, path.with_suffix(".md"))
-    write_bytes(png.getvalue(), path.with_suffix(".png"))
-    return text
+        figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+    return module.table(frame), png.getvalue()
 
 
 def pairs_of(differences: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eval.bench import run_bench
-from eval.experiments import STEP_BUDGETS, STEP_METHODS, Row, step_rows
+from eval.experiments import STEP_METHODS, Row, step_budget, step_rows
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import (
     estimate_of,
@@ -38,7 +38,7 @@ def run(config: ReproduceConfig) -> Path:
     rates, rows = chosen_rates(config), []
     for name in config.chosen_step_methods():
         rate = {"learning_rate": rates[name]} if name in rates else {}
-        rows += [(name, row) for row in step_rows(name, config.steps or STEP_BUDGETS[config.budget], **rate)]
+        rows += [(name, row) for row in step_rows(name, config.steps or step_budget(name, config.budget), **rate)]
     bench = config.bench([row for _, row in rows], methods=None, ground_truth=False)
     results = summarise(run_bench(bench, report=False))
     frame = steps_frame(results, rows)

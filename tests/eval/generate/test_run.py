@@ -114,6 +114,23 @@ def test_a_saved_fit_is_loaded(tmp_path: Path, whole: Path) -> None:
     assert files(tmp_path / "x") == files(tmp_path / "y")
 
 
+def test_what_finished_tasks_took_outlasts_a_stop(tmp_path: Path) -> None:
+    class StopsAtVase(TinyMethod):
+        def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
+            if class_noun == "vase":
+                raise KeyboardInterrupt
+            super().fit(images, class_noun, seed)
+
+    named: dict[str, Any] = {"rows": ROWS[:2], "seed_sets": (0,), "ground_truth": False}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, StopsAtVase, **named)
+    for count in (1, 2):
+        record = read_run(tmp_path)
+        for name in ("fit_seconds", "draw_seconds"):
+            assert {row: len(seconds) for row, seconds in record[name].items()} == {"tiny-2": count, "tiny": count}
+        run(tmp_path, **named)
+
+
 def test_other_settings_are_refused_or_made_again(tmp_path: Path) -> None:
     run(tmp_path, rows=ROWS[1:])
     before = files(tmp_path, times=True)

@@ -18,7 +18,7 @@ from eval.paper.alignment import measure_alignment
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import read_csv, show
 
-TINY = AblationBudget(steps=2, scenes=16, mattes=2, start_share=1.0, seeds=(0,), ours=True)
+TINY = AblationBudget(steps=2, scenes=16, mattes=2, start_share=1.0, backgrounds=4, seeds=(0,), ours=True)
 
 
 def few(training: TrainingConfig) -> TrainingConfig:

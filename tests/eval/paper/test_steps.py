@@ -9,7 +9,7 @@ from eval_helpers import QUICK_SUITE, make_folder, make_scores
 
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
-from eval.experiments import RATE_FACTORS, step_rows
+from eval.experiments import RATE_FACTORS, STEP_BUDGETS, STEP_METHODS, step_budget, step_rows
 from eval.paper import search, steps
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import read_csv, show, write_csv
@@ -157,6 +157,13 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
               "protocol": "mini", "seed_sets": "0", "device": "CPU"})  # fmt: skip
     assert search.chosen_rates(config) == {"dreambooth": trials["score"].idxmax()}
     assert "| DreamBooth | 0.1 |" in show(config.search_csv)
+
+
+def test_small_budget_goes_on_with_dreambooth_alone() -> None:
+    assert step_budget("dreambooth-from-base", "small") == step_budget("dreambooth", "small") == STEP_BUDGETS["small"]
+    assert step_budget("blip-diffusion", "small") == (0, 10, 40, 80, 200)
+    assert all(step_budget(name, "full") == STEP_BUDGETS["full"] for name in STEP_METHODS)
+    assert steps.HEADLINE_STEPS in step_budget("blip-diffusion", "small")
 
 
 def test_search_refuses_a_suite_that_is_reported_on(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_gap_of_held_out_references_is_unseen_minus_seen() -> None:
         assert line[f"{metric}_unseen"] == pytest.approx(np.mean(other), abs=1e-12)
         assert line[f"{metric}_gap"] == pytest.approx(np.mean(other) - np.mean(one), abs=1e-12)
         assert line[f"{metric}_gap_low"] <= line[f"{metric}_gap"] <= line[f"{metric}_gap_high"]
+    assert line["held_out_subjects"] == len(QUICK_SUITE.subjects)
 
 
 def test_published_rows_and_the_papers_figures_stand_beside_ours(csv: Path) -> None:
@@ -88,6 +89,9 @@ def test_table_and_plot_come_from_the_csv_alone(csv: Path, tmp_path: Path, capsy
     assert main(["table", str(moved)]) == 0
     text = capsys.readouterr().out
     assert "BLIP-Diffusion, fine-tuned" in text
+    assert "Not measured: textual-inversion, dreambooth-100, dreambooth-300, re-imagen," in text
+    assert "`--budget small` measures dreambooth-prior only where --methods names it." in text
+    assert f"\n{len(QUICK_SUITE.subjects)} subjects, spread evenly over the suite" in text
     assert (tmp_path / "any-name.md").read_text() == text.rstrip("\n") + "\n"
     before = (tmp_path / "any-name.png").read_bytes()
     assert show(moved) + "\n" == text
@@ -121,6 +125,18 @@ def test_rows_without_their_model_are_left_out_with_a_line(tmp_path: Path) -> No
     assert given.bench(kept).rows[0].overrides["start"] == "theirs"
 
 
+def test_the_costly_row_is_measured_at_the_full_budget_or_where_it_is_named(tmp_path: Path) -> None:
+    given = {"experiment": "table1", "model": str(tmp_path / "mine"), "base": "theirs"}
+    small, full = (ReproduceConfig(**given, budget=budget) for budget in ("small", "full"))
+    with pytest.warns(UserWarning, match="dreambooth-prior is left out: --budget small"):
+        rows = table1.available_rows(small)
+    assert table1.COSTLY not in [row.name for row in rows]
+    assert table1.COSTLY in [row.name for row in table1.available_rows(full)]
+    named = ReproduceConfig(**given, methods=("base", table1.COSTLY))
+    assert [row.name for row in table1.available_rows(named)] == ["base", table1.COSTLY]
+    assert set(table1.HELD_OUT_ROWS) <= {row.name for row in (*TABLE1, *TABLE1_FURTHER)}
+
+
 def test_budget_and_limits() -> None:
     small, full = (ReproduceConfig(experiment="table1", budget=budget).bench(TABLE1) for budget in ("small", "full"))
     assert (small.seed_sets, small.subjects, small.prompts, small.samples) == ((0,), 5, 5, 1)
@@ -142,7 +158,7 @@ def test_measures_a_small_table_and_the_same_again(tmp_path: Path) -> None:
     assert set(files) == {"table1.csv", "table1.md", "table1.png"}
     frame = read_csv(tmp_path / "table1.csv").query("source == 'measured'").set_index("row")
     assert frame.loc["blip-diffusion-zero-shot", "identity"] > frame.loc["base", "identity"]
-    assert frame.loc["base", "n_images"] == 1
+    assert frame.loc["base", ["n_images", "held_out_subjects"]].tolist() == [1, 1]
     # the base draws the same images, whichever references there are
     images = [
         sorted((folder / "images/seed0/base").rglob("*.png"))
