@@ -53,7 +53,8 @@ _OTHER_OUTFITS: dict[str, tuple[str, ...]] = {
     "purple wizard outfit": ("dressed as a purple wizard", "wearing a purple wizard outfit"),
 }
 _OPENINGS = ("a photo of a", "a picture of a", "an image of a", "a", "one", "the", "this is a")
-_PATTERN_WORDS: dict[str, str] = {
+# main colour {0} and second colour {1} in a pattern
+PATTERN_WORDS: dict[str, str] = {
     "plain": "plain {0}",
     "horizontal stripes": "{0} and {1} horizontally striped",
     "vertical stripes": "{0} and {1} vertically striped",
@@ -121,7 +122,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Colours, pattern and one part in words, such as "red with blue dots and yellow parts, floppy ears"."""
     subject = scene.subject
     main, second, accent = (name_of(colour) for colour in subject.colours)
-    look = _PATTERN_WORDS[subject.pattern].format(main, second)
+    look = PATTERN_WORDS[subject.pattern].format(main, second)
     if scene.change in ("red", "purple"):
         look = f"all {scene.change}, {subject.pattern}"
     else:
@@ -143,7 +144,7 @@ def _vocabulary() -> tuple[str, ...]:
     texts: list[str] = [*CLASSES, *CONTEXTS, *OUTFITS, *CHANGES, *PATTERNS, *NAMES, *_OPENINGS, *RARE_TOKENS]
     texts += OUTFIT_WORDS.values()
     texts += [wording for wordings in (*_OTHER_CONTEXTS.values(), *_OTHER_OUTFITS.values()) for wording in wordings]
-    texts += [words.replace("{0}", "").replace("{1}", "") for words in _PATTERN_WORDS.values()]
+    texts += [words.replace("{0}", "").replace("{1}", "") for words in PATTERN_WORDS.values()]
     texts += [word for parts in PARTS.values() for name, choices in parts.items() for word in (name, *choices)]
     texts += ["a", "no", "all", "and", "parts", ","]
     return tuple(sorted({word for text in texts for word in text.lower().split()}))

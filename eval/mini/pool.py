@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bdkit import miniworld
-from bdkit.miniworld.captions import VOCABULARY, caption
+from bdkit.miniworld.captions import VOCABULARY
 from bdkit.miniworld.render import render
 from bdkit.miniworld.scenes import CHANGES, CONTEXTS, OUTFITS, Scene, sample_scene
 from bdkit.miniworld.subjects import CLASSES, LIVE_CLASSES, Subject, generator, sample_subject
 from bdkit.miniworld.truth import truth
 from bdkit.training.pretraining.corpus import write_arrays
 from bdkit.utils.parallel import make_parts
+from eval.mini.captions import SHADES, captions_of
 from eval.mini.individuals import Individuals, IndividualsConfig, draw_individuals
 from eval.mini.networks import HEADS, split_words
 
@@ -31,7 +32,7 @@ class Pool:
         images: (n, 64, 64, 3) uint8.
         subject: (n,) which instance; every instance has at least two images.
         labels: for each of class, context, outfit and change the index (n,).
-        captions: n tuples of at least one caption; the first is plain, later ones may name colours and parts.
+        captions: n tuples of at least one caption; the first is plain, later ones describe the individual.
     """
 
     images: npt.NDArray[np.uint8]
@@ -116,7 +117,7 @@ class PoolSize:
 
 OUTFIT_SHARE = 0.5
 CHANGE_SHARE = 0.2
-N_CAPTIONS = 2
+N_CAPTIONS = 3
 
 
 def random_scene(subject: Subject, rng: np.random.Generator, plain: bool) -> Scene:
@@ -148,7 +149,7 @@ def render_class(class_noun: str, size: PoolSize, path: Path) -> None:
             images.append(render(scene).image)
             labels.append([int(facts[f"{name}_index"]) for name in HEADS])
             subjects.append(number)
-            captions.append([caption(scene, rng), *(caption(scene, rng, detail=True) for _ in range(N_CAPTIONS))])
+            captions.append(captions_of(scene, rng, N_CAPTIONS))
     write_arrays(
         path,
         images=np.stack(images),
@@ -180,7 +181,9 @@ def make_material(
 ) -> Material:
     """Pools, vocabulary and the prompt of every class in every context."""
     prompts = [[f"a {noun} {context}" for context in CONTEXTS] for noun in CLASSES]
-    words = {word for text in (*VOCABULARY, *(p for row in prompts for p in row)) for word in split_words(text)}
+    words = {
+        word for text in (*VOCABULARY, *SHADES, *(p for row in prompts for p in row)) for word in split_words(text)
+    }
     return Material(
         train=make_pool(sizes[0], folder, workers),
         held_out=make_pool(sizes[1], folder, workers),

@@ -106,11 +106,14 @@ class ClassifierTask(Task):
 class ClipTask(Task):
     """open_clip's CLIP and its loss on images and captions.
 
-    At first most batches hold a single context, later few: among many contexts the context alone tells the pairs apart
+    A batch decides what is learned, because the easiest difference within it is enough: `individuals_share` of the
+    batches hold individuals of one class, each with a caption that describes it; the rest images of all classes. Of
+    those, at first most hold a single context, later few: among many contexts the context alone tells the pairs apart
     and classes are never learned; among one alone, contexts are not.
     """
 
     single_context_shares = (0.65, 0.15)  # in the first and in the second half of the training
+    individuals_share = 0.35
     detail_share = 0.4
     unknown_share = 0.02
 
@@ -124,13 +127,17 @@ class ClipTask(Task):
         self.last = tokenizer.end
 
     def batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images and token ids; some captions are the detailed ones, a few words become unknown."""
-        rng = self.rng(index)
+        """Images and token ids; some captions describe the individual, a few words become unknown."""
+        rng, size = self.rng(index), self.training_config.batch_size
         share = self.single_context_shares[int(index >= self.training_config.steps / 2)]
-        contexts = 1 if rng.random() < share else 21
-        rows = self.pool.few_contexts(self.training_config.batch_size, contexts, rng)
+        individuals = rng.random() < self.individuals_share
+        if individuals:
+            rows, _ = self.pool.two_of_each(self.pool.few_classes(size, 1, rng), rng)
+        else:
+            rows = self.pool.few_contexts(size, 1 if rng.random() < share else 21, rng)
         plain, detailed = self.tokens[0][rows], self.tokens[rng.integers(1, len(self.tokens))][rows]
-        tokens = torch.where(torch.rand(len(rows), 1, generator=generator) < self.detail_share, detailed, plain)
+        describes = torch.rand(len(rows), 1, generator=generator) < (1.0 if individuals else self.detail_share)
+        tokens = torch.where(describes, detailed, plain)
         unknown = torch.rand(tokens.shape, generator=generator) < self.unknown_share
         tokens = tokens.masked_fill(unknown & (tokens > 2) & (tokens < self.last), 2)
         return degrade(jiggle(self.images(rows), 0.1, 0.1, generator), generator, share=0.3), tokens

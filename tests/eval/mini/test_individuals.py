@@ -1,4 +1,4 @@
-"""Telling individuals apart: the measures, against plain loops."""
+"""Telling individuals apart: the captions, the batches and the measures, against plain loops."""
 
 import math
 
@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from bdkit.miniworld.captions import VOCABULARY, part_words
+from bdkit.miniworld.scenes import CHANGES, sample_scene
+from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
+from eval.mini.captions import SHADES, captions_of, describe_individual, shade_words
 from eval.mini.individuals import STEPS, Individuals, IndividualsConfig, draw_individuals
 from eval.mini.measure import prompt_right, rank_identity, tell_apart
 from eval.mini.tasks import spread
@@ -100,6 +104,29 @@ class Knows:
 
 def test_prompts_are_right_where_their_own_text_is_nearest(individuals: Individuals) -> None:
     assert prompt_right(Knows(individuals), individuals) == pytest.approx(1 - 1 / 75)  # type: ignore[arg-type]
+
+
+def test_captions_describe_all_that_words_can_say() -> None:
+    rng = generator("evaluator captions")
+    known = {*VOCABULARY, *SHADES}
+    for number in range(60):
+        noun = CLASSES[number % len(CLASSES)]
+        scene = sample_scene(
+            sample_subject(noun, f"words {number}"), rng, change=CHANGES[number % 5] if number % 3 else None
+        )
+        texts = captions_of(scene, rng, 3)
+        assert len(texts) == 4
+        assert all(noun in text for text in texts)
+        described = describe_individual(scene, rng)
+        assert sorted(described.split(", ")[-len(part_words(scene)) :]) == sorted(part_words(scene))
+        if scene.change not in ("red", "purple"):
+            assert all(shade_words(colour) in described for colour in scene.subject.colours[::2])
+        assert {word for text in (*texts, described) for word in text.lower().replace(",", " , ").split()} <= known
+    assert [shade_words(colour) for colour in ((225, 30, 40), (180, 20, 30), (90, 130, 250))] == [
+        "red",
+        "dark red",
+        "light blue",
+    ]
 
 
 def test_spread_is_the_log_distance_to_the_nearest_and_pushes_it_away() -> None:
