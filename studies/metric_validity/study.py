@@ -1,5 +1,6 @@
 """Do the metrics mean what they should? Measured in the mini world, where the truth is known."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from bdkit.miniworld.scenes import Scene, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, generator, sample_subject
 from bdkit.utils.env import commit, device_name, library_versions, pick_device
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import read_json, write_json, write_text
+from bdkit.utils.io import read_json, write_bytes, write_json, write_text
 from bdkit.utils.progress import progress_bar
 from dreambench.registry import load_suite
 from dreambench.suites import Prompt
@@ -23,7 +24,7 @@ from studies.metric_validity.measures import MEASURED, TARGETS, YARDSTICKS, Judg
 # how far the individual is from the subject, 0 to 1
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SAMPLES = 4
-IMAGES_CSV = "images.csv"
+IMAGES_FILE = "images.parquet"  # a fifth of the CSV's size
 CORRELATIONS_CSV = "correlations.csv"
 REACTIONS_CSV = "reactions.csv"
 VERDICTS_CSV = "verdicts.csv"
@@ -147,9 +148,10 @@ def repeated(subject: Subject, prompts: tuple[Prompt, ...], key: str) -> Iterato
 
 def read_results(out: Path) -> Results:
     """The tables that `validate_metrics` wrote."""
-    names = (IMAGES_CSV, CORRELATIONS_CSV, REACTIONS_CSV, VERDICTS_CSV)
+    names = (CORRELATIONS_CSV, REACTIONS_CSV, VERDICTS_CSV)
     try:
-        return Results(*(pd.read_csv(out / name) for name in names), read_json(out / RUN_JSON))
+        images = pd.read_parquet(out / IMAGES_FILE)
+        return Results(images, *(pd.read_csv(out / name) for name in names), read_json(out / RUN_JSON))
     except (OSError, ValueError) as error:
         message = f"{out} holds no whole study ({error}); run `python -m studies.metric_validity --out {out}`"
         raise InputError(message) from error
@@ -210,8 +212,11 @@ def summarise(study: Study, images: pd.DataFrame, seconds: float) -> Results:
         "versions": library_versions(),
         "seconds": round(seconds, 1),
     }
-    tables = {CORRELATIONS_CSV: related, REACTIONS_CSV: reacted, VERDICTS_CSV: judged, IMAGES_CSV: images}
+    tables = {CORRELATIONS_CSV: related, REACTIONS_CSV: reacted, VERDICTS_CSV: judged}
     for name, table in tables.items():
         write_text(table.to_csv(index=False, float_format="%.6f", lineterminator="\n"), config.out / name)
+    buffer = io.BytesIO()
+    images.round(5).to_parquet(buffer, index=False, compression="zstd")
+    write_bytes(buffer.getvalue(), config.out / IMAGES_FILE)
     write_json(record, config.out / RUN_JSON)
     return Results(images, related, reacted, judged, record)

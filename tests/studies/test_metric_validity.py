@@ -171,7 +171,7 @@ def test_the_command_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFix
     again = study.validate_metrics(
         study.ValidityConfig(out=tmp_path / "again", subjects=2, cases=1), show_progress=False
     )
-    for name in ("images.csv", "correlations.csv", "reactions.csv", "verdicts.csv"):
+    for name in ("images.parquet", "correlations.csv", "reactions.csv", "verdicts.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "study" / name).read_bytes(), name
     assert len(again.images) == len(images)
 
