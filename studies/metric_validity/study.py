@@ -24,7 +24,7 @@ from studies.metric_validity.measures import MEASURED, TARGETS, YARDSTICKS, Judg
 # how far the individual is from the subject, 0 to 1
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SAMPLES = 4
-IMAGES_FILE = "images.parquet"  # a fifth of the CSV's size
+IMAGES_FILE = "images.parquet"  # a third of the CSV's size
 CORRELATIONS_CSV = "correlations.csv"
 REACTIONS_CSV = "reactions.csv"
 VERDICTS_CSV = "verdicts.csv"
