@@ -148,19 +148,17 @@ def with_lora(
     rank: int,
     alpha: float,
     target_modules: Sequence[str],
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear,),
 ) -> UNet2DConditionModel:
     """A U-Net that shares another one's weights and has low-rank additions, in float32 and without effect at first.
 
     Args:
-        target_modules: ends of the names of layers, each of ``kinds``.
+        target_modules: ends of the names of linear layers.
     """
-    what = "linear layers" if kinds == (nn.Linear,) else "linear layers or convolutions"
     for target in target_modules:
         chosen = [part for name, part in shared.named_modules() if f".{name}".endswith(f".{target}")]
-        if not chosen or not all(isinstance(part, kinds) for part in chosen):
+        if not chosen or not all(isinstance(part, nn.Linear) for part in chosen):
             raise InputError(
-                f"target_modules has {target!r}, which names no {what} of this U-Net; use ends of their "
+                f"target_modules has {target!r}, which names no linear layers of this U-Net; use ends of their "
                 "names, such as to_q or to_out.0"
             )
     weights = [*shared.parameters(), *shared.buffers()]

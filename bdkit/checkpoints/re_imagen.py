@@ -1,4 +1,4 @@
-"""Re-Imagen's additions to a text-to-image model: a folder of the attention to neighbours and a low-rank addition."""
+"""Re-Imagen's addition to a text-to-image model: a folder of the attention to neighbours."""
 
 import warnings
 from dataclasses import asdict
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bdkit.checkpoints.adapters import lora_parameters, restart_lora, trained_on, with_lora
+from bdkit.checkpoints.adapters import trained_on
 from bdkit.checkpoints.files import RE_IMAGEN, first_line, new_folder, save_tensors
 from bdkit.checkpoints.load import model_hash
 from bdkit.models.configs import RetrievalConfig
@@ -30,21 +30,21 @@ def new_retrieval_unet(model: LatentDiffusion, config: RetrievalConfig, seed: in
     Args:
         seed: of the random weights; the process's random state stays as it is.
     """
-    channels = model.unet.config.block_out_channels[-1]
-    if config.heads < 1 or channels % config.heads:
-        raise InputError(f"heads is {config.heads}, which does not divide the {channels} channels of this U-Net")
-    unet = with_lora(model.unet, config.rank, config.rank, config.target_modules, (nn.Linear, nn.Conv2d))
-    restart_lora(unet, seed)
+    channels, blocks = model.unet.config.block_out_channels, len(model.unet.up_blocks)
+    if not 0 <= config.up_block < blocks:
+        raise InputError(f"up_block is {config.up_block}; this U-Net's are 0 to {blocks - 1}")
+    receives = channels[-max(1, config.up_block)]  # what the block before it puts out
+    if config.heads < 1 or receives % config.heads:
+        raise InputError(f"heads is {config.heads}, which does not divide the {receives} channels of this U-Net")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        attention = NeighbourAttention(channels, config.heads).to(model.device)
-    return RetrievalUNet(unet, attention).eval()
+        attention = NeighbourAttention(receives, channels[-1 - config.up_block], config.heads).to(model.device)
+    return RetrievalUNet(model.unet, attention, config.up_block).eval()
 
 
 def additions(unet: RetrievalUNet) -> dict[str, Tensor]:
     """The tensors that `new_retrieval_unet` adds, by name, themselves."""
-    added = {f"unet.{name}": value for name, value in lora_parameters(unet.unet).items()}
-    return {**added, **{f"attention.{name}": value for name, value in unet.attention.named_parameters()}}
+    return {f"attention.{name}": value for name, value in unet.attention.named_parameters()}
 
 
 def save_re_imagen(

@@ -40,13 +40,11 @@ class RetrievalConfig:
     """What Re-Imagen (arXiv 2209.14491) adds to a U-Net.
 
     heads: of the attention to the neighbours
-    rank: of the low-rank additions to the U-Net
-    target_modules: ends of the names of the linear layers and convolutions that get one
+    up_block: the block of the up half before which it stands, counted from 0: between the halves
     """
 
     heads: int = 8
-    rank: int = 8
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
+    up_block: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 After the paper, from secondary sources: the U-Net's own down half encodes each neighbour at timestep 0, and an
 attention from the noisy image's features to the neighbours' stands between the down half and the up half.
-Paper: a pixel-space cascade that is trained whole; here: one latent U-Net, of which a low-rank addition is trained.
+Paper: a pixel-space cascade that is trained whole; here: one latent U-Net, which stays as it is, and the attention
+alone is trained.
 """
 
 from collections.abc import Sequence
@@ -20,17 +21,17 @@ class NeighbourAttention(nn.Module):
     """Attention from an image's features to those of its neighbours, added to them; at the start it adds zero.
 
     Args:
-        channels: of the features between the U-Net's halves.
+        channels: of the image's features; neighbour_channels: of the neighbours'.
         heads: must divide ``channels``.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, neighbour_channels: int, heads: int) -> None:
         super().__init__()
-        self.norm, self.neighbour_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.norm, self.neighbour_norm = nn.LayerNorm(channels), nn.LayerNorm(neighbour_channels)
         # the plain processor: torch's fused one is slow backwards on short sequences
         self.attention = Attention(
             query_dim=channels,
-            cross_attention_dim=channels,
+            cross_attention_dim=neighbour_channels,
             heads=heads,
             dim_head=channels // heads,
             processor=AttnProcessor(),
@@ -43,7 +44,7 @@ class NeighbourAttention(nn.Module):
 
         Args:
             features: (B, C, h, w) of the noisy images.
-            neighbours: (B, N, C), see `RetrievalUNet.encode`; N positions of all neighbours of an image together.
+            neighbours: (B, N, D), see `RetrievalUNet.encode`; N positions of all neighbours of an image together.
             shown: (B,), 1 where an image sees its neighbours, 0 where it does not.
         """
         tokens = self.norm(features.flatten(2).transpose(1, 2))
@@ -53,14 +54,19 @@ class NeighbourAttention(nn.Module):
 
 
 class RetrievalUNet(nn.Module):
-    """A U-Net that looks at neighbours between its halves, and encodes them with its down half."""
+    """A U-Net that looks at neighbours before a block of its up half, and encodes them with its down half.
 
-    def __init__(self, unet: UNet2DConditionModel, attention: NeighbourAttention) -> None:
+    Args:
+        unet: shared, not copied.
+        up_block: that block, counted from 0; the neighbours' features are the down half's of the same resolution.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, attention: NeighbourAttention, up_block: int) -> None:
         super().__init__()
-        self.unet, self.attention = unet, attention
+        self.unet, self.attention, self.up_block = unet, attention, up_block
 
     def encode(self, latents: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        """What the down half makes of <image, text> pairs at timestep 0: (B, positions, C).
+        """What the down half makes of <image, text> pairs at timestep 0: (B, positions, D).
 
         Args:
             latents: (B, C, h, w), scaled, without noise.
@@ -70,21 +76,23 @@ class RetrievalUNet(nn.Module):
         timesteps = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
         embedding = unet.time_embedding(unet.time_proj(timesteps).to(latents.dtype))
         features = unet.conv_in(latents)
-        for block in unet.down_blocks:
+        outputs: tuple[Tensor, ...] = ()
+        for block in unet.down_blocks[: len(unet.down_blocks) - self.up_block]:
             reads = getattr(block, "has_cross_attention", False)
             text = {"encoder_hidden_states": encoder_hidden_states} if reads else {}
-            features, _ = block(hidden_states=features, temb=embedding, **text)
-        return features.flatten(2).transpose(1, 2)
+            features, outputs = block(hidden_states=features, temb=embedding, **text)
+        same_resolution = outputs[-1 if block.downsamplers is None else -2]  # the last one is half as large
+        return same_resolution.flatten(2).transpose(1, 2)
 
     def forward(
         self, noisy: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor, neighbours: Tensor, shown: Tensor
     ) -> UNet2DConditionOutput:
         """The U-Net's prediction; ``neighbours`` and ``shown`` as `NeighbourAttention` takes them."""
 
-        def attend(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (self.attention(inputs[0], neighbours, shown), *inputs[1:])
+        def attend(_: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {**given, "hidden_states": self.attention(given["hidden_states"], neighbours, shown)}
 
-        handle = self.unet.mid_block.register_forward_pre_hook(attend)
+        handle = self.unet.up_blocks[self.up_block].register_forward_pre_hook(attend, with_kwargs=True)
         try:
             return self.unet(noisy, timesteps, encoder_hidden_states)
         finally:
@@ -99,7 +107,7 @@ class InterleavedGuidance(nn.Module):
     depends on neither its batch nor the device. `sample` is called with ``guidance_scale=1``.
 
     Args:
-        neighbours: (1, N, C), the same for all images.
+        neighbours: (1, N, D), the same for all images.
         null_hidden_states: (1, L, D) of the empty (or negative) prompt.
         seeds: one an image.
         guidance_scale: w_p; neighbour_guidance_scale: w_n; text_share: eta.

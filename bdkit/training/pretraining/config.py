@@ -76,8 +76,8 @@ class SubjectRepresentationConfig:
 class RetrievalAugmentedConfig:
     """Re-Imagen's training (arXiv 2209.14491), after the paper, from secondary sources.
 
-    Paper: the whole U-Net is trained; here: the attention to the neighbours and a low-rank addition, so that what is
-    trained is small beside the model.
+    Paper: the whole U-Net is trained; here: the attention to the neighbours alone, so that what is trained is small
+    beside the model, which stays as it is.
     Paper: all timesteps weigh the same; here: ``noise_weights``, as in stage 2.
     Paper: a neighbour's text is its caption; here: for ``class_noun_share`` of them "a" and the class noun, which is
     all that is known of a subject's images.

@@ -144,13 +144,15 @@ RE_IMAGEN: dict[str, ReImagenPreset] = {
     "mini": ReImagenPreset(
         corpus=CorpusConfig(scenes=16384, seed=6, images_per_subject=4),
         training=TrainingConfig(
-            steps=12000,
-            batch_size=16,
-            learning_rate=1e-3,
+            steps=20000,
+            batch_size=32,
+            learning_rate=2e-3,
             warmup_steps=50,
             ema_decay=0.998,
             mixed_precision="bf16",
         ),
+        # between the halves, at 4 x 4, this U-Net hardly works: without the middle its loss is 0.7% larger
+        retrieval=RetrievalConfig(up_block=1),
     ),
     "mini-smoke": ReImagenPreset(
         corpus=CorpusConfig(scenes=32, seed=6, images_per_subject=4),
@@ -287,12 +289,10 @@ RE_IMAGEN_ON_SHARDS: dict[str, ReImagenPreset] = {
     "paper-re-imagen": ReImagenPreset(
         training=_RE_IMAGEN,
         config=RetrievalAugmentedConfig(noise_weights=None, word_pairs=False, class_noun_share=0.0, detail_share=0.0),
-        retrieval=RetrievalConfig(rank=64),
     ),
     "small": ReImagenPreset(
         training=replace(_RE_IMAGEN, steps=50_000, batch_size=16, ema_decay=0.9995),
         config=RetrievalAugmentedConfig(noise_weights=None, word_pairs=False, detail_share=0.0),
-        retrieval=RetrievalConfig(rank=64),
     ),
     "mini": RE_IMAGEN["mini"],
 }

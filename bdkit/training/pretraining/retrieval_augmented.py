@@ -64,7 +64,7 @@ class RetrievalAugmentedLoss(nn.Module):
         with torch.no_grad():
             hidden = text_encoder(batch.input_ids)
             texts = text_encoder(batch.neighbour_ids.flatten(0, 1))
-        encoded = self.unet.encode(batch.neighbours.flatten(0, 1), texts)
+            encoded = self.unet.encode(batch.neighbours.flatten(0, 1), texts)
         neighbours = encoded.unflatten(0, (-1, count)).flatten(1, 2)
         predict: Any = partial(self.unet, neighbours=neighbours, shown=batch.shown)
         sampling = self.weights is not None
@@ -211,6 +211,7 @@ def pretrain_re_imagen(out: Path, *, smoke: bool = False, progress: bool = True,
     record = {
         "beside": beside,
         "corpus": asdict(preset.corpus),
+        "up_block": preset.retrieval.up_block,
         "config": asdict(config),
         "neighbours_of_the_same_individual": round(share, 4),
         "training": record,
@@ -229,8 +230,9 @@ def _card(record: dict[str, Any]) -> str:
 Re-Imagen (arXiv 2209.14491, after the paper from secondary sources) at 64 px: what it adds to `{record["beside"]}`,
 which stays as it is, trained by `bdkit pretrain re-imagen`.
 
-The U-Net's down half encodes {config["neighbours"]} neighbours at timestep 0; an attention to them stands between its
-halves. Paper: the whole U-Net is trained; here: that attention and a low-rank addition.
+The U-Net's down half encodes {config["neighbours"]} neighbours at timestep 0; an attention to them stands before block
+{record["up_block"]} of its up half. Paper: between the halves, and the whole U-Net is trained; here:
+that attention alone.
 
 Corpus: {corpus["scenes"]} scenes of training subjects, {corpus["images_per_subject"]} of each, drawn by this package.
 Neighbours by BM25 over the captions' class noun and looks, without the own pair:

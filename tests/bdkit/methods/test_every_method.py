@@ -48,7 +48,7 @@ def adapter_folder() -> Path:
         tiny_model(),
     )
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
-    config, model = RetrievalConfig(heads=2, rank=2), tiny_model()
+    config, model = RetrievalConfig(heads=2), tiny_model()
     unet, generator = new_retrieval_unet(model, config), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in additions(unet).values():

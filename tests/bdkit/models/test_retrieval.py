@@ -1,6 +1,7 @@
 """Re-Imagen's conditioning: without effect at first, then what the formulas say, exact in the image's seed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import RetrievalConfig
 from bdkit.models.retrieval import InterleavedGuidance, NeighbourAttention, RetrievalUNet, guided_by_text
 from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.errors import InputError
 
-CONFIG = RetrievalConfig(heads=2, rank=2)
+CONFIG = RetrievalConfig(heads=2)
 
 
 def inputs(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,9 +24,9 @@ def inputs(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     return noisy, torch.arange(5, 1000, 900)[:count], hidden
 
 
-def filled(model: BlipDiffusion, seed: int = 0) -> RetrievalUNet:
+def filled(model: BlipDiffusion, seed: int = 0, up_block: int = 0) -> RetrievalUNet:
     """One whose additions do something."""
-    unet, generator = new_retrieval_unet(model, CONFIG), torch.Generator().manual_seed(seed)
+    unet, generator = new_retrieval_unet(model, replace(CONFIG, up_block=up_block)), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in additions(unet).values():
             value.copy_(0.1 * torch.randn(value.shape, generator=generator))
@@ -36,34 +38,57 @@ def model() -> BlipDiffusion:
     return tiny_model()
 
 
+@pytest.mark.parametrize("up_block", [0, 1])
 @torch.no_grad()
-def test_before_any_step_the_base_predicts_the_same_bits(model: BlipDiffusion) -> None:
-    unet, (noisy, time, hidden) = new_retrieval_unet(model, CONFIG), inputs()
+def test_before_any_step_the_base_predicts_the_same_bits(model: BlipDiffusion, up_block: int) -> None:
+    unet, (noisy, time, hidden) = new_retrieval_unet(model, replace(CONFIG, up_block=up_block)), inputs()
     neighbours = unet.encode(noisy, hidden)
-    assert neighbours.shape == (2, 16, 32)
     for shown in (torch.ones(2), torch.zeros(2), torch.tensor([True, False])):
         assert torch.equal(unet(noisy, time, hidden, neighbours, shown).sample, model.unet(noisy, time, hidden).sample)
-    assert not model.unet.mid_block._forward_pre_hooks
+    assert not model.unet.up_blocks[up_block]._forward_pre_hooks
 
 
+@pytest.mark.parametrize("up_block", [0, 1])
 @torch.no_grad()
-def test_what_is_encoded_is_what_the_middle_of_the_unet_receives_at_timestep_0(model: BlipDiffusion) -> None:
-    unet, (latents, _, hidden) = filled(model), inputs()
-    received: list[Tensor] = []
-    handle = unet.unet.mid_block.register_forward_pre_hook(lambda _, given: received.append(given[0]))
+def test_what_is_encoded_is_the_down_half_at_timestep_0_and_what_it_adds_to_is_the_up_half(
+    model: BlipDiffusion, up_block: int
+) -> None:
+    unet, (latents, _, hidden) = filled(model, up_block=up_block), inputs()
+    blocks, seen = unet.unet.down_blocks, {}
+    down = blocks[len(blocks) - 1 - up_block]
+    layer = down.attentions[-1] if getattr(down, "attentions", None) else down.resnets[-1]
+    handles = [
+        layer.register_forward_hook(lambda _, __, out: seen.update(down=out if torch.is_tensor(out) else out[0])),
+        unet.unet.up_blocks[up_block].register_forward_pre_hook(
+            lambda _, __, given: seen.update(up=given["hidden_states"]), with_kwargs=True
+        ),
+    ]
     unet.unet(latents, 0, hidden)
-    handle.remove()
-    assert torch.equal(unet.encode(latents, hidden), received[0].flatten(2).transpose(1, 2))
+    plain, encoded = dict(seen), unet.encode(latents, hidden)
+    assert torch.equal(encoded, plain["down"].flatten(2).transpose(1, 2))
+    unet(latents, torch.zeros(2), hidden, encoded, torch.tensor([True, False]))
+    for handle in handles:
+        handle.remove()
+    # the hook above stands before the attention's, so it sees what the block before put out, at the same resolution
+    assert torch.equal(seen["up"], plain["up"])
+    assert plain["up"].shape[2:] == plain["down"].shape[2:]
+
+
+def test_a_block_that_the_unet_lacks_is_refused(model: BlipDiffusion) -> None:
+    for wrong in (-1, len(model.unet.up_blocks)):
+        with pytest.raises(InputError, match=f"up_block is {wrong}; this U-Net's are 0 to"):
+            new_retrieval_unet(model, replace(CONFIG, up_block=wrong))
 
 
 @torch.no_grad()
 def test_the_attention_against_plain_loops() -> None:
-    heads, channels, generator = 3, 12, torch.Generator().manual_seed(0)
-    attention = NeighbourAttention(channels, heads).double()
+    heads, channels, near_channels, generator = 3, 12, 7, torch.Generator().manual_seed(0)
+    attention = NeighbourAttention(channels, near_channels, heads).double()
     for parameter in attention.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
     features, neighbours = (
-        torch.randn(2, *shape, generator=generator, dtype=torch.float64) for shape in ((channels, 2, 3), (5, channels))
+        torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        for shape in ((channels, 2, 3), (5, near_channels))
     )
     shown = torch.tensor([1, 0])
     ours = attention(features, neighbours, shown).numpy()

@@ -74,5 +74,5 @@ def test_the_command_trains_and_the_method_draws_with_it(
     assert state["attention.attention.to_out.0.weight"].any()
     method = build_method("re-imagen", start, adapter=str(out / "model"))
     method.fit([Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "green")], "dog", 0)
-    assert torch.Size((1, 2 * 16, 32)) == method.state()["neighbours"].shape
+    assert torch.Size((1, 2 * 64, 32)) == method.state()["neighbours"].shape
     assert method.generate("a {} {} in the jungle", "dog", [0])[0].size == (32, 32)

@@ -39,7 +39,7 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.io import read_json, write_json
 
 TRAINING = TrainingConfig(steps=4, batch_size=4, learning_rate=1e-2)
-RETRIEVAL = RetrievalConfig(heads=2, rank=2)
+RETRIEVAL = RetrievalConfig(heads=2)
 CONFIG = RetrievalAugmentedConfig()
 
 
@@ -149,8 +149,8 @@ def test_a_saved_folder_is_read_back_and_others_are_refused(tmp_path: Path) -> N
         load_re_imagen(tmp_path, model)
     with pytest.raises(InputError, match="does not fit the model"):
         load_re_imagen(folder, public_tiny_model())
-    write_json({"retrieval": {"heads": 2, "rank": "many"}}, folder / RECORD)
-    with pytest.raises(InputError, match="rank is 'many'"):
+    write_json({"retrieval": {"heads": "many"}}, folder / RECORD)
+    with pytest.raises(InputError, match="heads is 'many'"):
         load_re_imagen(folder, model)
     write_json({}, folder / RECORD)
     with pytest.raises(InputError, match="does not fit the model: 'retrieval'"):
