@@ -75,6 +75,8 @@ STEP_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dreambooth-lora": ("dreambooth-lora", {}),
     "textual-inversion": ("textual-inversion", {}),
 }
+# Of these the one whose fit can choose its number of steps itself (`--steps auto`)
+AUTO_STEPS = "blip-diffusion"
 STEP_BUDGETS = {"small": (0, 10, 40, 80, 200, 400), "full": (0, 5, 10, 20, 40, 80, 120, 200, 400, 800)}
 # With --budget small the methods that no speed-up is claimed against, and BLIP-Diffusion itself, end earlier
 SMALL_LAST_STEP = {"blip-diffusion": 200, "dreambooth-lora": 200, "textual-inversion": 200}
@@ -96,6 +98,12 @@ def step_rows(name: str, budgets: tuple[int, ...], **overrides: Any) -> tuple[Ro
     return tuple(
         Row(name=f"{name}{label}-{step}", method=method, overrides=values, snapshot=step) for step in sorted(budgets)
     )
+
+
+def auto_row(**overrides: Any) -> Row:
+    """The row of AUTO_STEPS whose fits choose their number of steps."""
+    method, start = STEP_METHODS[AUTO_STEPS]
+    return Row(name=f"{AUTO_STEPS}-auto", method=method, overrides={**start, "steps": "auto", **overrides})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 examples:
   bdkit finetune --images photos/ --subject dog --out my-dog
+  bdkit finetune --images photos/ --subject dog --steps auto
   bdkit finetune --images photos/ --subject dog --method dreambooth-lora --steps 300 --rank 8
   bdkit finetune --method dreambooth --help
 """
@@ -166,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
         method.work = Work(folder=folder, seconds=config.checkpoint_seconds, tracking=tracking)
         method.fit(images, config.subject, config.seed)
     method.save(out)
+    if method.stopping_reason:
+        print(f"Took {method.chosen_steps} steps: {method.stopping_reason}.")
     print(_next_command(config, out, method.settings))
     return 0
 

@@ -15,7 +15,7 @@ from bdkit.methods.text_to_image import TextToImage
 from bdkit.methods.textual_inversion import TextualInversion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.speed import speed_up
-from bdkit.training.config import FewStepConfig
+from bdkit.training.config import AUTO, FewStepConfig
 from bdkit.training.method_config import MethodConfig
 from bdkit.utils.config import checked_value
 from bdkit.utils.env import pick_device
@@ -36,7 +36,8 @@ __all__ = ["METHODS", "Method", "build_method", "method_config"]
 def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> Any:
     """The settings of a method in a preset, with some of them replaced (lists may stand for tuples, as in JSON).
 
-    Fewer steps than the preset's leave out its later snapshots; no images of the class, the loss on them.
+    Fewer steps than the preset's leave out its later snapshots, steps "auto" all of them; no images of the class, the
+    loss on them.
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
@@ -51,7 +52,8 @@ def method_config(name: str, preset: str = DEFAULT_PRESET, **overrides: Any) -> 
     if values.get("class_images") == 0:
         values.setdefault("prior_loss_weight", 0.0)
     if isinstance(config, FewStepConfig) and "steps" in values:
-        values.setdefault("snapshots", tuple(step for step in config.snapshots if step <= values["steps"]))
+        steps = -1 if values["steps"] == AUTO else values["steps"]
+        values.setdefault("snapshots", tuple(step for step in config.snapshots if step <= steps))
     return replace(config, **values)
 
 

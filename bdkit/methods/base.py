@@ -16,9 +16,10 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import check_words, one_placeholder
 from bdkit.sampling import Callback, check_guidance, make_scheduler, with_timesteps
-from bdkit.training.config import FewStepConfig
+from bdkit.training.config import AUTO, FewStepConfig
 from bdkit.training.finetuning import AfterStep, Snapshot, Work, cast
 from bdkit.training.method_config import MethodConfig
+from bdkit.training.stopping import STOPPING
 from bdkit.utils.errors import InputError
 
 
@@ -30,7 +31,9 @@ class Method(Protocol):
     """
 
     snapshots: tuple[int, ...]
-    """Steps at which `fit` keeps the weights, the last one included; () for a method that trains nothing."""
+    """Steps at which `fit` keeps the weights, the last one included; () for a method that trains nothing, or that
+    chooses the number of steps itself and keeps the last one's.
+    """
 
     def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
         """Learns a subject from its images; the same seed gives the same bits on a CPU."""
@@ -145,7 +148,8 @@ class TrainedMethod(ModelMethod):
 
     def __init__(self, model: LatentDiffusion, config: MethodConfig, training: FewStepConfig) -> None:
         super().__init__(model, config)
-        self.snapshots = training.kept_steps if training.steps else ()
+        self._auto = training.steps == AUTO
+        self.snapshots = training.kept_steps if training.steps and not self._auto else ()
         self.history: list[dict[str, float]] = []
         """Loss by step of the last `fit`."""
         self.class_noun: str | None = None
@@ -175,8 +179,9 @@ class TrainedMethod(ModelMethod):
         return after
 
     def select(self, step: int | None) -> None:
-        if step is not None and step not in (self.snapshots or (0,)):
-            known = ", ".join(map(str, self.snapshots)) or "0"
+        kept = self.snapshots or tuple(self._kept) or (0,)
+        if step is not None and step not in kept:
+            known = ", ".join(map(str, kept))
             raise InputError(f"{self.name} keeps no weights of step {step}; it keeps those of {known}")
         self._step = step
 
@@ -188,11 +193,22 @@ class TrainedMethod(ModelMethod):
         for key, value in state.items():
             step, _, name = key.partition("/")
             kept.setdefault(int(step), {})[name] = value
-        if tuple(sorted(kept)) != (self.snapshots or (0,)):
+        fitting = len(kept) == 1 and 0 not in kept if self._auto else tuple(sorted(kept)) == (self.snapshots or (0,))
+        if not fitting:
             raise InputError(
                 f"a fit with snapshots {sorted(kept)} does not belong to {self.name} with {list(self.snapshots)}"
             )
         self._keep(kept, [])
+
+    @property
+    def chosen_steps(self) -> int | None:
+        """The number of steps that the last `fit` chose (``steps="auto"``); None where it was given."""
+        return max(self._kept) if self._auto and self._kept else None
+
+    @property
+    def stopping_reason(self) -> str | None:
+        """Why the last `fit` took `chosen_steps`, a clause; None where the number was given, and of a loaded fit."""
+        return STOPPING.reason(self.history) if self._auto and self.history else None
 
     @property
     def fitted_settings(self) -> dict[str, Any]:
@@ -200,7 +216,8 @@ class TrainedMethod(ModelMethod):
         if not self._kept or self.class_noun is None:
             raise InputError("there is no fitted subject to save; call fit first")
         step = max(self._kept) if self._step is None else self._step
-        return {**self.settings, "class_noun": self.class_noun, "step": step}
+        reason = {"stopping_reason": self.stopping_reason} if self._auto else {}
+        return {**self.settings, "class_noun": self.class_noun, "step": step, **reason}
 
     def _keep(self, kept: dict[int, Snapshot], history: list[dict[str, float]]) -> None:
         self._kept, self.history, self._applied = kept, history, None

@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from bdkit.training.stopping import STOPPING
 from bdkit.utils.errors import InputError
 
 PRECISIONS = ("no", "bf16", "fp16")
+AUTO: Literal["auto"] = "auto"  # in place of a number of steps: as many as the subject's images need
 SCHEDULES = ("constant", "linear", "cosine")
 
 # The stages of the pre-training in their order, and what each is for
@@ -155,7 +157,7 @@ class FewStepConfig:
     snapshots: steps, besides the last, after which the weights are kept
     """
 
-    steps: int = 80
+    steps: int | Literal["auto"] = 80
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
     batch_size: int = 3
@@ -166,8 +168,15 @@ class FewStepConfig:
     gradient_checkpointing: bool = False
     snapshots: tuple[int, ...] = ()
 
+    takes_auto: ClassVar[bool] = False
+    """Whether steps may be "auto"."""
+
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1 or self.gradient_accumulation_steps < 1:
+        if self.steps == AUTO and not self.takes_auto:
+            raise InputError("steps is 'auto', which is of blip-diffusion alone; give a number")
+        if self.steps == AUTO and self.snapshots:
+            raise InputError(f"snapshots {list(self.snapshots)} need a number of steps; leave them out with steps auto")
+        if self.most_steps < 0 or self.batch_size < 1 or self.gradient_accumulation_steps < 1:
             raise InputError(
                 f"steps is {self.steps}, batch_size {self.batch_size}, gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps}; use at least 0, 1 and 1"
@@ -177,21 +186,29 @@ class FewStepConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; use a finite number of at least 0")
         if self.mixed_precision not in PRECISIONS:
             raise InputError(f"mixed_precision is {self.mixed_precision!r}; use {', '.join(PRECISIONS)}")
-        wrong = [step for step in self.snapshots if not 0 <= step <= self.steps]
+        wrong = [step for step in self.snapshots if not 0 <= step <= self.most_steps]
         if wrong:
             raise InputError(f"snapshots {wrong} lie outside 0..{self.steps}, the steps of this training")
 
     @property
+    def most_steps(self) -> int:
+        """The number of steps, or the most that "auto" may take."""
+        return self.steps if isinstance(self.steps, int) else STOPPING.most
+
+    @property
     def kept_steps(self) -> tuple[int, ...]:
         """The snapshots and the last step, in order."""
-        return tuple(sorted({*self.snapshots, self.steps}))
+        return tuple(sorted({*self.snapshots, self.most_steps}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(FewStepConfig):
     """Few-step fine-tuning of BLIP-Diffusion (Sec. 3.3); no steps at all is zero-shot.
 
+    steps: optimiser steps; auto: 40 to 120, until the loss on the subject's images falls no more (`StoppingRule`)
     train_embedding: train the cached subject embedding together with the U-Net
     """
+
+    takes_auto: ClassVar[bool] = True
 
     train_embedding: bool = True

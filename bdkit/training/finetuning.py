@@ -17,15 +17,17 @@ from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.latent_diffusion import LatentDiffusion, encode_images
 from bdkit.models.preprocessing import as_image, image_list, pixels_from_images
 from bdkit.sampling import make_scheduler
-from bdkit.training.config import FewStepConfig, FinetuneConfig, TrainingConfig
+from bdkit.training.config import AUTO, FewStepConfig, FinetuneConfig, TrainingConfig
 from bdkit.training.data import FunctionBatches
 from bdkit.training.loop import TrainingLoop
+from bdkit.training.stopping import LOSS, STOPPING
 from bdkit.training.tracking import Tracking
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_atomically
 
 CAPTION = "a {}"  # the whole caption of a subject's image, in the paper and in its public configs
 ENCODE_BATCH = 4
+LOSS_REPEATS, LOSS_BATCH, LOSS_SEED = 8, 8, 0  # of `reference_loss`: draws for each image, images at a time
 
 Snapshot = dict[str, Tensor]
 """The trained parameters by name, float32 on the CPU."""
@@ -175,6 +177,18 @@ def draw_latents(latents: Tensor, batch_size: int, generator: torch.Generator, *
     return latents[indices.to(latents.device)]
 
 
+@torch.no_grad()
+def reference_loss(module: nn.Module, latents: Tensor) -> float:
+    """The mean loss of ``module`` over latents (N, C, h, w), each at 8 timesteps; the draws are those of every call."""
+    generator = torch.Generator().manual_seed(LOSS_SEED)
+    was_training = module.training
+    module.eval()
+    parts = latents.repeat(LOSS_REPEATS, 1, 1, 1).split(LOSS_BATCH)
+    losses = [float(module(part, generator)[0]) * len(part) for part in parts]
+    module.train(was_training)
+    return sum(losses) / (LOSS_REPEATS * len(latents))
+
+
 def trained_parameters(module: nn.Module) -> Snapshot:
     """Copies of the parameters that are being trained."""
     return {
@@ -195,6 +209,7 @@ def train_few_steps(
     progress: bool = False,
     work: Work | None = None,
     after_step: AfterStep | None = None,
+    measure: Callable[[], float] | None = None,
 ) -> tuple[dict[int, Snapshot], list[dict[str, float]]]:
     """Trains ``module``; returns its snapshots by step and the history of the loss.
 
@@ -203,18 +218,22 @@ def train_few_steps(
     Args:
         make_batch: ``(index, generator) -> batch``, see `FunctionBatches`.
         after_step: watches the fit, and may end it early; see `AfterStep`.
+        measure: the loss that `STOPPING` looks at, and ends the fit by; the history, which checkpoints hold, keeps it.
     """
     kept: dict[int, Snapshot] = {}
 
     def keep(step: int) -> bool:
         stop = False
+        if measure and step and STOPPING.looks_after(step):
+            loop.history[-1][LOSS] = measure()
+            stop = STOPPING.reason(loop.history) is not None
         if after_step and step and loop.history and loop.history[-1]["step"] == step:
-            stop = bool(after_step(step, loop.history[-1]["loss"], partial(trained_parameters, module)))
+            stop = bool(after_step(step, loop.history[-1]["loss"], partial(trained_parameters, module))) or stop
         if stop or step in config.kept_steps:
             kept[step] = trained_parameters(module)
-            if work is not None and step < config.steps:
+            if work is not None and step < config.most_steps:
                 write_atomically(_snapshot_path(work, step), lambda path: save_file(kept[step], path))
-        if stop or step == config.steps:
+        if stop or step == config.most_steps:
             loop.out = None  # no last checkpoint: the caller saves the result
         return stop
 
@@ -222,7 +241,7 @@ def train_few_steps(
     if config.steps == 0:
         return kept, []
     training = TrainingConfig(
-        steps=config.steps,
+        steps=config.most_steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -245,6 +264,8 @@ def train_few_steps(
         device=device,
         tracking=None if work is None else work.tracking,
     )
+    if measure:
+        loop.history.append({"step": 0, LOSS: measure()})  # a checkpoint brings its own
     history = loop.run()
     if work is not None:
         earlier = [step for step in config.kept_steps if step not in kept and step <= loop.step]
@@ -308,6 +329,7 @@ def finetune_subject(
             progress=progress,
             work=work,
             after_step=after_step,
+            measure=partial(reference_loss, module, latents) if config.steps == AUTO else None,
         )
     constant = {} if config.train_embedding else {"subject_embeddings": embedding.detach().to("cpu", torch.float32)}
     return {step: {**snapshot, **constant} for step, snapshot in kept.items()}, history

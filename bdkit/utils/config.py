@@ -30,11 +30,11 @@ def add_dataclass_arguments(
     """Adds one flag a field of a config dataclass to `parser`: field `num_steps` becomes `--num-steps`.
 
     Fields may be str, int, float, bool (`--flag`, and `--no-flag` where it may be on), Path, a Literal, a tuple of one
-    of these (written with commas) or any of them `| None` (written `none`). The help is the field's `metadata["help"]`,
-    else the line `name: text` of the class docstring. `metadata["positional"]` makes an argument without `--`; of a
-    tuple, several words. Fields stand in a group of their class, under the first line of its docstring, or all under
-    `title`. A flag that is not given leaves no trace in the namespace, so that `config_from_args` can start from a
-    preset; the class's own defaults are then better not shown.
+    of these (written with commas), any of them `| None` (written `none`) or `| Literal["word"]` (written as the word).
+    The help is the field's `metadata["help"]`, else the line `name: text` of the class docstring.
+    `metadata["positional"]` makes an argument without `--`; of a tuple, several words. Fields stand in a group of their
+    class, under the first line of its docstring, or all under `title`. A flag that is not given leaves no trace in the
+    namespace, so that `config_from_args` can start from a preset; the class's own defaults are then better not shown.
 
     Raises TypeError for a field of another type that is not named in `skip`.
     """
@@ -119,7 +119,7 @@ def _type_text(hint: Any) -> str:
     if origin is tuple:
         return f"a list, each {_type_text(arguments[0])}"
     if origin is typing.Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else repr(arguments[0])
     names = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
     return names.get(hint, "text")
 
@@ -218,6 +218,8 @@ def _converter(hint: Any, name: str) -> Callable[[str], Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         inner = [argument for argument in arguments if argument is not NoneType]
+        if len(inner) == 2 and NoneType not in arguments and typing.get_origin(inner[1]) is typing.Literal:
+            return _number_or_word(_converter(inner[0], name), typing.get_args(inner[1]))
         if len(inner) != 1 or NoneType not in arguments:
             raise TypeError(f"{name}: no flag can be made for {hint}")
         convert_inner = _converter(inner[0], name)
@@ -264,6 +266,10 @@ def _literal(choices: tuple[Any, ...]) -> Callable[[str], Any]:
         return by_text[text]
 
     return _named(convert, "choice")
+
+
+def _number_or_word(convert: Callable[[str], Any], words: tuple[Any, ...]) -> Callable[[str], Any]:
+    return _named(lambda text: text if text in words else convert(text), " or ".join([convert.__name__, *words]))
 
 
 def _named(function: Any, name: str) -> Callable[[str], Any]:

@@ -9,6 +9,7 @@ from bdkit.checkpoints.files import LoadOptions
 from bdkit.methods import METHODS, Method, build_method, method_config
 from bdkit.methods.own import as_method, build_own, own_arguments
 from bdkit.methods.presets import METHOD_PRESETS
+from bdkit.training.config import AUTO
 from bdkit.utils.errors import InputError
 from eval.experiments import BenchConfig, Row
 
@@ -72,6 +73,8 @@ def method_of(config: BenchConfig, row: Row, methods: Methods | None) -> Method:
 
 def check_snapshot(row: Row, method: Method) -> None:
     """Raises InputError for a snapshot that the row's method will not keep."""
+    if row.snapshot is not None and row.overrides.get("steps") == AUTO:
+        raise InputError(f"row {row.name!r}: with steps auto the last weights alone are kept; leave the snapshot out")
     kept = method.snapshots or (0,)
     if row.snapshot is not None and row.snapshot not in kept:
         known = f"it keeps those of {', '.join(map(str, kept))}" if method.snapshots else "leave the snapshot out"

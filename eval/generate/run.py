@@ -68,7 +68,7 @@ def _generate_all(
     prepare(suite, out, config.photos)
     earlier = read_run(out).get("rows", {})
     rows = _guard_settings(config, suite, methods, cuda)
-    changed: dict[str, list[float]] = {name: [] for name, row in rows.items() if earlier.get(name, row) != row}
+    changed = [name for name, row in rows.items() if earlier.get(name, row) != row]
     everything = list_tasks(config, suite)
     tasks = everything[number - 1 :: count]
     if config.remake:
@@ -88,7 +88,8 @@ def _generate_all(
         device=device_name() if cluster is None else cluster.about["device"],
         versions=library_versions(),
         rows=rows,
-        **dict.fromkeys(SECONDS, changed),
+        **{key: {name: [] for name in changed} for key in SECONDS},
+        fit_steps={name: {} for name in changed},
     )
     _run_tasks(config, suite, tasks, methods, show_progress, cluster)
     complete = not any(task.missing(suite, out) for task in everything)
@@ -211,7 +212,12 @@ def _run_tasks(
 def _record_seconds(out: Path, seconds: TaskSeconds) -> None:
     with _run_lock(out):
         before = read_run(out)
-        update_run(out, **{name: _added(before.get(name, {}), getattr(seconds, name)) for name in SECONDS})
+        steps = before.get("fit_steps", {})
+        update_run(
+            out,
+            **{name: _added(before.get(name, {}), getattr(seconds, name)) for name in SECONDS},
+            fit_steps={name: steps.get(name, {}) | new for name, new in seconds.fit_steps.items()},
+        )
 
 
 def _run_lock(out: Path) -> AcquireReturnProxy:

@@ -9,7 +9,7 @@ from statistics import median
 import safetensors.torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from bdkit.methods.base import Method
+from bdkit.methods.base import Method, TrainedMethod
 from bdkit.utils.images import read_image, write_png
 from bdkit.utils.io import remove_unfinished, write_bytes
 from bdkit.utils.seeds import derive_seed
@@ -25,11 +25,13 @@ from eval.results_dir import ImageId, load_saved_suite, read_run, reference_path
 @dataclass(frozen=True)
 class TaskSeconds:
     """Wall seconds in the process that did a task: row -> of its fit (one, or none where a saved fit was loaded), and
-    row -> an image, the median over its batches.
+    row -> an image, the median over its batches. Of a fit that chose its number of steps, row -> "seed0/SUBJECT" ->
+    that number.
     """
 
     fit_seconds: dict[str, list[float]] = field(default_factory=dict)
     draw_seconds: dict[str, list[float]] = field(default_factory=dict)
+    fit_steps: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def run_task(
@@ -98,6 +100,8 @@ def make_files(config: BenchConfig, task: Task, methods: Methods | None, seconds
             yield [fit]
         for row in task.rows:
             seconds.fit_seconds[row.name] = fitted
+            if isinstance(method, TrainedMethod) and method.chosen_steps is not None:
+                seconds.fit_steps[row.name] = {f"seed{task.seed_set}/{task.subject}": method.chosen_steps}
             method.select(row.snapshot)
             images, size = task.images(suite, row), rows[row.name]["images_per_batch"]
             drawing: list[float] = []

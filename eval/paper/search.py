@@ -50,7 +50,7 @@ def search_frame(results: Results, names: dict[str, str]) -> pd.DataFrame:
 
     names: row -> its name of STEP_METHODS
     """
-    fidelity, prompt = next(pair for pair in JUDGED if set(pair) <= set(results.metrics))
+    fidelity, prompt = judged_by(results)
     table = wide_table(results)
     table = table[table["row"].isin(names)]
     table = table.assign(name=table["row"].map(names), score=table[fidelity] * table[prompt])
@@ -63,6 +63,11 @@ def search_frame(results: Results, names: dict[str, str]) -> pd.DataFrame:
     trials = trials.reset_index()
     best = trials.groupby("name", sort=False)["score"].idxmax()
     return trials.assign(fidelity_metric=fidelity, prompt_metric=prompt, chosen=trials.index.isin(best))
+
+
+def judged_by(results: Results) -> tuple[str, str]:
+    """The two metrics whose product judges a fit: of fidelity and of obedience to the prompt."""
+    return next(pair for pair in JUDGED if set(pair) <= set(results.metrics))
 
 
 def chosen_rates(config: ReproduceConfig) -> dict[str, float]:

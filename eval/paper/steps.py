@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eval.bench import run_bench
-from eval.experiments import STEP_METHODS, Row, step_budget, step_rows
+from eval.experiments import AUTO_STEPS, STEP_METHODS, Row, auto_row, step_budget, step_rows
+from eval.paper.auto_steps import AGAINST, AUTO, against_fixed, auto_part
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import (
     estimate_of,
@@ -39,9 +40,12 @@ def run(config: ReproduceConfig) -> Path:
     for name in config.chosen_step_methods():
         rate = {"learning_rate": rates[name]} if name in rates else {}
         rows += [(name, row) for row in step_rows(name, config.steps or step_budget(name, config.budget), **rate)]
-    bench = config.bench([row for _, row in rows], methods=None, ground_truth=False)
-    results = summarise(run_bench(bench, report=False))
-    frame = steps_frame(results, rows)
+    auto = None
+    if any(name == AUTO_STEPS for name, _ in rows):
+        auto = auto_row(**{"learning_rate": rates[AUTO_STEPS]} if AUTO_STEPS in rates else {})
+    every = [row for _, row in rows] + ([auto] if auto else [])
+    results = summarise(run_bench(config.bench(every, methods=None, ground_truth=False), report=False))
+    frame = steps_frame(results, rows, auto)
     if config.search_csv.exists():
         trials = read_csv(config.search_csv).drop(columns="experiment").assign(source=TRIAL)
         frame = pd.concat([frame, trials], ignore_index=True)
@@ -49,13 +53,16 @@ def run(config: ReproduceConfig) -> Path:
     return config.csv
 
 
-def steps_frame(results: Results, rows: list[tuple[str, Row]]) -> pd.DataFrame:
+def steps_frame(results: Results, rows: list[tuple[str, Row]], auto: Row | None = None) -> pd.DataFrame:
     """Lines of the column `source`: "curve", a method (`name`) after so many steps and seconds with its figures;
-    "speed-up", see `SpeedUp`, of `name` against BLIP-Diffusion in the metric `metric`.
+    "speed-up", see `SpeedUp`, of `name` against BLIP-Diffusion in the metric `metric`; "auto", like a curve's line, of
+    the fits that choose their steps; "auto-against", see `against_fixed`.
 
     rows: (name of STEP_METHODS, row) of the results
+    auto: the row of `auto_row`, if it is among the results
     """
-    curves = wide_table(results).set_index("row").loc[[row.name for _, row in rows]].reset_index()
+    table = wide_table(results).set_index("row")
+    curves = table.loc[[row.name for _, row in rows]].reset_index()
     curves.insert(0, "source", CURVE)
     curves.insert(1, "name", [name for name, _ in rows])
     curves["seconds"] = [_seconds(results, row) for _, row in rows]
@@ -74,7 +81,14 @@ def steps_frame(results: Results, rows: list[tuple[str, Row]]) -> pd.DataFrame:
                 ratio = None if None in seconds else found["factor"] * seconds[0] / seconds[1]
                 lines.append({"source": SPEED_UP, "name": name, "metric": metric, **found, "factor_seconds": ratio,
                               "checkpoint": None, "n_images": None})  # fmt: skip
-    return pd.concat([curves, pd.DataFrame(lines)], ignore_index=True)
+    parts = [curves, pd.DataFrame(lines)]
+    if auto is not None:
+        seconds = results.run.get("fit_seconds", {}).get(auto.name)
+        line = table.loc[[auto.name]].reset_index()
+        parts.append(line.assign(source=AUTO, name=AUTO_STEPS, seconds=median(seconds) if seconds else None))
+        fixed = [row for row in by_name.get(AUTO_STEPS, []) if row.snapshot]
+        parts.append(pd.DataFrame(against_fixed(results, auto, fixed)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _curve(means: pd.DataFrame, rows: list[Row], metric: str) -> Curve:
@@ -97,18 +111,21 @@ def _seconds(results: Results, row: Row) -> float | None:
 def table(frame: pd.DataFrame) -> str:
     """The table as Markdown, from the CSV alone."""
     curves = frame[frame["source"] == CURVE]
-    found = frame[frame["source"] == SPEED_UP]
+    found, against = frame[frame["source"] == SPEED_UP], frame[frame["source"] == AGAINST]
     metrics = measured_metrics(curves, MAIN_METRICS)
     titles = [METRIC_TITLES[metric] for metric in metrics]
     lines = [
-        [title(line["name"]), f"{line['steps']:.0f}", _seconds_text(line["seconds"]),
+        [title(line["name"]), f"{'auto: ' if line['source'] == AUTO else ''}{line['steps']:.0f}",
+         _seconds_text(line["seconds"]),
          NOT_MEASURED if pd.isna(line["learning_rate"]) else f"{float(line['learning_rate']):g}",
          *(format_figure(estimate_of(line, metric)) for metric in metrics)]
-        for line in lines_of(curves)
+        for line in lines_of(frame[frame["source"].isin([CURVE, AUTO])])
     ]  # fmt: skip
     parts = ["# Fine-tuning steps", provenance_note(curves)]
     if not found.empty:
         parts += ["## How many times fewer steps BLIP-Diffusion needs", *_speed_up_part(found)]
+    if not against.empty:
+        parts += ["## Steps chosen from the subject's images (`--steps auto`)", *auto_part(against)]
     parts += [
         "## Scores after each number of steps",
         markdown_table(["Method", "Steps", "Seconds", "Learning rate", *titles], lines),

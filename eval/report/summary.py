@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import pandas as pd
@@ -148,6 +148,8 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
     scoring = run.get("scoring", {})
     steps = settings.get("steps") if entry.get("snapshot") is None else entry["snapshot"]
     steps = steps if isinstance(steps, int) else None  # a class of one's own may call anything "steps"
+    if chosen := list(run.get("fit_steps", {}).get(row.rpartition("/")[2], {}).values()):
+        steps = round(mean(chosen))  # each fit's own
     seeds = run.get("seed_sets") if entry or row == GROUND_TRUTH else None
     versions = run.get("versions") or scoring.get("versions", {})
     return {
