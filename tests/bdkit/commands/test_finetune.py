@@ -68,6 +68,13 @@ def test_the_other_methods(tmp_path, finetune, method, file, words, run):
     assert (tmp_path / "mine" / file).is_file()
 
 
+def test_the_number_of_steps_may_come_from_the_images(tmp_path, finetune, run):
+    shown = run(*finetune("--steps", "auto", "--batch-size", 1))
+    record = json.loads((tmp_path / "mine" / "bdkit.json").read_text())["finetuned"]
+    assert (record["steps"], record["step"]) == ("auto", int(re.search(r"Took (\d+) steps: the last 20", shown)[1]))
+    assert record["stopping_reason"] in shown
+
+
 def test_a_folder_is_kept_unless_overwrite_is_given(tmp_path, finetune, run, refused):
     out = tmp_path / "mine"
     out.mkdir()

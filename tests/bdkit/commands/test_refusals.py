@@ -61,6 +61,8 @@ FINETUNE = [
     (["--subject", "unicorn"], "does not know the class word 'unicorn'"),
     (["--preset", "best"], "unknown preset 'best'"),
     (["--steps", "-1"], "steps is -1"),
+    (["--steps", "autom"], "invalid int or auto value: 'autom'"),
+    (["--method", "dreambooth", "--steps", "auto"], "steps is 'auto', which is of blip-diffusion alone; give a number"),
     (["--learning-rate", "fast"], "--learning-rate"),
     (["--learning-rate", "inf"], "'inf' is not a finite number"),
     (["--learning-rate=-1"], "learning_rate is -1.0"),

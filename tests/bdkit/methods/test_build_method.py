@@ -42,6 +42,8 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
     assert method_config("dreambooth", "mini", steps=9, snapshots=[3, 5]).kept_steps == (3, 5, 9)
     with pytest.raises(InputError):
         method_config("dreambooth", "mini", steps=9, snapshots=[30])
+    auto = method_config("blip-diffusion", "paper", steps="auto")
+    assert (auto.steps, auto.most_steps, auto.snapshots) == ("auto", 120, ())
     assert method_config("dreambooth", "public", class_images=0).prior_loss_weight == 0
     assert {name: type(config) for name, config in METHOD_PRESETS["mini"].items()} == METHOD_CONFIGS
 
@@ -57,6 +59,9 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("dreambooth", {"steps": 0}, "learns nothing"),
         ("dreambooth", {"prior_loss_weight": 1.0, "class_images": 0}, "at least 1 image"),
         ("dreambooth", {"steps": "many"}, "dreambooth's steps is 'many'; it must be a whole number"),
+        ("dreambooth", {"steps": "auto"}, "steps is 'auto', which is of blip-diffusion alone"),
+        ("blip-diffusion", {"steps": "autom"}, "steps is 'autom'; it must be a whole number or 'auto'"),
+        ("blip-diffusion", {"steps": "auto", "snapshots": [40]}, "snapshots [40] need a number of steps"),
         ("dreambooth", {"steps": True}, "steps is True; it must be a whole number"),
         ("dreambooth", {"snapshots": [1.5]}, "snapshots is [1.5]; it must be a list, each a whole number"),
         ("dreambooth", {"token": None}, "token is None; it must be text"),

@@ -1,4 +1,4 @@
-"""Steps chosen from the subject's images: the rule's arithmetic, the loss it looks at, a fit that is cut and resumed."""
+"""Steps chosen from the subject's images: the rule's arithmetic, its loss, a fit that is cut and resumed."""
 
 from pathlib import Path
 from typing import Any

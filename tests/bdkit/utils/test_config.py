@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from bdkit.utils.config import add_dataclass_arguments, config_from_args, parse_numbers
+from bdkit.utils.config import add_dataclass_arguments, checked_value, config_from_args, parse_numbers
 from bdkit.utils.errors import InputError
 
 
@@ -25,6 +25,7 @@ class Recipe:
     scheduler: Literal["pndm", "ddim"] = "pndm"
     out: Path | None = None
     snapshots: tuple[int, ...] = (40, 80)
+    least: int | Literal["auto"] = 1
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -41,6 +42,16 @@ def test_flags_become_fields_of_the_right_type() -> None:
     assert config_from_args(Recipe, args) == Recipe(
         num_steps=7, learning_rate=1e-3, train_text_encoder=True, scheduler="ddim", out=Path("x/y"), snapshots=(1, 2, 3)
     )
+
+
+def test_a_number_or_a_word() -> None:
+    assert [config_from_args(Recipe, parse("--least", text)).least for text in ("7", "auto")] == [7, "auto"]
+    assert [checked_value(Recipe, "least", value, "least") for value in (7, "auto")] == [7, "auto"]
+    for value in ("autom", 7.5, None):
+        with pytest.raises(InputError, match="it must be a whole number or 'auto'"):
+            checked_value(Recipe, "least", value, "least")
+    with pytest.raises(argparse.ArgumentError, match="invalid int or auto value: 'autom'"):
+        parse("--least", "autom")
 
 
 def test_what_is_not_given_comes_from_base_or_defaults_or_is_named() -> None:
