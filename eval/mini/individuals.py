@@ -49,7 +49,7 @@ class Individuals:
     of: (m,) that subject; likeness: (m,) 1 (the same) to 0, `1 - identity_distance`
     step: (m,) which of STEPS
     prompted: the right answers to prompts; texts: for each the right prompt first, then the suite's others that its
-        image cannot obey as well
+        image cannot obey as well; kinds: what each of the right prompts asks for (context, outfit or property)
     """
 
     references: list[Image.Image]
@@ -61,6 +61,7 @@ class Individuals:
     step: npt.NDArray[np.int64]
     prompted: list[Image.Image]
     texts: list[tuple[str, ...]]
+    kinds: list[str]
 
 
 def draw_individuals(config: IndividualsConfig) -> Individuals:
@@ -69,6 +70,7 @@ def draw_individuals(config: IndividualsConfig) -> Individuals:
     lookalikes: list[Image.Image] = []
     prompted: list[Image.Image] = []
     texts: list[tuple[str, ...]] = []
+    kinds: list[str] = []
     subject, class_index, of, likeness, step = [], [], [], [], []
     number = 0
     for seed in range(config.suites):
@@ -93,6 +95,7 @@ def draw_individuals(config: IndividualsConfig) -> Individuals:
                 for prompt in prompts:
                     prompted.append(draw_ground_truth(suite, row, prompt.template, prompt.index))
                     texts.append(_choices(prompt, prompts, row.class_noun))
+                    kinds.append(prompt.kind)
             number += 1
     return Individuals(
         references=references,
@@ -104,6 +107,7 @@ def draw_individuals(config: IndividualsConfig) -> Individuals:
         step=np.array(step),
         prompted=prompted,
         texts=texts,
+        kinds=kinds,
     )
 
 

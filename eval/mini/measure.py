@@ -123,14 +123,14 @@ def measure_clip(encoder: ClipEncoder, pool: Pool, prompts: list[list[str]]) -> 
 
 
 def measure_individuals(encoder: Encoder, shown: Individuals) -> dict[str, float]:
-    """`tell_apart` of the references, `rank_identity` of the lookalikes, and where there are texts `prompt_right`."""
+    """`tell_apart` of the references, `rank_identity` of the lookalikes, and of a CLIP `measure_prompts`."""
     rows = encoder.embed_images(shown.references)
     measures = {
         **tell_apart(rows, shown.subject, shown.class_index),
         "rank_identity": rank_identity(rows, encoder.embed_images(shown.lookalikes), shown),
     }
     if isinstance(encoder, ClipEncoder):
-        measures["prompt_right"] = prompt_right(encoder, shown)
+        measures |= measure_prompts(encoder, shown)
     return measures
 
 
@@ -192,15 +192,27 @@ def rank_identity(references: Floats, lookalikes: Floats, shown: Individuals) ->
     return float(spearmanr(means["score"], means["likeness"]).statistic)
 
 
-def prompt_right(encoder: ClipEncoder, shown: Individuals) -> float:
-    """How often an image is nearest to the prompt that it was drawn for, among those that it cannot obey as well."""
+def measure_prompts(encoder: ClipEncoder, shown: Individuals) -> dict[str, float]:
+    """How well CLIP-T knows the prompt that an image was drawn for from those that the image cannot obey as well.
+
+    Returns:
+        `prompt_right`: how often the image is nearest to its own prompt, 0..1, and the same for each kind of prompt;
+        `prompt_roc_area`: how often CLIP-T of an image and its own prompt is above CLIP-T of any image and a wrong
+        prompt, 0..1, which is what means over images rest on.
+    """
     every = sorted({text for texts in shown.texts for text in texts})
     rows = dict(zip(every, encoder.embed_texts(every), strict=True))
-    nearest = [
-        int(np.argmax(np.stack([rows[text] for text in texts]) @ image))
-        for image, texts in zip(encoder.embed_images(shown.prompted), shown.texts, strict=True)
+    images = encoder.embed_images(shown.prompted)
+    scores = [
+        np.stack([rows[text] for text in texts]) @ image for image, texts in zip(images, shown.texts, strict=True)
     ]
-    return float(np.mean(np.equal(nearest, 0)))
+    right = pd.Series([int(np.argmax(each)) == 0 for each in scores], dtype=float)
+    own, wrong = np.array([each[0] for each in scores]), np.concatenate([each[1:] for each in scores])
+    return {
+        "prompt_right": float(right.mean()),
+        **{f"prompt_right_{kind}": float(share) for kind, share in right.groupby(shown.kinds).mean().items()},
+        "prompt_roc_area": roc_area(own, wrong),
+    }
 
 
 def measure_classifier(classifier: Classifier, pool: Pool) -> dict[str, float]:

@@ -11,7 +11,7 @@ from bdkit.miniworld.scenes import CHANGES, sample_scene
 from bdkit.miniworld.subjects import CLASSES, generator, sample_subject
 from eval.mini.captions import SHADES, captions_of, describe_individual, shade_words
 from eval.mini.individuals import STEPS, Individuals, IndividualsConfig, draw_individuals
-from eval.mini.measure import prompt_right, rank_identity, tell_apart
+from eval.mini.measure import measure_prompts, rank_identity, tell_apart
 from eval.mini.tasks import spread
 
 
@@ -103,7 +103,16 @@ class Knows:
 
 
 def test_prompts_are_right_where_their_own_text_is_nearest(individuals: Individuals) -> None:
-    assert prompt_right(Knows(individuals), individuals) == pytest.approx(1 - 1 / 75)  # type: ignore[arg-type]
+    measures = measure_prompts(Knows(individuals), individuals)  # type: ignore[arg-type]
+    wrong = individuals.kinds[0]  # of the only prompt that it does not find
+    counts = {kind: individuals.kinds.count(kind) for kind in individuals.kinds}
+    assert sum(counts.values()) == 75
+    assert sorted(counts) == ["context", "outfit", "property"]
+    assert measures["prompt_right"] == pytest.approx(1 - 1 / 75)
+    for kind, count in counts.items():
+        assert measures[f"prompt_right_{kind}"] == pytest.approx(1 - (kind == wrong) / count)
+    # one value of 75 is -1, below all, the others are 1, and those of wrong prompts 0
+    assert measures["prompt_roc_area"] == pytest.approx(74 / 75)
 
 
 def test_captions_describe_all_that_words_can_say() -> None:
