@@ -64,6 +64,7 @@ TABLE1_FURTHER = (
     Row(name="dreambooth-from-base", method="dreambooth", overrides={"start": BASE}),
     Row(name="dreambooth-prior", method="dreambooth", overrides={"prior_loss_weight": 1.0}),
     Row(name="dreambooth-lora", method="dreambooth-lora"),
+    Row(name="custom-diffusion", method="custom-diffusion"),
 )
 
 # `bdkit reproduce steps`: name -> method and overrides, the training steps after which images are generated, and the

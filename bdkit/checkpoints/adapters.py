@@ -1,12 +1,13 @@
-"""Weights on top of a model: LoRAs and learned words, in the forms that diffusers reads, and bdkit too."""
+"""Weights on top of a model: LoRAs, learned words and Custom Diffusion's keys and values, as diffusers reads them."""
 
 import copy
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from bdkit.checkpoints.files import (
     FINETUNED,
+    KEY_VALUES,
     LORA,
     WORD,
     LoadOptions,
@@ -41,39 +43,49 @@ ADAPTER = "default"
 INITIAL_LORA = "gaussian"  # that of the public recipe: A from a normal distribution, B zero
 LORA_B = (".lora_B.weight", ".lora.up.weight")
 """Ends of the names of the second matrices, of old and new."""
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def save_adapter(
-    folder: str | Path, name: str, weights: dict[str, Tensor], settings: dict[str, Any], model: LatentDiffusion
+    folder: str | Path, files: dict[str, dict[str, Tensor]], settings: dict[str, Any], model: LatentDiffusion
 ) -> Path:
-    """Writes a folder with the weights that go on top of ``model``, how they were made, and which model that is."""
+    """Writes a folder with the weights that go on top of ``model``, how they were made, and which model that is.
+
+    Args:
+        files: tensors by the file's name.
+    """
     folder = Path(folder)
     with new_folder(folder) as temporary:
-        save_tensors(weights, temporary / name, torch.float32)
+        for name, weights in files.items():
+            save_tensors(weights, temporary / name, torch.float32)
         write_json({**settings, "trained_on": trained_on(model, folder)}, temporary / FINETUNED)
     return folder
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a LoRA or a learned word that `save_adapter` wrote."""
-    return (folder / FINETUNED).is_file() and any((folder / name).is_file() for name in (LORA, WORD))
+    """Whether a folder holds what `save_adapter` wrote."""
+    return (folder / FINETUNED).is_file() and any((folder / name).is_file() for name in (LORA, WORD, KEY_VALUES))
 
 
 def load_drawable(path: str | Path, options: LoadOptions | None = None) -> LatentDiffusion:
-    """Whatever `bdkit generate` draws with: `load_start`, or a model with a LoRA or word that `save_adapter` wrote.
+    """Whatever `bdkit generate` draws with: `load_start`, or a model with what `save_adapter` wrote on top.
 
     Args:
-        options: of a LoRA or word, ``base`` is the model that it was trained on, where that has moved.
+        options: of such a folder, ``base`` is the model that it was trained on, where that has moved.
     """
     options, folder = options or LoadOptions(), Path(path)
     if not is_adapter(folder):
         return load_start(path, options)
     settings = read_json(folder / FINETUNED)
     model = _start(folder, settings, options)
-    name, apply = (LORA, apply_lora) if (folder / LORA).is_file() else (WORD, apply_word)
-    state = read_tensors(folder / name)
+    if settings.get("method") == "custom-diffusion":
+        parts = {KEY_VALUES: apply_key_values, WORD: apply_word}
+    else:
+        parts = {LORA: apply_lora} if (folder / LORA).is_file() else {WORD: apply_word}
+    states = {name: read_tensors(folder / name) for name in parts}
     try:
-        apply(model, state)
+        for name, apply in parts.items():
+            apply(model, states[name])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder} does not fit {model.source}: {first_line(error)}") from None
     below = model_hash(model)
@@ -117,6 +129,8 @@ def load_start(path: str | Path, options: LoadOptions | None = None, *, below: s
         token, vectors = learned_word(content, file)
         try:
             apply_word(model, {token: vectors})
+            if folder.is_dir() and (folder / KEY_VALUES).is_file():
+                apply_key_values(model, read_tensors(folder / KEY_VALUES))
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
         model.record = {**model.record, "learned_token": token}
@@ -132,7 +146,7 @@ def learned_words(model: LatentDiffusion) -> str | None:
     made = model.record.get("finetuned") or {}
     if made.get("method") in ("dreambooth", "dreambooth-lora"):
         return f"{made['token']} {made['class_noun']}"
-    if made.get("method") == "textual-inversion":
+    if made.get("method") in ("textual-inversion", "custom-diffusion"):
         return placeholder_words(made["placeholder_token"], made["class_noun"], made["with_class_noun"])
     token: str | None = model.record.get("learned_token")
     return token
@@ -141,6 +155,43 @@ def learned_words(model: LatentDiffusion) -> str | None:
 def placeholder_words(token: str, class_noun: str, with_class_noun: bool) -> str:
     """How a learned word stands in a prompt: "<*> dog", or "<*>" alone."""
     return f"{token} {class_noun}" if with_class_noun else token
+
+
+def shared_copy(module: Module, apart: Sequence[Tensor] = ()) -> Module:
+    """A copy of ``module`` that shares its weights, all but those ``apart``."""
+    distinct = {id(weight) for weight in apart}
+    weights = [weight for weight in (*module.parameters(), *module.buffers()) if id(weight) not in distinct]
+    return copy.deepcopy(module, {id(weight): weight for weight in weights})
+
+
+def key_values(unet: nn.Module) -> dict[str, nn.Parameter]:
+    """The key and value projections of the cross-attention, by name: what Custom Diffusion trains of a U-Net."""
+    return {name: p for name, p in unet.named_parameters() if re.search(r"\.attn2\.to_[kv]\.weight$", name)}
+
+
+def key_value_tensors(unet: UNet2DConditionModel, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values by the names of `key_values`, as diffusers' ``load_attn_procs`` reads them.
+
+    It wants a name for every attention; an empty tensor stands for one that was not trained.
+    """
+    untrained = {name: torch.empty(0) for name in unet.attn_processors if ".attn2." not in name}
+    return {**untrained, **_key_value_names(values)}
+
+
+def _key_value_names(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From our names of the projections to diffusers'."""
+    return {re.sub(r"(to_[kv])\.", r"processor.\1_custom_diffusion.", name): value for name, value in values.items()}
+
+
+def apply_key_values(model: LatentDiffusion, state: dict[str, Tensor]) -> None:
+    """Puts what `key_value_tensors` gave into a model's U-Net."""
+    weights = _key_value_names(key_values(model.unet))
+    given = {name: value for name, value in state.items() if value.numel()}
+    if {name: value.shape for name, value in given.items()} != {name: value.shape for name, value in weights.items()}:
+        raise InputError("its keys and values are not those of the model's layers")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(given[name])
 
 
 def with_lora(
@@ -163,7 +214,7 @@ def with_lora(
             )
     weights = [*shared.parameters(), *shared.buffers()]
     flags = [weight.requires_grad for weight in weights]
-    unet = copy.deepcopy(shared, {id(weight): weight for weight in weights})
+    unet = shared_copy(shared)
     with torch.random.fork_rng():
         unet.add_adapter(
             LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules), init_lora_weights=INITIAL_LORA),

@@ -32,7 +32,12 @@ VARIANTS = (".fp16", ".bf16", ".ema", ".non_ema")
 """Further weights of the same part, as files' names have them; read, in this order, where no plain ones are."""
 OTHER_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".gguf")
 LORA, WORD = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
-ADAPTER_FILES = (LORA, "pytorch_lora_weights.bin", "adapter_model.safetensors", WORD, "learned_embeds.bin")
+KEY_VALUES = "pytorch_custom_diffusion_weights.safetensors"
+"""Custom Diffusion's; the word that belongs to them is beside."""
+ADAPTER_FILES = (
+    *(LORA, "pytorch_lora_weights.bin", "adapter_model.safetensors"),
+    *(WORD, "learned_embeds.bin", KEY_VALUES),
+)
 """What goes on top of a model, by the names under which diffusers and peft save it in a folder."""
 RE_IMAGEN = "re_imagen.safetensors"
 """What Re-Imagen adds to a model; a method draws with it."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from bdkit.checkpoints.config import CheckpointConfig
 from bdkit.training.config import FewStepConfig
-from bdkit.training.method_config import METHOD_CONFIGS
+from bdkit.training.method_config import METHOD_CONFIGS, PriorConfig
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images, read_image
@@ -28,7 +28,7 @@ from bdkit.utils.seeds import check_seed
 WORK = ".fit"  # in the folder that is written: the checkpoints of an unfinished fit
 FIT_FILE = "fit.json"
 TRAINED = [name for name, config in METHOD_CONFIGS.items() if issubclass(config, FewStepConfig)]
-# What DreamBooth draws its images of the class with
+# What the images of the class are drawn with
 CLASS_IMAGE_SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler", "negative_prompt")
 
 
@@ -39,8 +39,8 @@ class FinetuneCommandConfig(CheckpointConfig):
     images: folder with one to six images of the subject
     subject: class word of the subject, such as dog
     out: folder for what is learned (default: my-SUBJECT); the same command resumes a fit that was stopped
-    method: blip-diffusion (the embedding and the U-Net, few steps), dreambooth, dreambooth-lora or textual-inversion;
-        all but blip-diffusion can start from a plain Stable Diffusion v1
+    method: blip-diffusion (the embedding and the U-Net, few steps), dreambooth, dreambooth-lora, textual-inversion or
+        custom-diffusion; all but blip-diffusion can start from a plain Stable Diffusion v1
     preset: which numbers to start from: mini, paper or public (default: the model's own)
     seed: another seed, another run
     checkpoint_seconds: time between two checkpoints of the fit
@@ -126,7 +126,7 @@ def _numbers(name: str) -> list[str]:
     skip = {"snapshots", "start", "prompt_reps"}
     if name == "dreambooth-lora":
         skip |= {"train_text_encoder"}
-    if not name.startswith("dreambooth"):
+    if not issubclass(METHOD_CONFIGS[name], PriorConfig):
         skip |= {*CLASS_IMAGE_SETTINGS}  # they would change generation alone, and `bdkit generate` has them
     return [field.name for field in fields(METHOD_CONFIGS[name]) if field.name not in skip]
 
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_class_images(overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuses flags for DreamBooth's images of the class where there are to be none."""
+    """Refuses flags for images of the class where there are to be none."""
     useless = [flag_of(key) for key in (*CLASS_IMAGE_SETTINGS, "class_images") if overrides.get(key)]
     if useless and not settings.get("prior_loss_weight"):
         raise InputError(
@@ -214,9 +214,12 @@ def _next_command(config: FinetuneCommandConfig, out: Path, settings: dict[str, 
     text = f"{out} knows this {config.subject} now; an example:\n{line}"
     if config.method == "blip-diffusion":
         return text
-    if config.method == "textual-inversion":
+    if "placeholder_token" in settings:
         words = placeholder_words(settings["placeholder_token"], config.subject, settings["with_class_noun"])
         call = f'pipe.load_textual_inversion("{out}", weight_name="learned_embeds.safetensors")'
+        if config.method == "custom-diffusion":
+            weights = "pytorch_custom_diffusion_weights.safetensors"
+            call += f'; pipe.unet.load_attn_procs("{out}", weight_name="{weights}", _pipeline=pipe)'
     else:
         words = f"{settings['token']} {config.subject}"
         call = f'pipe.load_lora_weights("{out}")'

@@ -7,6 +7,7 @@ from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.files import LoadOptions
 from bdkit.methods.base import Method, start_beside
 from bdkit.methods.blip_diffusion import BlipDiffusionMethod
+from bdkit.methods.custom_diffusion import CustomDiffusion
 from bdkit.methods.dreambooth import DreamBooth
 from bdkit.methods.dreambooth_lora import DreamBoothLora
 from bdkit.methods.presets import DEFAULT_PRESET, METHOD_PRESETS
@@ -26,6 +27,7 @@ METHODS: dict[str, Any] = {
     "textual-inversion": TextualInversion,
     "dreambooth": DreamBooth,
     "dreambooth-lora": DreamBoothLora,
+    "custom-diffusion": CustomDiffusion,
     "re-imagen": ReImagen,
     "blip-diffusion": BlipDiffusionMethod,
 }

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -17,10 +18,14 @@ from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.prompts import check_words, one_placeholder
 from bdkit.sampling import Callback, check_guidance, make_scheduler, with_timesteps
 from bdkit.training.config import AUTO, FewStepConfig
-from bdkit.training.finetuning import AfterStep, Snapshot, Work, cast
+from bdkit.training.finetuning import CAPTION, AfterStep, Snapshot, Work, cast, load_or_make
 from bdkit.training.method_config import MethodConfig
 from bdkit.training.stopping import STOPPING
 from bdkit.utils.errors import InputError
+from bdkit.utils.progress import progress_bar
+from bdkit.utils.seeds import derive_seed
+
+CLASS_IMAGE_BATCH = 8
 
 
 @runtime_checkable
@@ -161,6 +166,35 @@ class TrainedMethod(ModelMethod):
         self._step: int | None = None
         self._applied: int | None = None
         self._live: Callable[[], Snapshot] | None = None
+        self._class_latents: dict[str, Tensor] = {}
+
+    def _prior(self, class_noun: str, count: int) -> Tensor:
+        """Latents (count, C, h, w) of the model's images of the class, the same for every subject of the class.
+
+        Paper of DreamBooth: images; here: the latents they would be decoded from, because decoding and encoding lose
+        detail.
+        """
+        if class_noun not in self._class_latents:
+            config = self._base_config
+            seeds = [derive_seed("class image", class_noun, index) for index in range(count)]
+            parts = []
+            starts = range(0, count, CLASS_IMAGE_BATCH)
+            for start in progress_bar(starts, desc=f"images of any {class_noun}", show=self.progress):
+                generate = partial(
+                    self.model,
+                    CAPTION,
+                    target_subject=class_noun,
+                    seeds=seeds[start : start + CLASS_IMAGE_BATCH],
+                    guidance_scale=config.guidance_scale,
+                    num_inference_steps=config.num_inference_steps,
+                    negative_prompt=config.negative_prompt,
+                    prompt_reps=1,
+                    scheduler=self.scheduler,
+                    output_type="latent",
+                )
+                parts.append(load_or_make(self.work, f"class-{start}", generate))
+            self._class_latents[class_noun] = torch.cat(parts).float()
+        return self._class_latents[class_noun]
 
     @property
     def _after_step(self) -> AfterStep | None:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,6 @@ from bdkit.training.finetuning import (
     cache_latents,
     cast,
     draw_latents,
-    load_or_make,
     noise_process,
     subject_loss,
     train_few_steps,
@@ -29,10 +27,6 @@ from bdkit.training.finetuning import (
 )
 from bdkit.training.method_config import DreamBoothConfig
 from bdkit.utils.errors import InputError
-from bdkit.utils.progress import progress_bar
-from bdkit.utils.seeds import derive_seed
-
-CLASS_IMAGE_BATCH = 8
 
 
 class DreamBoothLoss(nn.Module):
@@ -88,14 +82,13 @@ class DreamBooth(TrainedMethod):
         self.config = config
         self._unet = self._trained_unet()
         self._text_encoder = copy.deepcopy(model.text_encoder) if config.train_text_encoder else model.text_encoder
-        self._class_latents: dict[str, Tensor] = {}
 
     def fit(self, images: list[Image.Image], class_noun: str, seed: int) -> None:
         self.check_class_noun(class_noun)
         self._keep({}, [])
         config, model = self.config, self.model
         latents = cache_latents(model, images, seed, random_flip=config.random_flip)
-        prior = self._prior(class_noun) if config.prior_loss_weight else None
+        prior = self._prior(class_noun, config.class_images) if config.prior_loss_weight else None
         self._restart(seed)
         ids, _ = model.tokenize([CAPTION] * 2, [f"{config.token} {class_noun}", class_noun])
         module = DreamBoothLoss(
@@ -155,32 +148,6 @@ class DreamBooth(TrainedMethod):
                 switch_checkpointing(text_model, False)
             for part in self._parts():
                 cast(part, self.model.unet.dtype).requires_grad_(False).eval()
-
-    def _prior(self, class_noun: str) -> Tensor:
-        """Latents of the model's images of the class, the same for every subject of the class.
-
-        Paper: images; here: the latents they would be decoded from, because decoding and encoding lose detail.
-        """
-        if class_noun not in self._class_latents:
-            seeds = [derive_seed("class image", class_noun, index) for index in range(self.config.class_images)]
-            parts = []
-            starts = range(0, len(seeds), CLASS_IMAGE_BATCH)
-            for start in progress_bar(starts, desc=f"images of any {class_noun}", show=self.progress):
-                generate = partial(
-                    self.model,
-                    CAPTION,
-                    target_subject=class_noun,
-                    seeds=seeds[start : start + CLASS_IMAGE_BATCH],
-                    guidance_scale=self.config.guidance_scale,
-                    num_inference_steps=self.config.num_inference_steps,
-                    negative_prompt=self.config.negative_prompt,
-                    prompt_reps=1,
-                    scheduler=self.scheduler,
-                    output_type="latent",
-                )
-                parts.append(load_or_make(self.work, f"class-{start}", generate))
-            self._class_latents[class_noun] = torch.cat(parts).float()
-        return self._class_latents[class_noun]
 
     def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
         self.check_class_noun(class_noun)

@@ -56,4 +56,4 @@ class DreamBoothLora(DreamBooth):
         scale = (self.lora.alpha or self.lora.rank) / self.lora.rank  # multiplied in: readers take alpha for the rank
         state = lora_tensors(self._unet)
         state |= {name: value * scale for name, value in state.items() if name.endswith(LORA_B)}
-        return save_adapter(folder, LORA, state, settings, self.model)
+        return save_adapter(folder, {LORA: state}, settings, self.model)

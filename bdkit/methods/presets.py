@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from bdkit.models.configs import RARE_TOKEN
 from bdkit.training.method_config import (
     BlipDiffusionConfig,
+    CustomDiffusionConfig,
     DreamBoothConfig,
     DreamBoothLoraConfig,
     MethodConfig,
@@ -33,6 +35,15 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             weight_decay=0.0,
             templates=("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}"),
         ),
+        "custom-diffusion": CustomDiffusionConfig(  # not tuned yet
+            start="mini-base",
+            steps=250,
+            learning_rate=1e-3,
+            batch_size=3,
+            class_images=50,
+            initializer_token=RARE_TOKEN,
+            templates=("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}"),
+        ),
         "re-imagen": ReImagenConfig(start="mini-base"),
     },
     "paper": {
@@ -57,6 +68,10 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
         "textual-inversion": TextualInversionConfig(
             steps=3000, learning_rate=4 * 5e-4, batch_size=1, gradient_accumulation_steps=4, **FULL_SIZE
         ),
+        # arXiv 2212.04488, with no figures on DreamBench. 1e-5 is scaled by the batch, as in its code.
+        "custom-diffusion": CustomDiffusionConfig(
+            steps=250, learning_rate=8 * 1e-5, batch_size=8, class_images=200, random_flip=True, **FULL_SIZE
+        ),
         # arXiv 2209.14491: 0.600 / 0.740 / 0.270. No public weights exist; its guidance scales are not known here.
         "re-imagen": ReImagenConfig(),
     },
@@ -80,6 +95,10 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             gradient_accumulation_steps=4,
             with_class_noun=False,
             **FULL_SIZE,
+        ),
+        # diffusers' script on two GPUs: 1e-5 is scaled by two GPUs, two images and twice for the class
+        "custom-diffusion": CustomDiffusionConfig(
+            steps=250, learning_rate=8 * 1e-5, batch_size=4, class_images=200, random_flip=True, **FULL_SIZE
         ),
         "re-imagen": ReImagenConfig(),
     },

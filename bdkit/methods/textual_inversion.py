@@ -1,5 +1,7 @@
 """Textual Inversion (arXiv 2208.01618): one new word, nothing else is trained."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,7 +44,7 @@ class PlaceholderLoss(nn.Module):
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
         self.scheduler = noise_process(model)
 
-    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         latents, captions = batch
         unet, text_encoder = self.shared
         vectors = self.placeholder.expand(len(captions), 1, -1)
@@ -54,13 +56,14 @@ class TextualInversion(TrainedMethod):
     """The token embedding of a new word, "a <*> dog", initialised with the class noun's."""
 
     name: ClassVar[str] = "textual-inversion"
+    title: ClassVar[str] = "Textual Inversion"
 
     def __init__(self, model: LatentDiffusion, config: TextualInversionConfig) -> None:
         super().__init__(model, config, config)
         if not config.steps:
-            raise InputError("textual-inversion with 0 steps learns nothing; use at least 1, or the method base")
+            raise InputError(f"{self.name} with 0 steps learns nothing; use at least 1, or the method base")
         if not config.templates:
-            raise InputError("textual-inversion needs captions; give at least one template")
+            raise InputError(f"{self.name} needs captions; give at least one template")
         self.config = config
         self._captions = [one_placeholder(template) for template in config.templates]
         self._tokenizer = with_token(model.tokenizer, config.placeholder_token)
@@ -72,29 +75,16 @@ class TextualInversion(TrainedMethod):
         self._keep({}, [])
         config, model = self.config, self.model
         latents = cache_latents(model, images, seed, random_flip=config.random_flip)
-        with exchanged(model, tokenizer=self._tokenizer):
-            words = [self._words(class_noun)] * len(self._captions)
-            ids, _ = model.tokenize(self._captions, words)
-        mask = ids == self._token_id
-        if not (mask.sum(dim=1) == 1).all():
-            raise InputError("a caption of textual-inversion is too long for the text encoder; give shorter templates")
-        ids = ids.masked_fill(mask, model.tokenizer.eos_token_id)
-        module = PlaceholderLoss(model, self._class_embedding(class_noun), ids, mask)
-
-        def batches(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            subject = draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
-            captions = torch.randint(0, len(ids), (config.batch_size,), generator=generator)
-            return subject, captions.to(model.device)
-
-        with frozen(model.unet, model.text_encoder), training_settings(model.unet, config):
-            name = f"Textual Inversion on a {class_noun}"
+        batches = self._batches(latents, class_noun)
+        module = self._loss(class_noun)
+        with self._training():
             kept, history = train_few_steps(
                 module,
                 batches,
                 config,
                 seed,
                 device=model.device,
-                name=name,
+                name=f"{self.title} on a {class_noun}",
                 progress=self.progress,
                 work=self.work,
                 after_step=self._after_step,
@@ -102,31 +92,69 @@ class TextualInversion(TrainedMethod):
         self.class_noun = class_noun
         self._keep(kept, history)
 
+    def _batches(self, latents: Tensor, class_noun: str) -> Callable[[int, torch.Generator], tuple[Tensor, ...]]:
+        """What draws the latents of a step and the numbers of their captions."""
+        config, device = self.config, self.model.device
+
+        def batches(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+            subject = draw_latents(latents, config.batch_size, generator, random_flip=config.random_flip)
+            captions = torch.randint(0, len(self._captions), (config.batch_size,), generator=generator)
+            return subject, captions.to(device)
+
+        return batches
+
+    def _loss(self, class_noun: str) -> PlaceholderLoss:
+        """The module that is trained."""
+        return PlaceholderLoss(self.model, self._embedding_of(class_noun), *self._caption_ids(class_noun))
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Gradients for nothing of the model."""
+        model = self.model
+        with frozen(model.unet, model.text_encoder), training_settings(model.unet, self.config):
+            yield
+
     def _words(self, class_noun: str) -> str:
         return placeholder_words(self.config.placeholder_token, class_noun, self.config.with_class_noun)
 
-    def _class_embedding(self, class_noun: str) -> Tensor:
-        """(D,), the mean over the tokens of the class noun."""
+    def _caption_ids(self, class_noun: str) -> tuple[Tensor, Tensor]:
+        """The captions (T, L) with the end token at the placeholder, and (T, L) bool, True there."""
         model = self.model
-        ids = torch.tensor(model.tokenizer(class_noun, add_special_tokens=False).input_ids, device=model.device)
+        with exchanged(model, tokenizer=self._tokenizer):
+            ids, _ = model.tokenize(self._captions, [self._words(class_noun)] * len(self._captions))
+        mask = ids == self._token_id
+        if not (mask.sum(dim=1) == 1).all():
+            raise InputError(f"a caption of {self.name} is too long for the text encoder; give shorter templates")
+        return ids.masked_fill(mask, model.tokenizer.eos_token_id), mask
+
+    def _embedding_of(self, words: str) -> Tensor:
+        """(D,), the mean over the tokens of the words."""
+        model = self.model
+        ids = torch.tensor(model.tokenizer(words, add_special_tokens=False).input_ids, device=model.device)
         weight: Tensor = model.text_encoder.model.embeddings.token_embedding.weight
         return weight.detach()[ids].mean(dim=0)
 
     def generate(self, prompt_template: str | list[str], class_noun: str, seeds: list[int]) -> list[Image.Image]:
         self.check_class_noun(class_noun)
         self.selected()
-        model = self.model
-        with (
-            exchanged(model, tokenizer=self._tokenizer),
-            exchanged(model.text_encoder.model.embeddings, token_embedding=self._token_embedding),
-        ):
+        with self._drawing():
             return self.draw(prompt_template, self._words(class_noun), seeds)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """The model draws with what was learned within the block."""
+        embeddings = self.model.text_encoder.model.embeddings
+        with (
+            exchanged(self.model, tokenizer=self._tokenizer),
+            exchanged(embeddings, token_embedding=self._token_embedding),
+        ):
+            yield
 
     def save(self, folder: str | Path) -> Path:
         """The new word's vector, as diffusers' ``load_textual_inversion`` reads it, and how it was learned."""
         settings = self.fitted_settings
         vector = self.selected()["placeholder"].unsqueeze(0)
-        return save_adapter(folder, WORD, {self.config.placeholder_token: vector}, settings, self.model)
+        return save_adapter(folder, {WORD: {self.config.placeholder_token: vector}}, settings, self.model)
 
     def _apply(self, snapshot: Snapshot) -> None:
         embedding = self.model.text_encoder.model.embeddings.token_embedding

@@ -5,6 +5,7 @@ from typing import Any
 
 RARE_TOKEN = "sks"  # DreamBooth's identifier: one token that no caption uses
 PLACEHOLDER_TOKEN = "<*>"  # Textual Inversion's
+MODIFIER_TOKEN = "<new1>"  # Custom Diffusion's
 
 
 @dataclass(frozen=True, kw_only=True)

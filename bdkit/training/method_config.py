@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from bdkit.models.configs import PLACEHOLDER_TOKEN, RARE_TOKEN
+from bdkit.models.configs import MODIFIER_TOKEN, PLACEHOLDER_TOKEN, RARE_TOKEN
 from bdkit.training.config import FewStepConfig, FinetuneConfig
 from bdkit.utils.errors import InputError
 
@@ -75,17 +75,13 @@ class BlipDiffusionConfig(FinetuneConfig, MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamBoothConfig(FewStepConfig, MethodConfig):
-    """DreamBooth.
+class PriorConfig(FewStepConfig, MethodConfig):
+    """A method that can preserve the prior of the subject's class.
 
-    token: the rare word that comes to mean the subject
-    train_text_encoder: train the text encoder too
     prior_loss_weight: weight of the loss on images of the class, which keeps "a dog" any dog; 0: no such images
     class_images: how many of them the model itself generates from "a dog" before it is trained
     """
 
-    token: str = RARE_TOKEN
-    train_text_encoder: bool = False
     prior_loss_weight: float = 0.0
     class_images: int = 200
 
@@ -97,6 +93,21 @@ class DreamBoothConfig(FewStepConfig, MethodConfig):
                 f"prior_loss_weight is {self.prior_loss_weight} with {self.class_images} class_images; "
                 "use a weight of at least 0, and with a weight at least 1 image"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothConfig(PriorConfig):
+    """DreamBooth.
+
+    token: the rare word that comes to mean the subject
+    train_text_encoder: train the text encoder too
+    """
+
+    token: str = RARE_TOKEN
+    train_text_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _check_word("token", self.token)
 
 
@@ -144,6 +155,23 @@ class TextualInversionConfig(FewStepConfig, MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CustomDiffusionConfig(TextualInversionConfig, PriorConfig):
+    """Custom Diffusion.
+
+    initializer_token: the rare word whose embedding the new one starts from; of several tokens, their mean
+    """
+
+    placeholder_token: str = MODIFIER_TOKEN
+    templates: tuple[str, ...] = ("photo of a {}",)
+    prior_loss_weight: float = 1.0
+    initializer_token: str = "ktn"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_word("initializer_token", self.initializer_token)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReImagenConfig(MethodConfig):
     """Re-Imagen.
 
@@ -170,6 +198,7 @@ METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "textual-inversion": TextualInversionConfig,
     "dreambooth": DreamBoothConfig,
     "dreambooth-lora": DreamBoothLoraConfig,
+    "custom-diffusion": CustomDiffusionConfig,
     "re-imagen": ReImagenConfig,
     "blip-diffusion": BlipDiffusionConfig,
 }

@@ -73,8 +73,8 @@ ORDER = (
 MEASURED, ORDERED = "measured", "order"
 # Rows that can be left out, because their weights may not be there
 OPTIONAL = ("re-imagen",)
-# Its fits take as long as those of both other DreamBooths: --budget small measures it only where --methods names it
-COSTLY = "dreambooth-prior"
+# Rows whose fits begin with images of the class: --budget small measures them only where --methods names them
+COSTLY = ("dreambooth-prior", "custom-diffusion")
 # The rows of the second half, beside own methods: the base shows the gap without a fit
 HELD_OUT_ROWS = (
     "base",
@@ -113,7 +113,7 @@ def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
         if config.methods is not None and row.name not in config.methods:
             continue
         missing = ""
-        if row.name == COSTLY and config.budget == "small" and config.methods is None:
+        if row.name in COSTLY and config.budget == "small" and config.methods is None:
             missing = "--budget small leaves it out; `bdkit reproduce table1` measures it where --methods names it"
         elif row.method not in METHODS:
             missing = "this bdkit has no such method"
@@ -207,7 +207,8 @@ def _left_out(measured: pd.DataFrame) -> str:
     missing = [row.name for row in (*TABLE1, *TABLE1_FURTHER) if row.name not in set(measured["row"])]
     if not missing:
         return ""
-    why = f" `--budget small` measures {COSTLY} only where --methods names it." if COSTLY in missing else ""
+    costly = [row for row in COSTLY if row in missing]
+    why = f" `--budget small` measures {' and '.join(costly)} only where --methods names them." if costly else ""
     return f" Not measured: {', '.join(missing)}.{why}"
 
 

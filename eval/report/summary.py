@@ -40,6 +40,7 @@ TITLES = {
     "dreambooth-from-base": "DreamBooth from the base",
     "dreambooth-prior": "DreamBooth with prior preservation",
     "dreambooth-lora": "DreamBooth-LoRA",
+    "custom-diffusion": "Custom Diffusion",
     "re-imagen": "Re-Imagen",
     "blip-diffusion": "BLIP-Diffusion",
     "blip-diffusion-zero-shot": "BLIP-Diffusion, zero-shot",

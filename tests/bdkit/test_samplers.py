@@ -195,7 +195,9 @@ def test_the_loss_of_a_perfect_predictor_is_zero(kind: str) -> None:
     assert all(loss(other) > 0.1 for other in {"epsilon", "v_prediction", "sample"} - {kind})
 
 
-@pytest.mark.parametrize("name", ["dreambooth", "dreambooth-lora", "textual-inversion", "blip-diffusion"])
+@pytest.mark.parametrize(
+    "name", ["dreambooth", "dreambooth-lora", "textual-inversion", "custom-diffusion", "blip-diffusion"]
+)
 def test_every_method_trains_to_the_models_own_noise_and_prediction(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[DDPMScheduler] = []
 
@@ -206,7 +208,7 @@ def test_every_method_trains_to_the_models_own_noise_and_prediction(name: str, m
     monkeypatch.setattr("bdkit.training.finetuning.noise_prediction_loss", watched)
     model = tiny_model()
     model.scheduler = DDIMScheduler(beta_start=0.001, beta_end=0.015, prediction_type="v_prediction", clip_sample=False)
-    settings = {"prior_loss_weight": 0.0} if name.startswith("dreambooth") else {}
+    settings = {"prior_loss_weight": 0.0} if name.startswith(("dreambooth", "custom")) else {}
     method = build_method(name, model, steps=1, snapshots=(), mixed_precision="no", **settings)
     method.fit([Image.new("RGB", (32, 32), "red")], "dog", 0)
     assert used

@@ -51,6 +51,10 @@ KINDS = (
         for mark in ("lora_unet_", "lora_te_", "lora_te1_", ".lora_A.", ".lora.", "_lora.", ".lora_down.")
     ),
     (".lora_linear_layer.", "lora"),
+    (
+        "_custom_diffusion.",
+        "Custom Diffusion's keys and values alone; give their folder, with the word's file in it as learned_embeds.bin",
+    ),
     ("ip_adapter.", "an IP-Adapter; bench it as a method of your own"),
     ("control_model.", "a ControlNet; give it with --controlnet, as a folder in diffusers' format"),
     ("controlnet_cond_embedding.", "a ControlNet; give its folder with --controlnet"),

@@ -27,10 +27,13 @@ Arguments = Callable[..., list[str]]
 Call = Callable[..., str]
 STEPS = 40
 # Flags that not every method has
+PRIOR = ["prior-loss-weight", "class-images", "guidance-scale", "scheduler", "negative-prompt"]
+WORD = ["placeholder-token", "templates", "with-class-noun"]
 NUMBERS = {
-    "dreambooth": ["token", "prior-loss-weight", "class-images", "guidance-scale", "scheduler", "negative-prompt"],
-    "dreambooth-lora": ["rank", "alpha", "target-modules"],
-    "textual-inversion": ["placeholder-token", "templates", "with-class-noun"],
+    "dreambooth": ["token", "train-text-encoder", *PRIOR],
+    "dreambooth-lora": ["token", "rank", "alpha", "target-modules", *PRIOR],
+    "textual-inversion": WORD,
+    "custom-diffusion": ["initializer-token", *WORD, *PRIOR],
     "blip-diffusion": ["train-embedding"],
 }
 CHILDREN = multiprocessing.get_context("forkserver")  # imports once for all children
@@ -61,10 +64,12 @@ def test_the_folder_is_named_after_the_subject_by_default(model, photos, tmp_pat
         ("dreambooth", "unet/diffusion_pytorch_model.safetensors", "a sks dog in the snow"),
         ("dreambooth-lora", "pytorch_lora_weights.safetensors", "pipe.load_lora_weights"),
         ("textual-inversion", "learned_embeds.safetensors", "a <*> dog in the snow"),
+        ("custom-diffusion", "pytorch_custom_diffusion_weights.safetensors", "pipe.unet.load_attn_procs"),
     ],
 )
 def test_the_other_methods(tmp_path, finetune, method, file, words, run):
-    assert words in run(*finetune("--method", method, "--steps", 1))
+    more = ("--class-images", 2) if method == "custom-diffusion" else ()
+    assert words in run(*finetune("--method", method, "--steps", 1, *more))
     assert (tmp_path / "mine" / file).is_file()
 
 
@@ -87,10 +92,14 @@ def test_a_folder_is_kept_unless_overwrite_is_given(tmp_path, finetune, run, ref
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion"])
+@pytest.mark.parametrize(
+    "name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion", "custom-diffusion"]
+)
 def test_a_killed_fit_resumes_and_ends_with_the_same_bytes(name, tmp_path, finetune, capsys):
     out, checkpoint = tmp_path / "mine", tmp_path / "mine" / ".fit" / "checkpoint.pt"
     flags = ["--method", name, "--steps", STEPS, "--learning-rate", 1e-3, "--checkpoint-seconds", 0]
+    if name == "custom-diffusion":
+        flags += ["--class-images", 2]
     child = start(finetune(*flags))
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and child.is_alive() and time.monotonic() < deadline:
@@ -171,11 +180,9 @@ def test_help_shows_the_numbers_of_its_method_and_only_those(name, capsys):
     with pytest.raises(SystemExit):
         cli.main(["finetune", "--help", f"--method={name}"])
     shown = set(re.findall(r"--([a-z][a-z-]+)", capsys.readouterr().out.partition("examples:")[0]))
-    for other, flags in NUMBERS.items():
-        assert all((flag in shown) == (other in name or flag in NUMBERS.get(name, ())) for flag in flags)
+    assert shown & {flag for flags in NUMBERS.values() for flag in flags} == {*NUMBERS[name]}
     assert {"steps", "learning-rate", "batch-size", "mixed-precision"} <= shown
     assert not {"snapshots", "start", "prompt-reps"} & shown
-    assert ("train-text-encoder" in shown) == (name == "dreambooth")
 
 
 def test_every_number_of_a_method_reaches_its_record(tmp_path, finetune, run):

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from bdkit.checkpoints.adapters import load_drawable
-from bdkit.checkpoints.files import LORA, WORD, LoadOptions
+from bdkit.checkpoints.adapters import load_drawable, load_start
+from bdkit.checkpoints.files import FINETUNED, KEY_VALUES, LORA, WORD, LoadOptions
 from bdkit.methods import build_method
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.testing.tiny_checkpoints import public_tiny_model, write_tiny_checkpoint
+from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_images
 
 Arguments = Callable[..., list[str]]
@@ -31,7 +32,11 @@ CASES = [
     ("dreambooth-lora", "sd"),
     ("textual-inversion", "public"),
     ("textual-inversion", "sd"),
+    ("custom-diffusion", "own"),
+    ("custom-diffusion", "sd"),
 ]
+# Without images of the class, which the number of denoising steps would change
+FEW = {"custom-diffusion": {"class_images": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,10 @@ def pixels(folder: Path) -> list[np.ndarray]:
     return [np.asarray(Image.open(folder / f"{seed:05d}.png")) for seed in (4, 5)]
 
 
+def few(name: str) -> tuple[object, ...]:
+    return ("--class-images", 0) if name in FEW else ()
+
+
 def assert_same(left: list[np.ndarray], right: list[Any]) -> None:
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(left, right, strict=True))
 
@@ -65,12 +74,11 @@ def assert_same(left: list[np.ndarray], right: list[Any]) -> None:
 @pytest.mark.parametrize(("name", "start"), CASES)
 def test_the_folder_draws_what_the_fitted_method_draws(name, start, starts, photos, tmp_path, finetune, draw, run):
     model, out = starts[start], tmp_path / "mine"
-    run(*finetune("--model", model, "--method", name))
+    run(*finetune("--model", model, "--method", name, *few(name)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
     assert not (out / ".fit").exists()
-    method: Any = build_method(
-        name, str(model), preset="mini", device="cpu", num_inference_steps=3, snapshots=(), **FIT
-    )
+    settings = {**FIT, **FEW.get(name, {}), "num_inference_steps": 3, "snapshots": ()}
+    method: Any = build_method(name, str(model), preset="mini", device="cpu", **settings)
     method.fit(read_images(photos), "dog", 0)
     run(*draw(out, tmp_path / "drawn", "--subject", "dog"))
     drawn = pixels(tmp_path / "drawn")
@@ -80,11 +88,11 @@ def test_the_folder_draws_what_the_fitted_method_draws(name, start, starts, phot
     assert not np.array_equal(drawn[0], np.asarray(before[0]))
 
 
-@pytest.mark.parametrize("name", ["dreambooth-lora", "textual-inversion"])
+@pytest.mark.parametrize("name", ["dreambooth-lora", "textual-inversion", "custom-diffusion"])
 def test_weights_on_top_of_a_model_find_it_again(name, starts, tmp_path, finetune, draw, run, refused):
     shutil.copytree(starts["sd"], tmp_path / "here" / "mini-base")
     mine = tmp_path / "here" / "mine"
-    hint = run(*finetune("--model", tmp_path / "here" / "mini-base", "--method", name, out=mine))
+    hint = run(*finetune("--model", tmp_path / "here" / "mini-base", "--method", name, *few(name), out=mine))
     assert "bdkit generate --model" in hint
     assert "With diffusers: pipe.load_" in hint
     record = json.loads((mine / "finetuned.json").read_text())
@@ -126,18 +134,38 @@ def test_words_in_the_prompt_are_what_the_place_stands_for(starts, photos, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("name", "file"), [("dreambooth-lora", LORA), ("textual-inversion", WORD)])
+@pytest.mark.parametrize(
+    ("name", "file"), [("dreambooth-lora", LORA), ("textual-inversion", WORD), ("custom-diffusion", KEY_VALUES)]
+)
 def test_weights_that_do_not_fit_are_told(name, file, starts, tmp_path, finetune, draw, run, refused):
     mine = tmp_path / "mine"
-    run(*finetune("--model", starts["sd"], "--method", name))
+    run(*finetune("--model", starts["sd"], "--method", name, *few(name)))
     whole = load_file(mine / file)
-    narrow = {key: value[:, :3].contiguous() for key, value in whole.items()}
+    narrow = {key: value[..., :3].contiguous() for key, value in whole.items()}
     stranger = {**whole, next(iter(whole)).replace("down_blocks", "no_blocks") + "x": torch.zeros(1, 128)}
     for state in (narrow, stranger):
         save_file(state, mine / file)
         assert "does not fit" in refused(*draw(mine, tmp_path / "out"))
     (mine / file).write_bytes(b"short")
     assert f"{file} cannot be read" in refused(*draw(mine, tmp_path / "out"))
+    (mine / file).unlink()
+    assert "bdkit: error" in refused(*draw(mine, tmp_path / "out"))
+
+
+def test_custom_diffusion_of_others_is_drawn_from_a_folder_with_its_word(starts, tmp_path, finetune, run):
+    mine = tmp_path / "mine"
+    run(*finetune("--model", starts["sd"], "--method", "custom-diffusion", *few("custom-diffusion")))
+    options = LoadOptions(base=starts["sd"])
+    expected = load_drawable(mine)("a <new1> dog", seeds=[1], num_inference_steps=3)
+    (mine / FINETUNED).unlink()
+    trained = {name: value for name, value in load_file(mine / KEY_VALUES).items() if value.numel()}
+    save_file(trained, mine / KEY_VALUES)  # the script of diffusers writes no empty tensors
+    (mine / WORD).rename(mine / "learned_embeds.bin")
+    assert_same(load_start(mine, options)("a <new1> dog", seeds=[1], num_inference_steps=3), expected)
+    (mine / "learned_embeds.bin").rename(mine / "<new1>.bin")
+    for given in (mine, mine / KEY_VALUES):
+        with pytest.raises(InputError, match="keys and values alone; give their folder, with the word's file in it"):
+            load_start(given, options)
 
 
 def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(starts, photos, tmp_path):
@@ -160,16 +188,18 @@ def test_a_lora_of_another_alpha_is_as_strong_for_every_reader(starts, photos, t
         assert not torch.allclose(theirs(*inputs).sample, method.model.unet(*inputs).sample, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora"])
+@pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "custom-diffusion"])
 def test_a_bfloat16_model_keeps_what_was_trained_in_float32(name, starts, photos, tmp_path, finetune, draw, run):
     mine = tmp_path / "mine"
-    run(*finetune("--model", starts["own"], "--method", name, "--dtype", "bfloat16"))
-    state = load_file(mine / (LORA if "lora" in name else "unet/diffusion_pytorch_model.safetensors"))
+    run(*finetune("--model", starts["own"], "--method", name, "--dtype", "bfloat16", *few(name)))
+    files = {"dreambooth-lora": LORA, "custom-diffusion": KEY_VALUES}
+    state = load_file(mine / files.get(name, "unet/diffusion_pytorch_model.safetensors"))
+    state = {key: value for key, value in state.items() if value.numel()}
     assert {value.dtype for value in state.values()} == {torch.float32}
     exact = [not torch.equal(value.bfloat16().float(), value) for value in state.values()]
     assert np.mean(exact) > 0.9
     if name != "blip-diffusion":
-        settings = {**FIT, "num_inference_steps": 3, "snapshots": ()}
+        settings = {**FIT, **FEW.get(name, {}), "num_inference_steps": 3, "snapshots": ()}
         options = LoadOptions(dtype=torch.bfloat16)
         method: Any = build_method(name, str(starts["own"]), preset="mini", device="cpu", options=options, **settings)
         method.fit(read_images(photos), "dog", 0)

@@ -32,6 +32,12 @@ def test_published_numbers() -> None:
     assert (lora.learning_rate, lora.steps, lora.batch_size, lora.rank) == (1e-4, 500, 1, 4)
     assert (inversion.learning_rate, inversion.steps) == (4 * 5e-4, 3000)
     assert inversion.batch_size * inversion.gradient_accumulation_steps == 4
+    custom = {name: method_config("custom-diffusion", name) for name in ("paper", "public")}
+    assert {(config.learning_rate, config.steps, config.class_images) for config in custom.values()} == {
+        (8e-5, 250, 200)
+    }
+    assert {name: config.batch_size for name, config in custom.items()} == {"paper": 8, "public": 4}
+    assert {(config.placeholder_token, config.initializer_token) for config in custom.values()} == {("<new1>", "ktn")}
     prior = method_config("dreambooth", "public")
     assert (prior.learning_rate, prior.steps, prior.prior_loss_weight, prior.class_images) == (5e-6, 800, 1.0, 200)
 
@@ -79,6 +85,9 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("textual-inversion", {"steps": 0}, "learns nothing"),
         ("textual-inversion", {"templates": []}, "at least one template"),
         ("textual-inversion", {"placeholder_token": "dog"}, "choose another"),
+        ("custom-diffusion", {"steps": 0}, "custom-diffusion with 0 steps learns nothing"),
+        ("custom-diffusion", {"initializer_token": " "}, "initializer_token is ' '"),
+        ("custom-diffusion", {"prior_loss_weight": -1}, "prior_loss_weight is -1"),
     ],
 )
 def test_wrong_names_and_numbers_are_told(name: str, settings: dict[str, Any], words: str) -> None:

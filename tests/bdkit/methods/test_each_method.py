@@ -150,10 +150,12 @@ def test_textual_inversion_draws_the_vector_at_its_place_and_never_pushes_it_out
         method.fit(subject_images(), "dog", 0)
 
 
-@pytest.mark.parametrize("name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion"])
+@pytest.mark.parametrize(
+    "name", ["blip-diffusion", "dreambooth", "dreambooth-lora", "textual-inversion", "custom-diffusion"]
+)
 def test_a_fit_that_is_watched_gives_the_same_bits_and_stops_where_it_is_told(name: str, model: BlipDiffusion) -> None:
     settings: dict[str, Any] = {"steps": 4, "learning_rate": 1e-2, "snapshots": (2,)}
-    if name == "dreambooth":
+    if name in ("dreambooth", "custom-diffusion"):
         settings["class_images"] = 0
     plain, watched = build(name, model, **settings), build(name, model, **settings)
     plain.fit(subject_images(), "dog", 0)

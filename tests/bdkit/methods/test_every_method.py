@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "textual-inversion": ("textual-inversion", {**COMMON, "templates": ("a {}", "a photo of a {}")}),
     "dreambooth": ("dreambooth", {**COMMON, "prior_loss_weight": 1.0, "class_images": 3}),
     "dreambooth-lora": ("dreambooth-lora", COMMON),
+    "custom-diffusion": ("custom-diffusion", {**COMMON, "class_images": 3}),
     "dreambooth with text encoder": ("dreambooth", {**COMMON, "train_text_encoder": True}),
     "re-imagen": ("re-imagen", {}),
     "zero-shot": ("blip-diffusion", {"steps": 0}),

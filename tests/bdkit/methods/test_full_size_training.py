@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bdkit import cli
+from bdkit.checkpoints.files import KEY_VALUES
 from bdkit.methods import build_method
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.models.configs import PUBLIC_SCHEDULER, TINY
@@ -28,12 +29,12 @@ from bdkit.utils.errors import InputError
 
 TEMPLATE = "a {} {} in the jungle"
 QUICK: dict[str, Any] = {"steps": 2, "learning_rate": 1e-2, "snapshots": (), "mixed_precision": "no"}
-TRAINED = ("dreambooth", "dreambooth-lora", "textual-inversion")
+TRAINED = ("dreambooth", "dreambooth-lora", "textual-inversion", "custom-diffusion")
 
 
 def quick(name: str, **more: Any) -> dict[str, Any]:
-    """Settings of a short fit; DreamBooth without its thousand images of the class."""
-    return {**QUICK, **({"prior_loss_weight": 0.0} if name == "dreambooth" else {}), **more}
+    """Settings of a short fit, without the hundreds of images of the class."""
+    return {**QUICK, **({"prior_loss_weight": 0.0} if name in ("dreambooth", "custom-diffusion") else {}), **more}
 
 
 def subject_images(count: int = 3, side: int = 32) -> list[Image.Image]:
@@ -210,6 +211,9 @@ def test_a_saved_subject_is_drawn_by_diffusers(folder: Path, tmp_path: Path, nam
         else:
             pipe.load_textual_inversion(out, weight_name="learned_embeds.safetensors")
             words = "<*> dog"
+        if name == "custom-diffusion":
+            pipe.unet.load_attn_procs(out, weight_name=KEY_VALUES, _pipeline=pipe)
+            words = "<new1> dog"
         record = json.loads((out / "finetuned.json").read_text())
     assert record["class_noun"] == "dog"
     assert record["step"] == record["steps"] == 2
