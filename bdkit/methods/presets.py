@@ -35,7 +35,7 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             weight_decay=0.0,
             templates=("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}"),
         ),
-        "custom-diffusion": CustomDiffusionConfig(  # not tuned yet
+        "custom-diffusion": CustomDiffusionConfig(  # steps and rate not tuned yet, see there
             start="mini-base",
             steps=250,
             learning_rate=1e-3,
