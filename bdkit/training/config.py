@@ -205,7 +205,7 @@ class FewStepConfig:
 class FinetuneConfig(FewStepConfig):
     """Few-step fine-tuning of BLIP-Diffusion (Sec. 3.3); no steps at all is zero-shot.
 
-    steps: optimiser steps; auto: 40 to 120, until the loss on the subject's images falls no more (`StoppingRule`)
+    steps: optimiser steps; auto: 40 to 120, until the loss on the subject's images gets flat
     train_embedding: train the cached subject embedding together with the U-Net
     """
 

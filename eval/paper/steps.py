@@ -31,6 +31,8 @@ FASTER = "blip-diffusion"
 # The paper fine-tunes for 40 to 120 steps, 76 on average; the headline is the nearest measured number
 HEADLINE_STEPS = 80
 FIDELITY = ("dino", "clip_i", "identity")
+AUTO_LABEL = "BLIP-Diffusion, --steps auto"
+STAR: dict[str, Any] = {"color": "black", "marker": "*", "markersize": 9, "linestyle": ""}
 CURVE, SPEED_UP, TRIAL = "curve", "speed-up", "trial"
 
 
@@ -167,8 +169,10 @@ def _speed_up_part(found: pd.DataFrame) -> list[str]:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Every metric against steps (above) and seconds (below), a line for each method, with intervals."""
-    curves = frame[frame["source"] == CURVE]
+    """Every metric against steps (above) and seconds (below), a line for each method, with intervals; a star for the
+    fits that choose their steps.
+    """
+    curves, autos = frame[frame["source"] == CURVE], lines_of(frame[frame["source"] == AUTO])
     metrics = measured_metrics(curves, MAIN_METRICS)
     axes_of = [("steps", "fine-tuning steps", 5.0)]
     if curves["seconds"].notna().all():
@@ -185,6 +189,9 @@ def plot(frame: pd.DataFrame) -> Figure:
                 axes.plot(xs, means, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=title(name))
                 if None not in lows:
                     axes.fill_between(xs, lows, highs, color=COLOURS[number], alpha=0.12, linewidth=0)
+            for line in autos:
+                if (one := estimate_of(line, metric)) and not pd.isna(line[column]):
+                    axes.plot(line[column], one.mean, label=AUTO_LABEL, **STAR)
             axes.set_xscale("symlog", linthresh=linear_below)
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set(xlabel=label, ylabel=METRIC_TITLES[metric], xlim=(0, None))
