@@ -15,7 +15,8 @@ class StoppingRule:
     the fit alone. What counts is the lowest so far. It is flat where the last `window` steps brought at most `flat` of
     its whole fall. A share has no scale, so the rule is the same for every size, image and learning rate.
 
-    least, most: steps
+    least: steps that every fit takes
+    most: steps that no fit exceeds
     every: steps between two looks; least, most and window are multiples of it
     window: steps
     flat: share of the fall
