@@ -26,6 +26,10 @@ NAMES = (
     "11_control_and_style",
     "12_interpolation_and_attention",
     "13_pretraining_on_your_images",
+    "14_main_table",
+    "15_fine_tuning_steps",
+    "16_ablations",
+    "17_what_holds",
 )
 IMAGES = ("image/jpeg", "image/png")
 MACHINE_PATH = re.compile(

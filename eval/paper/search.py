@@ -6,9 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bdkit.methods import build_method
 from bdkit.utils.errors import InputError
-from eval.bench import run_bench
 from eval.experiments import BASE, RATE_FACTORS, SEARCH_STEPS, step_rows
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import lines_of, provenance_note, provenance_of, read_csv, write_csv
@@ -26,6 +24,9 @@ def run(config: ReproduceConfig) -> Path:
 
     Raises InputError for a suite that is no development suite: figures are reported on the others.
     """
+    from bdkit.methods import build_method
+    from eval.bench import run_bench
+
     if config.suite not in (None, DEVELOPMENT):
         raise InputError(f"learning rates are searched on {DEVELOPMENT}, never on a suite that is reported on")
     rows, steps = [], config.steps or SEARCH_STEPS

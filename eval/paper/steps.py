@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eval.bench import run_bench
 from eval.experiments import AUTO_STEPS, STEP_METHODS, Row, auto_row, step_budget, step_rows
 from eval.paper.auto_steps import AGAINST, AUTO, against_fixed, auto_part
 from eval.paper.config import ReproduceConfig
@@ -38,6 +37,8 @@ CURVE, SPEED_UP, TRIAL = "curve", "speed-up", "trial"
 
 def run(config: ReproduceConfig) -> Path:
     """Measures the curves, with the learning rates of OUT/search.csv where it is there, and writes OUT/steps.csv."""
+    from eval.bench import run_bench
+
     rates, rows = chosen_rates(config), []
     for name in config.chosen_step_methods():
         rate = {"learning_rate": rates[name]} if name in rates else {}

@@ -1,5 +1,7 @@
 """The paper's main table (Sec. 4.1): every method on every subject, its order tested pair by pair, held-out references
 beside the usual score, and what papers report.
+
+Here, in `steps` and in `search` only what runs imports models: a table and its plot are made from a CSV without them.
 """
 
 import warnings
@@ -12,14 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bdkit.methods import METHODS, build_method
-from bdkit.methods.base import start_beside
 from bdkit.utils.errors import InputError
-from eval.bench import run_bench
 from eval.experiments import BASE, TABLE1, TABLE1_FURTHER, Row
 from eval.paper.config import ReproduceConfig
-from eval.paper.held_out import METRICS as HELD_OUT_METRICS
-from eval.paper.held_out import run_held_out
 from eval.paper.results_files import (
     estimate_of,
     lines_of,
@@ -88,6 +85,9 @@ HELD_OUT_SUBJECTS = {"small": 2, "full": 10}  # by budget, spread evenly over th
 
 def run(config: ReproduceConfig) -> Path:
     """Measures the table, resuming what was begun, and writes OUT/table1.csv."""
+    from eval.bench import run_bench
+    from eval.paper.held_out import run_held_out
+
     bench = config.bench(available_rows(config))
     out = run_bench(bench)
     results = summarise(out)
@@ -107,6 +107,9 @@ def run(config: ReproduceConfig) -> Path:
 
 def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
     """The rows of the table that can be run; a warning names the others."""
+    from bdkit.methods import METHODS, build_method
+    from bdkit.methods.base import start_beside
+
     rows = []
     base = config.base or start_beside(BASE, config.model)
     for row in (*TABLE1, *TABLE1_FURTHER):
@@ -213,7 +216,7 @@ def _left_out(measured: pd.DataFrame) -> str:
 
 
 def _held_out_part(measured: pd.DataFrame) -> list[str]:
-    metrics = [metric for metric in HELD_OUT_METRICS if f"{metric}_gap" in measured]
+    metrics = [name.removesuffix("_gap") for name in map(str, measured) if name.endswith("_gap")]
     kept = measured[measured[f"{metrics[0]}_gap"].notna()] if metrics else measured[:0]
     if kept.empty:
         return ["Not measured."]
