@@ -116,7 +116,8 @@ def preservation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for metric in ("clip_t", "prompt_right"):
             change = estimate_of(line, f"{metric}_change")
             if change is not None and (line["prompts"] == "all" or "all" not in set(frame["prompts"])):
-                interval = "" if change.low is None else f" [{change.low:+.1%}, {change.high:+.1%}]"
+                ends = [end for end in (change.low, change.high) if end is not None]  # an end can be undefined
+                interval = f" [{ends[0]:+.1%}, {ends[1]:+.1%}]" if len(ends) == 2 else ""
                 claim = "The subject model keeps the base's text-to-image generation (at most 2% lost)"
                 verdict = KEPT[line[f"{metric}_kept"]]
                 found.append(Verdict(claim, METRIC_TITLES[metric], f"{change.mean:+.1%}{interval}", verdict))

@@ -258,8 +258,10 @@ def kept(low: float | None, high: float | None) -> str:
 
 def _frechet(row: str, part: ImageSet, base: ImageSet, reference: FloatArray | None) -> dict[str, Any]:
     """The columns of the Fréchet distance; the interval of its change resamples images, those of the same noise
-    together.
+    together. One image has no distance.
     """
+    if min(len(part.features), len(base.features)) < 2:
+        return {}
     if reference is None:
         if row in (BASE_ROW, WORLD):
             return {}

@@ -94,6 +94,16 @@ def test_images_of_another_model_are_not_mixed_in(model: str, tmp_path: Path, fe
         preservation.run(config("preservation", str(alone), tmp_path / "other"))
 
 
+def test_one_image_has_no_frechet_distance() -> None:
+    rows = (preservation.BASE_ROW, preservation.SUBJECT_MODEL)
+    for count, measured in ((1, False), (2, True)):
+        features = np.arange(4.0 * count).reshape(count, 4)
+        one = preservation.ImageSet(values={"clip_t": np.full(count, 0.5)}, features=features)
+        frame = preservation.preservation_frame({(row, "suite"): one for row in rows}, None, dict.fromkeys(rows, "a"))
+        assert ("frechet" in frame) == measured
+        assert frame["clip_t_change"].iloc[1] == 0
+
+
 @pytest.mark.slow
 def test_drift_is_measured_against_the_model_before_the_fit(model: str, tmp_path: Path, few: None) -> None:
     path = drift.run(config("drift", model, tmp_path, subjects=1))
