@@ -44,7 +44,9 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             initializer_token=RARE_TOKEN,
             templates=("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}"),
         ),
-        "re-imagen": ReImagenConfig(start="mini-base"),
+        "re-imagen": ReImagenConfig(
+            start="mini-base", guidance_scale=8.0, neighbour_guidance_scale=8.0, text_share=0.3
+        ),
     },
     "paper": {
         "base": TextToImageConfig(),

@@ -115,6 +115,6 @@ def find_adapter(given: str | None, start: str) -> Path:
         if folder.is_dir():
             return folder
     raise InputError(
-        f"re-imagen has no additions for {start or 'this model'} (none are shipped yet); train them with {TRAIN}, and "
-        "name their folder as the method's adapter"
+        f"re-imagen has no additions for {start or 'this model'} (the shipped ones are for mini-base); train them with "
+        f"{TRAIN}, and name their folder as the method's adapter"
     )

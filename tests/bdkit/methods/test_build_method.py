@@ -77,7 +77,11 @@ def test_overrides_may_come_from_json_and_fewer_steps_drop_later_snapshots() -> 
         ("dreambooth", {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps 0"),
         ("dreambooth-lora", {"rank": 0}, "rank is 0"),
         ("dreambooth-lora", {"train_text_encoder": True}, "trains the U-Net alone"),
-        ("re-imagen", {}, "re-imagen has no additions for this model (none are shipped yet); train them with bdkit"),
+        (
+            "re-imagen",
+            {},
+            "re-imagen has no additions for this model (the shipped ones are for mini-base); train them with bdkit",
+        ),
         ("re-imagen", {"adapter": "no-such-folder"}, "no-such-folder holds no additions of Re-Imagen"),
         ("re-imagen", {"neighbours": 0}, "neighbours is 0; use at least 1"),
         ("re-imagen", {"text_share": 2}, "text_share is 2.0; use a share from 0 to 1"),

@@ -1,5 +1,6 @@
 """Re-Imagen's training: what is drawn and dropped, what is trained, exact resuming, and its folder."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from bdkit import cli
+from bdkit.checkpoints.load import SHIPPED, load_model
 from bdkit.checkpoints.re_imagen import (
     MINI_RE_IMAGEN,
     RECORD,
@@ -30,6 +32,7 @@ from bdkit.training.pretraining.corpus import Corpus, CorpusConfig, build_corpus
 from bdkit.training.pretraining.presets import RE_IMAGEN
 from bdkit.training.pretraining.retrieval_augmented import (
     RetrievalAugmentedLoss,
+    RetrievalBatch,
     descriptions,
     draw_retrieval,
     retrieval_batches,
@@ -187,3 +190,26 @@ def test_the_stage_trains_on_the_shipped_base(tmp_path: Path, capsys: pytest.Cap
     assert sum(path.stat().st_size for path in folder.iterdir()) < 0.9 * 2**20
     assert "mini-base" in (folder / "README.md").read_text()
     assert cli.main(["pretrain", "re-imagen", "--smoke", "--out", str(tmp_path)]) == 0  # nothing left to do
+
+
+@pytest.mark.weights
+def test_the_shipped_one_draws_from_the_right_neighbours(tmp_path: Path) -> None:
+    preset, model = RE_IMAGEN["mini"], load_model("mini-base")
+    config = replace(preset.config, text_drop=0.0, neighbour_drop=0.0, detail_share=0.0)
+    scenes = build_corpus(replace(preset.corpus, scenes=64, seed=77), tmp_path, progress=False)
+    number = np.arange(64)
+    others = np.stack([number // 4 * 4 + (number + shift) % 4 for shift in (1, 2)], axis=1)  # the same individual
+    training = replace(preset.training, batch_size=32)
+    latents = encode_corpus(model.vae, scenes.images)
+    batches = retrieval_batches(model, scenes, latents, others, training, config)
+    loss = RetrievalAugmentedLoss(load_re_imagen(SHIPPED / MINI_RE_IMAGEN, model), model, config.noise_weights)
+
+    def mean(change: Callable[[RetrievalBatch], RetrievalBatch]) -> float:
+        with torch.no_grad():
+            losses = [loss(change(batches.make(k, step_generator(0, k))), step_generator(1, k))[0] for k in range(2)]
+        return float(torch.stack(losses).mean())
+
+    right = mean(lambda batch: batch)
+    without = mean(lambda batch: replace(batch, shown=torch.zeros_like(batch.shown)))
+    wrong = mean(lambda batch: replace(batch, neighbours=batch.neighbours.roll(1, 0)))
+    assert right < without < wrong
