@@ -43,11 +43,7 @@ TRAINED = [name for name in CASES if name not in ("base", "re-imagen", "zero-sho
 @cache
 def adapter_folder() -> Path:
     """Additions of Re-Imagen that look at the neighbours, for the tiny model."""
-    folder, config, model = (
-        Path(tempfile.mkdtemp(prefix="bdkit-tests-")) / "additions",
-        RetrievalConfig(heads=2),
-        tiny_model(),
-    )
+    folder = Path(tempfile.mkdtemp(prefix="bdkit-tests-")) / "additions"
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     config, model = RetrievalConfig(heads=2), tiny_model()
     unet, generator = new_retrieval_unet(model, config), torch.Generator().manual_seed(0)
@@ -60,7 +56,8 @@ def adapter_folder() -> Path:
 def build(case: str, model: BlipDiffusion) -> Method:
     name, settings = CASES[case]
     if case == "re-imagen":
-        settings = {"adapter": str(adapter_folder())}
+        # guided as the other cases are, by the model's own scale
+        settings = {"adapter": str(adapter_folder()), "guidance_scale": None, "neighbour_guidance_scale": None}
     return build_method(name, model, preset="mini", **{"start": None, **settings})
 
 
