@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdkit.checkpoints.config import SpeedConfig
+from bdkit.training.config import AUTO
 from bdkit.utils.config import checked_value
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import check_name
@@ -104,7 +105,7 @@ def step_rows(name: str, budgets: tuple[int, ...], **overrides: Any) -> tuple[Ro
 def auto_row(**overrides: Any) -> Row:
     """The row of AUTO_STEPS whose fits choose their number of steps."""
     method, start = STEP_METHODS[AUTO_STEPS]
-    return Row(name=f"{AUTO_STEPS}-auto", method=method, overrides={**start, "steps": "auto", **overrides})
+    return Row(name=f"{AUTO_STEPS}-auto", method=method, overrides={**start, "steps": AUTO, **overrides})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -209,6 +209,7 @@ def _work(out: Path, fit: dict[str, Any], overwrite: bool) -> Iterator[Path]:
 def _next_command(config: FinetuneCommandConfig, out: Path, settings: dict[str, Any]) -> str:
     """The next line to type, and what diffusers reads the folder with."""
     from bdkit.checkpoints.adapters import placeholder_words
+    from bdkit.checkpoints.files import KEY_VALUES, WORD
 
     line = f'bdkit generate --model {out} --prompt "a {{}} in the snow" --seeds 0-3 --out images'
     text = f"{out} knows this {config.subject} now; an example:\n{line}"
@@ -216,10 +217,9 @@ def _next_command(config: FinetuneCommandConfig, out: Path, settings: dict[str, 
         return text
     if "placeholder_token" in settings:
         words = placeholder_words(settings["placeholder_token"], config.subject, settings["with_class_noun"])
-        call = f'pipe.load_textual_inversion("{out}", weight_name="learned_embeds.safetensors")'
+        call = f'pipe.load_textual_inversion("{out}", weight_name="{WORD}")'
         if config.method == "custom-diffusion":
-            weights = "pytorch_custom_diffusion_weights.safetensors"
-            call += f'; pipe.unet.load_attn_procs("{out}", weight_name="{weights}", _pipeline=pipe)'
+            call += f'; pipe.unet.load_attn_procs("{out}", weight_name="{KEY_VALUES}", _pipeline=pipe)'
     else:
         words = f"{settings['token']} {config.subject}"
         call = f'pipe.load_lora_weights("{out}")'

@@ -1,9 +1,11 @@
 """What people would write under a scene, in DreamBench's words and in others."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bdkit.miniworld.changes import CHANGES
-from bdkit.miniworld.colours import NAMES, name_of
+from bdkit.miniworld.colours import NAMES, RGB, name_of
 from bdkit.miniworld.contexts import CONTEXTS, STUDIO
 from bdkit.miniworld.drawing.patterns import PATTERNS
 from bdkit.miniworld.outfits import OUTFITS
@@ -54,7 +56,7 @@ _OTHER_OUTFITS: dict[str, tuple[str, ...]] = {
 }
 _OPENINGS = ("a photo of a", "a picture of a", "an image of a", "a", "one", "the", "this is a")
 # main colour {0} and second colour {1} in a pattern
-PATTERN_WORDS: dict[str, str] = {
+_PATTERN_WORDS: dict[str, str] = {
     "plain": "plain {0}",
     "horizontal stripes": "{0} and {1} horizontally striped",
     "vertical stripes": "{0} and {1} vertically striped",
@@ -120,15 +122,17 @@ def caption(scene: Scene, rng: np.random.Generator, detail: bool = False) -> str
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Colours, pattern and one part in words, such as "red with blue dots and yellow parts, floppy ears"."""
-    subject = scene.subject
-    main, second, accent = (name_of(colour) for colour in subject.colours)
-    look = PATTERN_WORDS[subject.pattern].format(main, second)
-    if scene.change in ("red", "purple"):
-        look = f"all {scene.change}, {subject.pattern}"
-    else:
-        look = f"{look} and {accent} parts"
     parts = part_words(scene)
-    return f"{look}, {parts[int(rng.random() * len(parts))]}"
+    return f"{look_words(scene, name_of)}, {parts[int(rng.random() * len(parts))]}"
+
+
+def look_words(scene: Scene, colour_words: Callable[[RGB], str]) -> str:
+    """Colours and pattern in words; where a change paints the subject over, its colours are not named."""
+    subject = scene.subject
+    if scene.change in ("red", "purple"):
+        return f"all {scene.change}, {subject.pattern}"
+    main, second, accent = (colour_words(colour) for colour in subject.colours)
+    return f"{_PATTERN_WORDS[subject.pattern].format(main, second)} and {accent} parts"
 
 
 def part_words(scene: Scene) -> list[str]:
@@ -144,7 +148,7 @@ def _vocabulary() -> tuple[str, ...]:
     texts: list[str] = [*CLASSES, *CONTEXTS, *OUTFITS, *CHANGES, *PATTERNS, *NAMES, *_OPENINGS, *RARE_TOKENS]
     texts += OUTFIT_WORDS.values()
     texts += [wording for wordings in (*_OTHER_CONTEXTS.values(), *_OTHER_OUTFITS.values()) for wording in wordings]
-    texts += [words.replace("{0}", "").replace("{1}", "") for words in PATTERN_WORDS.values()]
+    texts += [words.replace("{0}", "").replace("{1}", "") for words in _PATTERN_WORDS.values()]
     texts += [word for parts in PARTS.values() for name, choices in parts.items() for word in (name, *choices)]
     texts += ["a", "no", "all", "and", "parts", ","]
     return tuple(sorted({word for text in texts for word in text.lower().split()}))

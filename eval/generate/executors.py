@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bdkit.checkpoints.load import read_files
 from bdkit.utils.errors import InputError
 from bdkit.utils.parallel import end_with_parent
 
@@ -29,6 +30,11 @@ def default_workers(model_bytes: int) -> int:
         return 1
     by_memory = free_memory() // (WORKER_BYTES + MODEL_TIMES * model_bytes)
     return max(1, min(usable_cores(), by_memory, MAX_WORKERS))
+
+
+def workers_of(model: str) -> int:
+    """`default_workers` for the files of a model."""
+    return default_workers(sum(path.stat().st_size for path in read_files(model)))
 
 
 def usable_cores() -> int:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from filelock import AcquireReturnProxy
 
-from bdkit.checkpoints.load import read_files
 from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import file_hash
@@ -25,7 +24,7 @@ from bdkit.utils.progress import progress_bar
 from bdkit.utils.ray_executor import RayExecutor, ray_executor
 from dreambench.suites import Suite
 from eval.experiments import BenchConfig
-from eval.generate.executors import default_workers, local_processes, run_all
+from eval.generate.executors import local_processes, run_all, workers_of
 from eval.generate.methods import Methods, check_methods, check_snapshot, forget_method, method_of
 from eval.generate.references import prepare
 from eval.generate.remote import run_task_remotely
@@ -233,7 +232,7 @@ def _count_workers(config: BenchConfig, tasks: Sequence[Task], methods: Methods 
         return min(config.workers, len(tasks))
     if methods is not None or fits < 2 or any(row.is_own for row in config.chosen_rows):
         return 1  # what a worker takes is not known
-    return min(fits, default_workers(sum(path.stat().st_size for path in read_files(config.model))))
+    return min(fits, workers_of(config.model))
 
 
 def _added(before: Mapping[str, list[float]], more: Mapping[str, list[float]]) -> dict[str, list[float]]:

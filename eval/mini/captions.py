@@ -6,7 +6,7 @@ class apart, so these say all that the mini world has words for.
 
 import numpy as np
 
-from bdkit.miniworld.captions import PATTERN_WORDS, caption, caption_template, part_words
+from bdkit.miniworld.captions import caption, caption_template, look_words, part_words
 from bdkit.miniworld.colours import NAMES, RGB, name_of, to_oklab
 from bdkit.miniworld.scenes import Scene
 
@@ -29,18 +29,9 @@ def captions_of(scene: Scene, rng: np.random.Generator, count: int) -> list[str]
 
 
 def describe_individual(scene: Scene, rng: np.random.Generator) -> str:
-    """Shades, pattern and all parts in random order, such as "dark red with blue dots and yellow parts, floppy ears".
-
-    Where a change paints the subject over, its colours are not named.
-    """
-    subject = scene.subject
-    if scene.change in ("red", "purple"):
-        look = f"all {scene.change}, {subject.pattern}"
-    else:
-        main, second, accent = (shade_words(colour) for colour in subject.colours)
-        look = f"{PATTERN_WORDS[subject.pattern].format(main, second)} and {accent} parts"
+    """Shades, pattern and all parts in random order: "dark red with blue dots and yellow parts, floppy ears"."""
     parts = part_words(scene)
-    return ", ".join([look, *(parts[i] for i in rng.permutation(len(parts)))])
+    return ", ".join([look_words(scene, shade_words), *(parts[i] for i in rng.permutation(len(parts)))])
 
 
 def shade_words(colour: RGB) -> str:

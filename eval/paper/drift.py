@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from bdkit.checkpoints.adapters import load_drawable
-from bdkit.checkpoints.load import checkpoint_hash, read_files
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import build_method
 from bdkit.utils.env import measured_peak, pick_device
 from bdkit.utils.images import write_png
@@ -32,7 +32,7 @@ from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Prompt, Suite, SuiteSubject
 from eval.experiments import BASE, Row, protocol_of
-from eval.generate.executors import default_workers, local_processes, one_thread, run_all
+from eval.generate.executors import local_processes, one_thread, run_all, workers_of
 from eval.generate.references import load_references
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
@@ -159,7 +159,7 @@ def make_fits(
         wanted = [prompt for some in chosen[fit.subject.name].values() for prompt in some]
         if not all(path.exists() for path in (fit.record, *own.values(), *_paths(fit.images, wanted))):
             todo.append(partial(make_fit, fit, config, suite, starts[fit.start], own, wanted))
-    most = config.workers or default_workers(sum(path.stat().st_size for path in read_files(config.model)))
+    most = config.workers or workers_of(config.model)
     workers = min(most, len(todo))
     with (
         progress_bar(total=len(fits), initial=len(fits) - len(todo), desc="drift", unit=" fits") as bar,

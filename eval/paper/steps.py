@@ -39,13 +39,12 @@ def run(config: ReproduceConfig) -> Path:
     """Measures the curves, with the learning rates of OUT/search.csv where it is there, and writes OUT/steps.csv."""
     from eval.bench import run_bench
 
-    rates, rows = chosen_rates(config), []
-    for name in config.chosen_step_methods():
-        rate = {"learning_rate": rates[name]} if name in rates else {}
-        rows += [(name, row) for row in step_rows(name, config.steps or step_budget(name, config.budget), **rate)]
-    auto = None
-    if any(name == AUTO_STEPS for name, _ in rows):
-        auto = auto_row(**{"learning_rate": rates[AUTO_STEPS]} if AUTO_STEPS in rates else {})
+    names, rows = config.chosen_step_methods(), []
+    tuned = {name: {"learning_rate": rate} for name, rate in chosen_rates(config).items()}
+    for name in names:
+        steps = config.steps or step_budget(name, config.budget)
+        rows += [(name, row) for row in step_rows(name, steps, **tuned.get(name, {}))]
+    auto = auto_row(**tuned.get(AUTO_STEPS, {})) if AUTO_STEPS in names else None
     every = [row for _, row in rows] + ([auto] if auto else [])
     results = summarise(run_bench(config.bench(every, methods=None, ground_truth=False), report=False))
     frame = steps_frame(results, rows, auto)
@@ -86,9 +85,8 @@ def steps_frame(results: Results, rows: list[tuple[str, Row]], auto: Row | None 
                               "checkpoint": None, "n_images": None})  # fmt: skip
     parts = [curves, pd.DataFrame(lines)]
     if auto is not None:
-        seconds = results.run.get("fit_seconds", {}).get(auto.name)
         line = table.loc[[auto.name]].reset_index()
-        parts.append(line.assign(source=AUTO, name=AUTO_STEPS, seconds=median(seconds) if seconds else None))
+        parts.append(line.assign(source=AUTO, name=AUTO_STEPS, seconds=_seconds(results, auto)))
         fixed = [row for row in by_name.get(AUTO_STEPS, []) if row.snapshot]
         parts.append(pd.DataFrame(against_fixed(results, auto, fixed)))
     return pd.concat(parts, ignore_index=True)
@@ -107,8 +105,11 @@ def _seconds_a_step(results: Results, rows: list[Row]) -> float | None:
 
 
 def _seconds(results: Results, row: Row) -> float | None:
+    """The median fit's, up to the row's snapshot; None where the run did not measure it."""
     fits = results.run.get("fit_seconds", {}).get(row.name)
-    return median(fits) * (row.snapshot or 0) / row.overrides["steps"] if fits else None
+    if not fits or row.snapshot is None:
+        return median(fits) if fits else None
+    return median(fits) * row.snapshot / row.overrides["steps"]
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bdkit.checkpoints.load import load_model
 from bdkit.checkpoints.re_imagen import MINI_RE_IMAGEN, additions, new_retrieval_unet, save_re_imagen
 from bdkit.losses import gradient_checkpointing, noise_prediction_loss, timestep_weights, training_attention
+from bdkit.models.configs import RetrievalConfig
 from bdkit.models.latent_diffusion import LatentDiffusion
 from bdkit.models.retrieval import RetrievalUNet
 from bdkit.training.bm25 import bm25_neighbours
@@ -211,17 +212,16 @@ def pretrain_re_imagen(out: Path, *, smoke: bool = False, progress: bool = True,
     record = {
         "beside": beside,
         "corpus": asdict(preset.corpus),
-        "up_block": preset.retrieval.up_block,
         "config": asdict(config),
         "neighbours_of_the_same_individual": round(share, 4),
         "training": record,
     }
     if is_main_process():
-        save_re_imagen(unet, finished, preset.retrieval, record, model, card=_card(record))
+        save_re_imagen(unet, finished, preset.retrieval, record, model, card=_card(record, preset.retrieval))
     return finished
 
 
-def _card(record: dict[str, Any]) -> str:
+def _card(record: dict[str, Any], retrieval: RetrievalConfig) -> str:
     """The model card of the mini Re-Imagen."""
     training, corpus, config = record["training"], record["corpus"], record["config"]
     numbers = training["config"]
@@ -231,7 +231,7 @@ Re-Imagen (arXiv 2209.14491, after the paper from secondary sources) at 64 px: w
 which stays as it is, trained by `bdkit pretrain re-imagen`.
 
 The U-Net's down half encodes {config["neighbours"]} neighbours at timestep 0; an attention to them stands before block
-{record["up_block"]} of its up half. Paper: between the halves, and the whole U-Net is trained; here:
+{retrieval.up_block} of its up half. Paper: between the halves, and the whole U-Net is trained; here:
 that attention alone.
 
 Corpus: {corpus["scenes"]} scenes of training subjects, {corpus["images_per_subject"]} of each, drawn by this package.
