@@ -69,8 +69,9 @@ def speed_up(faster: Curve, slower: Curve, target_steps: int) -> SpeedUp:
         drawn = factors(resampled_means(faster.values), resampled_means(slower.values))
         tail = 100 * (1 - CONFIDENCE) / 2
         own_drawn = np.maximum(drawn[0], np.finfo(np.float64).tiny)
-        low = float(np.percentile(np.minimum(drawn[1], last) / own_drawn, tail, method="inverted_cdf"))
-        high = float(np.percentile(drawn[1] / own_drawn, 100 - tail, method="inverted_cdf"))
+        with np.errstate(over="ignore"):  # a resample that the faster one leads before its first step: infinite
+            low = float(np.percentile(np.minimum(drawn[1], last) / own_drawn, tail, method="inverted_cdf"))
+            high = float(np.percentile(drawn[1] / own_drawn, 100 - tail, method="inverted_cdf"))
         reached = float(np.isfinite(drawn[1]).mean())
     return SpeedUp(
         target_steps=target_steps,
