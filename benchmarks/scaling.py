@@ -23,7 +23,7 @@ class Constant:
 
 CONSTANTS = {
     "peak": Constant(790, "TFLOP/s a GPU", "assumed: an H100's bf16 matrix product; full_size.py measures it"),
-    "prepare": Constant(0.8, "CPU s an image", "measured: 158 DreamBench photos, 512 px, closed form, band 2%"),
+    "prepare": Constant(0.25, "CPU s an image", "measured: 60 DreamBench photos, 512 px, closed form, pretraining.md"),
     "clipseg": Constant(0.1, "TFLOP an image", "assumed: ViT-B/16 at 352 px and its decoder"),
     "decode224": Constant(0.0006, "CPU s an image", "measured: JPEG of 224 px, 32 KB, 12 photos, median of 9"),
     "decode512": Constant(0.0023, "CPU s an image", "measured: JPEG of 512 px, 129 KB, 12 photos, median of 9"),
