@@ -157,7 +157,7 @@ def run(config: ReproduceConfig) -> Path:
                 frame.assign(seed=seed, seconds=record["seconds"], checkpoint=checkpoint_hash(model), n_images=images)
             )
             provenance = provenance_of(results)
-    frame = ablations_frame(measured).assign(steps=budget.steps)
+    frame = ablations_frame(measured).assign(steps=budget.steps, budget=config.budget)
     write_csv(frame, config.csv, provenance)
     return config.csv
 

@@ -20,6 +20,7 @@ from eval.results_dir import REAL
 
 PAGE = "claims.md"
 HOLDS, PARTLY, NOT_HERE = "holds", "partly", "does not hold here"
+TOO_SHORT = "not judged: trained too short"
 # (row, the row that the paper has below it in DINO) -> the claim; Sec. 4.1, main table
 ORDER_CLAIMS = {
     ("blip-diffusion-zero-shot", "base"): "Zero-shot generation shows the subject, which the base does not",
@@ -50,7 +51,7 @@ KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim with one measured figure and its interval, and what follows: HOLDS, PARTLY or NOT_HERE."""
+    """One claim with one measured figure and its interval, and what follows: HOLDS, PARTLY, NOT_HERE or TOO_SHORT."""
 
     claim: str
     metric: str
@@ -125,15 +126,16 @@ def preservation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
 
 
 def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """Of ablations.csv: each of the paper's four makes something worse."""
+    """Of ablations.csv: each of the paper's four makes something worse; --budget small is too short to judge."""
     found = []
+    short = "small" in set(frame.get("budget", ()))
     for line in lines_of(frame):
         claim, metrics = ABLATION_CLAIMS.get(line["row"], ("", ()))
         for metric in metrics:
             if (change := estimate_of(line, f"{metric}_change")) is not None:
                 worse = None if change.high is None else -change.high, None if change.low is None else -change.low
                 pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
-                verdict = above(-change.mean, *worse)
+                verdict = TOO_SHORT if short else above(-change.mean, *worse)
                 found.append(Verdict(claim, METRIC_TITLES[metric], format_difference(pair), verdict))
     return found
 

@@ -6,7 +6,7 @@ import pytest
 
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
-from eval.paper.claims import HOLDS, NOT_HERE, ORDER_CLAIMS, PARTLY, VERDICTS, above, write_claims
+from eval.paper.claims import HOLDS, NOT_HERE, ORDER_CLAIMS, PARTLY, TOO_SHORT, VERDICTS, above, write_claims
 from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
 from eval.paper.results_files import write_csv
 from eval.paper.table1 import ORDER
@@ -52,6 +52,9 @@ def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
     write_csv(pd.DataFrame([ablated]), tmp_path / "ablations.csv", MADE_WITH)
     text = write_claims(tmp_path).read_text()
     assert f"against 0.566) | DINO | -0.020 [-0.030, -0.010] | {HOLDS} |" in text
+    write_csv(pd.DataFrame([{**ablated, "budget": "small"}]), tmp_path / "ablations.csv", MADE_WITH)
+    text = write_claims(tmp_path).read_text()
+    assert f"against 0.566) | DINO | -0.020 [-0.030, -0.010] | {TOO_SHORT} |" in text
     assert f"which the base does not | DINO | +0.100 [+0.050, +0.200] | {HOLDS} |" in text
     assert f"needs more than 300 steps | DINO | -0.010 [-0.050, +0.010] | {NOT_HERE} |" in text
     assert f"| Identity | >= 10.0 times [10.0, inf], for the score after 80 steps | {PARTLY} |" in text
