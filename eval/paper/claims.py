@@ -32,7 +32,7 @@ ORDER_CLAIMS = {
     ("dreambooth-from-base", "dreambooth-from-base-300"): "DreamBooth needs more than 300 steps",
     (REAL, "blip-diffusion-finetuned"): "Real images are still more faithful than the fine-tuned model",
 }
-# Claimed to be equal: it holds unless the row is below the other one
+# Claimed to be equal
 EQUAL = (("blip-diffusion-finetuned", "dreambooth-from-base"), ("blip-diffusion-zero-shot", "re-imagen"))
 FIDELITY = ("dino", "identity")
 SPEED_UP_OF_PAPER = 20.0  # "up to 20x" fewer fine-tuning steps
@@ -61,13 +61,13 @@ class Verdict:
 
 def above(difference: float, low: float | None, high: float | None, equal: bool = False) -> str:
     """Whether a difference is above zero: HOLDS where its whole interval is, PARTLY where the interval holds zero,
-    NOT_HERE where all of it is below, or where the difference is and no equality was claimed. An equality holds unless
-    the whole interval is below zero.
+    NOT_HERE where all of it is below, or where the difference is and no equality was claimed. An equality holds where
+    the interval holds zero, and partly where all of it is above.
     """
     if low is None or high is None:
         return PARTLY if difference > 0 or equal else NOT_HERE
     if equal:
-        return NOT_HERE if high < 0 else HOLDS
+        return NOT_HERE if high < 0 else PARTLY if low > 0 else HOLDS
     if low > 0:
         return HOLDS
     return PARTLY if difference > 0 else NOT_HERE
@@ -187,8 +187,8 @@ def claims_page(out: Path) -> str:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
         "A claim holds where the whole 95% interval says so, partly where the figure does but not the whole interval, "
-        "and does not hold here otherwise; a claim that two methods are equal does not hold where the whole interval "
-        "is below zero. Figures of the order are differences, paired over subjects. Figures of the mini world say "
+        "and does not hold here otherwise; a claim that two methods are equal holds where the interval holds zero, partly "
+        "where it is all above. Figures of the order are differences, paired over subjects. Figures of the mini world say "
         "nothing of full-size models."
     )
     return "\n\n".join(parts) + "\n"

@@ -24,6 +24,7 @@ MADE_WITH = {"commit": "123", "checkpoint": "0e1", "suite": "mini@0", "suite_has
         (-0.1, -0.2, -0.02, False, NOT_HERE),
         (-0.1, -0.2, 0.02, True, HOLDS),  # equal, as far as can be seen
         (-0.1, -0.2, -0.02, True, NOT_HERE),
+        (0.1, 0.02, 0.2, True, PARTLY),  # above is not equal
         (0.1, None, None, False, PARTLY),  # one subject has no interval
     ],
 )
