@@ -187,8 +187,8 @@ def claims_page(out: Path) -> str:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
         "A claim holds where the whole 95% interval says so, partly where the figure does but not the whole interval, "
-        "and does not hold here otherwise; a claim that two methods are equal holds where the interval holds zero, partly "
-        "where it is all above. Figures of the order are differences, paired over subjects. Figures of the mini world say "
-        "nothing of full-size models."
+        "and does not hold here otherwise; a claim that two methods are equal holds where the interval holds zero, "
+        "partly where it is all above. Figures of the order are differences, paired over subjects. Figures of the mini "
+        "world say nothing of full-size models."
     )
     return "\n\n".join(parts) + "\n"
