@@ -128,14 +128,13 @@ def preservation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
 def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """Of ablations.csv: each of the paper's four makes something worse; --budget small is too short to judge."""
     found = []
-    short = "small" in set(frame.get("budget", ()))
     for line in lines_of(frame):
         claim, metrics = ABLATION_CLAIMS.get(line["row"], ("", ()))
         for metric in metrics:
             if (change := estimate_of(line, f"{metric}_change")) is not None:
                 worse = None if change.high is None else -change.high, None if change.low is None else -change.low
                 pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
-                verdict = TOO_SHORT if short else above(-change.mean, *worse)
+                verdict = TOO_SHORT if line.get("budget") == "small" else above(-change.mean, *worse)
                 found.append(Verdict(claim, METRIC_TITLES[metric], format_difference(pair), verdict))
     return found
 
