@@ -4,6 +4,7 @@ examples:
   bdkit table results/mini-quick --split live
   bdkit table results/ours results/theirs --against dreambooth --published --save results/both
   bdkit table results/paper/table1.csv
+  bdkit table results/paper
 """
 
 import argparse
@@ -20,7 +21,8 @@ class TableConfig:
     """Tables to show.
 
     out: results folders with scores.csv or scores.parquet, of one suite and protocol, or of one editing benchmark;
-        or the CSVs of `bdkit reproduce`, whose tables and plots are written beside them
+        or the CSVs of `bdkit reproduce`, whose tables and plots are written beside them, or the folder that holds them,
+        in which claims.md is written: what the paper says, claim by claim
     against: show every row's difference from this one, paired over subjects
     split: show the figures of the parts of a split too: live (live subjects and objects), type (of prompt) or category
     published: show published results too, each with its protocol
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table. One folder's tables are written into it, those of several where --save says."""
+    from eval.paper.results_files import experiments_in
     from eval.report.editing import is_edit_scores, make_edit_tables
     from eval.report.plots import make_plots
     from eval.report.tables import make_tables, markdown, summarise, write_tables
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(TableConfig, args)
     if config.save is not None:
         check_writable(config.save, "--save")
-    if any(path.suffix == ".csv" for path in config.out):
+    if any(path.suffix == ".csv" or experiments_in(path) for path in config.out):
         return _show_experiments(args, config)
     if any(map(is_edit_scores, config.out)):
         if config.against or config.split:
@@ -66,10 +69,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_experiments(args: argparse.Namespace, config: TableConfig) -> int:
-    from eval.paper.results_files import show
+    from eval.paper.claims import write_claims
+    from eval.paper.results_files import experiments_in, show
 
     for name in given_fields(TableConfig, args).keys() - {"out"}:
         raise InputError(f"{flag_of(name)} is not for the CSVs of `bdkit reproduce`; leave it out")
     for path in config.out:
-        print(show(path))
+        print(write_claims(path).read_text() if experiments_in(path) else show(path))
     return 0

@@ -268,21 +268,17 @@ def pretrain_config(budget: AblationBudget) -> PretrainConfig:
 
 def ablations_frame(measured: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
     """A line for each ablation: every metric, the mean over its training seeds, its spread over them and a 95% interval
-    over subjects; and METRIC_change, the difference from the full model of the same seeds, paired over subjects.
+    over subjects and them; and METRIC_change, the same of the difference from the full model, paired over both.
     """
     lines = []
     for name, by_seed in measured.items():
         ablation, first = ABLATIONS[name], by_seed[0]
         line: dict[str, Any] = {"row": name, "title": ablation.title, "source": ablation.source}
         for metric in [metric for metric in (*METRICS, *ALIGNMENT) if metric in first]:
-            values = _mean(by_seed, metric)
-            low, high = interval(values)
-            spread = np.std([one[metric].mean() for one in by_seed], ddof=1) if len(by_seed) > 1 else None
-            line |= {metric: values.mean(), f"{metric}_spread": spread, f"{metric}_low": low, f"{metric}_high": high}
+            values = _values(by_seed, metric)
+            line |= _figure(metric, values)
             if name != FULL:
-                change = values - _mean(measured[FULL][: len(by_seed)], metric)
-                low, high = interval(change)
-                line |= {f"{metric}_change": change.mean(), f"{metric}_change_low": low, f"{metric}_change_high": high}
+                line |= _figure(f"{metric}_change", values - _values(measured[FULL][: len(by_seed)], metric))
         line |= {"training_seeds": " ".join(str(one["seed"].iloc[0]) for one in by_seed)}
         line |= {"seconds": np.mean([one["seconds"].iloc[0] for one in by_seed]), "n_subjects": len(first)}
         line |= {"n_images": sum(one["n_images"].iloc[0] for one in by_seed)}
@@ -290,9 +286,16 @@ def ablations_frame(measured: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFr
     return pd.DataFrame(lines)
 
 
-def _mean(by_seed: Sequence[pd.DataFrame], metric: str) -> NDArray[np.float64]:
-    """Of each subject, over training seeds."""
-    return np.mean([one[metric].to_numpy(dtype=np.float64) for one in by_seed], axis=0)
+def _values(by_seed: Sequence[pd.DataFrame], metric: str) -> NDArray[np.float64]:
+    """(subjects, training seeds)."""
+    return np.stack([one[metric].to_numpy(dtype=np.float64) for one in by_seed], axis=1)
+
+
+def _figure(name: str, values: NDArray[np.float64]) -> dict[str, float | None]:
+    """The columns of a figure, of values (subjects, training seeds)."""
+    low, high = interval(values)
+    spread = float(values.mean(axis=0).std(ddof=1)) if values.shape[1] > 1 else None
+    return {name: float(values.mean()), f"{name}_spread": spread, f"{name}_low": low, f"{name}_high": high}
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -304,15 +307,15 @@ def table(frame: pd.DataFrame) -> str:
     parts += ["## Zero-shot", markdown_table(head, rows)]
     changed = frame[frame["row"] != FULL]
     rows = [[line["title"], *(_change(line, metric) for metric in metrics)] for line in lines_of(changed)]
-    parts += ["## Against the full model, paired over subjects", markdown_table(head, rows)]
+    parts += ["## Against the full model, paired over subjects and training seeds", markdown_table(head, rows)]
     head = ["Model", *ALIGNMENT.values()]
     rows = [[line["title"], *(format_figure(estimate_of(line, m)) for m in ALIGNMENT)] for line in lines_of(frame)]
     parts += ["## Subject vectors among words", markdown_table(head, rows)]
     note = (
         f"Each model is trained for {frame['steps'].iloc[0]} steps of stage 2 from the same base and stage 1; the "
         "paper's ablations with the training seeds "
-        f"{frame['training_seeds'].iloc[0]}, ours with the first. ±: over training seeds. In brackets 95% bootstrap "
-        "intervals over subjects."
+        f"{frame['training_seeds'].iloc[0]}, ours with the first. ±: standard deviation over training seeds. In "
+        "brackets 95% bootstrap intervals over subjects and training seeds."
     )
     return "\n\n".join([*parts, f"{provenance_note(frame)} {note}"]) + "\n"
 
@@ -321,7 +324,8 @@ def _change(line: Mapping[str, Any], metric: str) -> str:
     change = estimate_of(line, f"{metric}_change")
     if change is None:
         return NOT_MEASURED
-    return format_difference({"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None})
+    pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
+    return format_difference(pair, spread=change.spread)
 
 
 def plot(frame: pd.DataFrame) -> Figure:
@@ -343,6 +347,6 @@ def plot(frame: pd.DataFrame) -> Figure:
         axes.set(title=METRIC_TITLES[metric])
         axes.xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set_yticks(range(len(changed)), [line["title"] for line in changed])
-    note = "difference from the full model, 95% intervals over subjects; filled: the paper's ablations"
+    note = "difference from the full model, 95% intervals over subjects and trainings; filled: the paper's ablations"
     figure.supxlabel(note, fontsize=8)
     return figure

@@ -135,7 +135,8 @@ def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
                 worse = None if change.high is None else -change.high, None if change.low is None else -change.low
                 pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
                 verdict = TOO_SHORT if line.get("budget") == "small" else above(-change.mean, *worse)
-                found.append(Verdict(claim, METRIC_TITLES[metric], format_difference(pair), verdict))
+                figure = format_difference(pair, spread=change.spread)
+                found.append(Verdict(claim, METRIC_TITLES[metric], figure, verdict))
     return found
 
 
@@ -180,14 +181,15 @@ def claims_page(out: Path) -> str:
         parts += [
             f"## {name}",
             markdown_table(head, lines) if lines else "No claim was measured.",
-            provenance_note(frame),
+            provenance_note(frame) + (f" {frame['n_subjects'].max():.0f} subjects." if "n_subjects" in frame else ""),
         ]
     if missing:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
         "A claim holds where the whole 95% interval says so, partly where the figure does but not the whole interval, "
         "and does not hold here otherwise; a claim that two methods are equal holds where the interval holds zero, "
-        "partly where it is all above. Figures of the order are differences, paired over subjects. Figures of the mini "
-        "world say nothing of full-size models."
+        "partly where it is all above; the speed-up holds where the whole interval is at 20 or above, partly where it "
+        "is above 1. Figures of the order are differences, paired over subjects. Figures of the mini world say nothing "
+        "of full-size models."
     )
     return "\n\n".join(parts) + "\n"

@@ -75,6 +75,11 @@ def read_csv(path: Path) -> pd.DataFrame:
     return frame
 
 
+def experiments_in(folder: Path) -> list[str]:
+    """The experiments whose CSV a folder holds."""
+    return [name for name in EXPERIMENTS if (folder / f"{name}.csv").exists()]
+
+
 def show(path: Path) -> str:
     """Writes the table (.md) and the plot (.png) beside an experiment's CSV, from the CSV alone; returns the table."""
     text, png = draw(read_csv(path))

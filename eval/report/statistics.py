@@ -109,10 +109,16 @@ def _estimate(part: pd.DataFrame) -> Estimate:
 
 
 def interval(values: FloatArray) -> tuple[float | None, float | None]:
-    """The 95% percentile bootstrap interval of the mean of (n,) values, seeded; (None, None) for fewer than 2."""
+    """The 95% percentile bootstrap interval of the mean of (n,) values, seeded; (None, None) for fewer than 2.
+
+    Of (n, k) values, of k trainings, a resample takes k of the trainings with replacement, too.
+    """
     if len(values) < 2:
         return None, None
     means = resampled_means(values)
+    if means.ndim == 2:
+        chosen = np.random.default_rng(SEED).integers(means.shape[1], size=means.shape)
+        means = np.take_along_axis(means, chosen, axis=1).mean(axis=1)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)

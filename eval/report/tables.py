@@ -104,11 +104,14 @@ def format_figure(figure: Estimate | None, coverage: Coverage | None = None) -> 
     return f"{figure.mean:.3f}{spread}{interval}{missing}"
 
 
-def format_difference(pair: Mapping[str, Any], n_subjects: int | None = None) -> str:
-    """ "+0.029 [-0.007, +0.062]", with " (n=4)" where the number of subjects is not what the table says."""
+def format_difference(pair: Mapping[str, Any], n_subjects: int | None = None, spread: float | None = None) -> str:
+    """ "+0.029 [-0.007, +0.062]", with " (n=4)" where the number of subjects is not what the table says, and with the
+    spread after a ±, where it is given.
+    """
+    over = "" if spread is None else f" ±{spread:.3f}"
     interval = "" if pd.isna(pair["low"]) else f" [{pair['low']:+.3f}, {pair['high']:+.3f}]"
     other = "" if n_subjects in (None, pair["n_subjects"]) else f" (n={pair['n_subjects']})"
-    return f"{pair['difference']:+.3f}{interval}{other}"
+    return f"{pair['difference']:+.3f}{over}{interval}{other}"
 
 
 def markdown(results: Results, **chosen: Any) -> str:

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from shutil import copy2
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from bdkit.cli import main
 from bdkit.utils.errors import InputError
 from eval.paper.claims import HOLDS, NOT_HERE, ORDER_CLAIMS, PARTLY, TOO_SHORT, VERDICTS, above, write_claims
 from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
-from eval.paper.results_files import write_csv
+from eval.paper.results_files import draw, read_csv, write_csv
 from eval.paper.table1 import ORDER
 
 MADE_WITH = {"commit": "123", "checkpoint": "0e1", "suite": "mini@0", "suite_hash": "1e2", "protocol": "mini",
@@ -84,3 +85,16 @@ def test_an_experiment_that_cannot_run_is_left_out_with_a_line(
 def test_wrong_names_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "table2"]) == 2
     assert capsys.readouterr().err.startswith("bdkit: error: unknown experiment 'table2'; known are table1, ")
+
+
+def test_published_results_are_what_their_csvs_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = Path(__file__).parents[3] / "results/paper"
+    for path in published.glob("*.csv"):
+        copy2(path, tmp_path)
+        assert draw(read_csv(path))[0] == path.with_suffix(".md").read_text(), path.name
+    assert main(["table", str(tmp_path)]) == 0
+    page = (published / "claims.md").read_text()
+    assert (tmp_path / "claims.md").read_text() == page
+    assert page in capsys.readouterr().out
+    assert main(["table", str(tmp_path), "--split", "live"]) == 2
+    assert "--split is not for the CSVs of `bdkit reproduce`" in capsys.readouterr().err

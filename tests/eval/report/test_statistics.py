@@ -143,6 +143,8 @@ def test_interval_is_scipys_and_wants_two_values() -> None:
     assert stats.N_RESAMPLES >= 2000
     assert (stats.SEED, stats.interval(np.array([1.0]))) == (0, (None, None))
     assert stats.interval(np.array([3.0, 3.0, 3.0])) == (3.0, 3.0)
+    one_training = np.array([1.0, 4.0, 2.0])
+    assert stats.interval(one_training[:, None]) == stats.interval(one_training)
 
 
 def test_missing_images_are_refused_or_counted() -> None:
