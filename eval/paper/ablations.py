@@ -311,11 +311,11 @@ def table(frame: pd.DataFrame) -> str:
     head = ["Model", *ALIGNMENT.values()]
     rows = [[line["title"], *(format_figure(estimate_of(line, m)) for m in ALIGNMENT)] for line in lines_of(frame)]
     parts += ["## Subject vectors among words", markdown_table(head, rows)]
+    ours = ", ours with the first" if OURS in set(frame["source"]) else ""
     note = (
         f"Each model is trained for {frame['steps'].iloc[0]} steps of stage 2 from the same base and stage 1; the "
-        "paper's ablations with the training seeds "
-        f"{frame['training_seeds'].iloc[0]}, ours with the first. ±: standard deviation over training seeds. In "
-        "brackets 95% bootstrap intervals over subjects and training seeds."
+        f"paper's ablations with the training seeds {frame['training_seeds'].iloc[0]}{ours}. ±: standard deviation "
+        "over training seeds. In brackets 95% bootstrap intervals over subjects and training seeds."
     )
     return "\n\n".join([*parts, f"{provenance_note(frame)} {note}"]) + "\n"
 

@@ -42,7 +42,10 @@ ABLATION_CLAIMS = {
         "Without stage 1 the subject is less faithful (DINO 0.521 against 0.566)",
         ("dino", "identity"),
     ),
-    "frozen-text-encoder": ("With a frozen text encoder the prompt is ignored", ("clip_t", "prompt_right")),
+    "frozen-text-encoder": (
+        "With a frozen text encoder less of the prompt is kept (there it is ignored)",
+        ("clip_t", "prompt_right"),
+    ),
     "without-subject-text": ("Without subject text the subject is less faithful", ("dino", "identity")),
     "without-dropping": ("Without dropping the subject prompt results are worse", ("dino", "identity", "clip_t")),
 }
