@@ -46,7 +46,7 @@ from eval.paper.results_files import (
 from eval.report.plots import COLOURS, GREY
 from eval.report.statistics import interval, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, summarise
-from eval.report.tables import NOT_MEASURED, format_difference, format_figure, markdown_table
+from eval.report.tables import format_figure, markdown_table
 from eval.score.features import default_cache
 from eval.score.score import ScoreOptions, score_folder
 from eval.score.weights import load_evaluators
@@ -306,7 +306,10 @@ def table(frame: pd.DataFrame) -> str:
     rows = [[line["title"], *(format_figure(estimate_of(line, m)) for m in metrics)] for line in lines_of(frame)]
     parts += ["## Zero-shot", markdown_table(head, rows)]
     changed = frame[frame["row"] != FULL]
-    rows = [[line["title"], *(_change(line, metric) for metric in metrics)] for line in lines_of(changed)]
+    rows = [
+        [line["title"], *(format_figure(estimate_of(line, f"{metric}_change"), signed=True) for metric in metrics)]
+        for line in lines_of(changed)
+    ]
     parts += ["## Against the full model, paired over subjects and training seeds", markdown_table(head, rows)]
     head = ["Model", *ALIGNMENT.values()]
     rows = [[line["title"], *(format_figure(estimate_of(line, m)) for m in ALIGNMENT)] for line in lines_of(frame)]
@@ -318,14 +321,6 @@ def table(frame: pd.DataFrame) -> str:
         "over training seeds. In brackets 95% bootstrap intervals over subjects and training seeds."
     )
     return "\n\n".join([*parts, f"{provenance_note(frame)} {note}"]) + "\n"
-
-
-def _change(line: Mapping[str, Any], metric: str) -> str:
-    change = estimate_of(line, f"{metric}_change")
-    if change is None:
-        return NOT_MEASURED
-    pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
-    return format_difference(pair, spread=change.spread)
 
 
 def plot(frame: pd.DataFrame) -> Figure:

@@ -15,7 +15,7 @@ from eval.paper.results_files import estimate_of, lines_of, provenance_note, rea
 from eval.paper.steps import SPEED_UP, headline
 from eval.paper.table1 import MEASURED, ORDERED
 from eval.report.summary import METRIC_TITLES
-from eval.report.tables import format_difference, markdown_table
+from eval.report.tables import format_figure, markdown_table
 from eval.results_dir import REAL
 
 PAGE = "claims.md"
@@ -86,9 +86,7 @@ def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
             continue
         for metric in FIDELITY:
             if (figure := estimate_of(line, metric)) is not None:
-                text = format_difference(
-                    {"difference": figure.mean, "low": figure.low, "high": figure.high, "n_subjects": None}
-                )
+                text = format_figure(figure, signed=True)
                 verdict = above(figure.mean, figure.low, figure.high, pair in EQUAL)
                 found.append(Verdict(ORDER_CLAIMS[pair], METRIC_TITLES[metric], text, verdict))
     return found
@@ -136,10 +134,8 @@ def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for metric in metrics:
             if (change := estimate_of(line, f"{metric}_change")) is not None:
                 worse = None if change.high is None else -change.high, None if change.low is None else -change.low
-                pair = {"difference": change.mean, "low": change.low, "high": change.high, "n_subjects": None}
                 verdict = TOO_SHORT if line.get("budget") == "small" else above(-change.mean, *worse)
-                figure = format_difference(pair, spread=change.spread)
-                found.append(Verdict(claim, METRIC_TITLES[metric], figure, verdict))
+                found.append(Verdict(claim, METRIC_TITLES[metric], format_figure(change, signed=True), verdict))
     return found
 
 

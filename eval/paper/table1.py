@@ -32,7 +32,6 @@ from eval.report.tables import (
     MAIN_METRICS,
     NOT_MEASURED,
     PAPER_METRICS,
-    format_difference,
     format_figure,
     markdown_table,
     read_published,
@@ -184,7 +183,7 @@ def table(frame: pd.DataFrame) -> str:
             ["The paper has above", "below", *_titles(metrics)],
             [
                 [titles.get(line["row"], line["row"]), titles.get(line["minus"], line["minus"])]
-                + [_difference(line, metric) for metric in metrics]
+                + [format_figure(estimate_of(line, metric), signed=True) for metric in metrics]
                 for line in lines_of(order)
             ],
         ),
@@ -226,7 +225,7 @@ def _held_out_part(measured: pd.DataFrame) -> list[str]:
         cells = [line["title"]]
         for metric in metrics:
             cells += [_number(line[f"{metric}_{part}"]) for part in ("seen", "unseen")]
-            cells.append(_difference(line, f"{metric}_gap"))
+            cells.append(format_figure(estimate_of(line, f"{metric}_gap"), signed=True))
         lines.append(cells)
     count = kept["held_out_subjects"].iloc[0]
     note = (
@@ -271,13 +270,6 @@ def _measured_line(line: dict[str, Any], metrics: Sequence[str]) -> list[str]:
     given = " / ".join(map(_number, paper)) if any(not pd.isna(value) for value in paper) else NOT_MEASURED
     steps = NOT_MEASURED if pd.isna(line["steps"]) else f"{line['steps']:.0f}"
     return [line["title"], *(format_figure(estimate_of(line, metric)) for metric in metrics), steps, given]
-
-
-def _difference(line: dict[str, Any], name: str) -> str:
-    if pd.isna(line[name]):
-        return NOT_MEASURED
-    pair = {"difference": line[name], "low": line[f"{name}_low"], "high": line[f"{name}_high"]}
-    return format_difference({**pair, "n_subjects": None})
 
 
 def _number(value: Any) -> str:

@@ -94,24 +94,22 @@ def read_published(suite: str | None = None) -> list[dict[str, str]]:
     return [row for row in rows if row["suite"] == suite] or [row for row in rows if row["suite"] == "dreambench"]
 
 
-def format_figure(figure: Estimate | None, coverage: Coverage | None = None) -> str:
-    """ "0.594 ±0.004 [0.571, 0.615]"; no ± with one seed set; " (97/100)" where images of the row are missing."""
+def format_figure(figure: Estimate | None, coverage: Coverage | None = None, *, signed: bool = False) -> str:
+    """ "0.594 ±0.004 [0.571, 0.615]", signed "+0.594"; no ± with one seed set; " (97/100)" where images are missing."""
     if figure is None:
         return NOT_MEASURED
     spread = "" if figure.spread is None else f" ±{figure.spread:.3f}"
-    interval = "" if figure.low is None or figure.high is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
+    form = "+.3f" if signed else ".3f"
+    interval = "" if figure.low is None or figure.high is None else f" [{figure.low:{form}}, {figure.high:{form}}]"
     missing = "" if coverage is None or coverage.complete else f" ({coverage.n_images}/{coverage.n_expected})"
-    return f"{figure.mean:.3f}{spread}{interval}{missing}"
+    return f"{figure.mean:{form}}{spread}{interval}{missing}"
 
 
-def format_difference(pair: Mapping[str, Any], n_subjects: int | None = None, spread: float | None = None) -> str:
-    """ "+0.029 [-0.007, +0.062]", with " (n=4)" where the number of subjects is not what the table says, and with the
-    spread after a ±, where it is given.
-    """
-    over = "" if spread is None else f" ±{spread:.3f}"
+def format_difference(pair: Mapping[str, Any], n_subjects: int | None = None) -> str:
+    """ "+0.029 [-0.007, +0.062]", with " (n=4)" where the number of subjects is not what the table says."""
     interval = "" if pd.isna(pair["low"]) else f" [{pair['low']:+.3f}, {pair['high']:+.3f}]"
     other = "" if n_subjects in (None, pair["n_subjects"]) else f" (n={pair['n_subjects']})"
-    return f"{pair['difference']:+.3f}{over}{interval}{other}"
+    return f"{pair['difference']:+.3f}{interval}{other}"
 
 
 def markdown(results: Results, **chosen: Any) -> str:
