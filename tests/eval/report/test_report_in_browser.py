@@ -120,6 +120,8 @@ def press(browser: Any, key: str) -> None:
 
 @pytest.mark.slow
 def test_keys_go_through_the_images_and_a_link_leads_back(out: Path, browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     folder = shutil.copytree(out, tmp_path / "out")
     scores = make_scores(("base", "bold"))
     dino = scores[(scores["metric"] == "dino") & (scores["prompt"] >= 0)]
@@ -152,7 +154,7 @@ def test_keys_go_through_the_images_and_a_link_leads_back(out: Path, browser: An
     assert link() == link_of(replace(ids[1], method=other))
     press(browser, "Escape")
     assert not browser.execute_script("return document.getElementById('zoom').open")
-    assert link() == ""
+    WebDriverWait(browser, 30).until(lambda _: link() == "")  # a dialog tells that it closed in a later task
     browser.get("about:blank")
     browser.get(page + link_of(ids[-1]))
     wait_for_images(browser)
