@@ -83,10 +83,8 @@ def _generate_all(
         seed_sets=list(config.seed_sets),
         ground_truth=config.ground_truth and suite.source == "procedural",
         config={name: value for name, value in vars(config).items() if name not in NOT_RECORDED},
-        commit=commit(),
-        device=device_name() if cluster is None else cluster.about["device"],
-        versions=library_versions(),
         rows=rows,
+        **(_maker(cluster) if any(task.missing(suite, out) for task in tasks) else {}),
         **{key: {name: [] for name in changed} for key in SECONDS},
         fit_steps={name: {} for name in changed},
     )
@@ -104,6 +102,12 @@ def _generate_all(
             if not any((out / FITS).rglob("*.safetensors")):  # which another process would need
                 shutil.rmtree(out / FITS, ignore_errors=True)
     return complete
+
+
+def _maker(cluster: RayExecutor | None) -> dict[str, Any]:
+    """What run.json says of who made the images; a run that makes none leaves it."""
+    device = device_name() if cluster is None else cluster.about["device"]
+    return {"commit": commit(), "device": device, "versions": library_versions()}
 
 
 def _guard_settings(

@@ -17,7 +17,7 @@ from dreambench.registry import load_suite
 from eval.experiments import Row
 from eval.generate.run import run_task
 from eval.generate.tasks import list_tasks
-from eval.results_dir import read_run
+from eval.results_dir import read_run, update_run
 
 
 def counting(calls: list[str], prompts: list[str] | None = None) -> type[TinyMethod]:
@@ -69,12 +69,18 @@ def test_run_record_says_what_each_row_is(whole: Path) -> None:
 
 def test_second_run_makes_nothing(tmp_path: Path, whole: Path) -> None:
     run(tmp_path)
+    update_run(tmp_path, commit="of the images", device="theirs")
     before = files(tmp_path, times=True)
     calls: list[str] = []
     assert run(tmp_path, counting(calls))
     assert files(tmp_path, times=True) == before
     assert calls == []
-    assert len(read_run(tmp_path)["fit_seconds"]["tiny"]) == 4
+    record = read_run(tmp_path)
+    assert len(record["fit_seconds"]["tiny"]) == 4
+    assert (record["commit"], record["device"]) == ("of the images", "theirs")
+    (tmp_path / "images/seed0/tiny/dog/00-1.png").unlink()
+    run(tmp_path)
+    assert read_run(tmp_path)["commit"] != "of the images"
 
 
 def test_missing_images_alone_are_made_again(tmp_path: Path, whole: Path) -> None:
