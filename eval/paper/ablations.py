@@ -152,11 +152,10 @@ def run(config: ReproduceConfig) -> Path:
             loaded = load_model(model)
             frame = frame.join(measure_alignment(loaded.to(pick_device()), results.suite, config.photos))
             record = read_json(laboratory.folder(ablation.trained_as or name, seed) / "stage2" / "run.json")
-            images = int((results.scores["method"] == ZERO_SHOT).sum() / results.scores["metric"].nunique())
-            measured.setdefault(name, []).append(
-                frame.assign(seed=seed, seconds=record["seconds"], checkpoint=checkpoint_hash(model), n_images=images)
-            )
             provenance = provenance_of(results)
+            provenance["checkpoint"] = checkpoint_hash(model)
+            provenance["n_images"] = (results.scores["method"] == ZERO_SHOT).sum() // results.scores["metric"].nunique()
+            measured.setdefault(name, []).append(frame.assign(seed=seed, seconds=record["seconds"], **provenance))
     frame = ablations_frame(measured).assign(steps=budget.steps, budget=config.budget)
     write_csv(frame, config.csv, provenance)
     return config.csv
@@ -282,7 +281,9 @@ def ablations_frame(measured: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFr
         line |= {"training_seeds": " ".join(str(one["seed"].iloc[0]) for one in by_seed)}
         line |= {"seconds": np.mean([one["seconds"].iloc[0] for one in by_seed]), "n_subjects": len(first)}
         line |= {"n_images": sum(one["n_images"].iloc[0] for one in by_seed)}
-        lines.append({**line, "checkpoint": " ".join(one["checkpoint"].iloc[0] for one in by_seed)})
+        for column in ("checkpoint", "commit", "device"):  # models of one CSV may come from several runs
+            line[column] = " ".join(dict.fromkeys(one[column].iloc[0] for one in by_seed))
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

@@ -129,8 +129,10 @@ def measured_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
 
 def provenance_note(frame: pd.DataFrame) -> str:
     """One line below a table: what its figures were made with."""
-    line = frame[frame["device"].notna()].iloc[0]
+    measured = frame[frame["device"].notna()]
+    line = measured.iloc[0]
+    commits = dict.fromkeys(commit[:12] for cell in measured["commit"] for commit in str(cell).split())
     return (
         f"Suite {line['suite']} ({line['suite_hash']}), protocol {line['protocol']}, seed sets {line['seed_sets']}, "
-        f"{line['device']}, commit {str(line['commit'])[:12]}."
+        f"{line['device']}, commit {', '.join(commits)}."
     )

@@ -97,7 +97,8 @@ def test_trained_drawn_and_compared_with_the_full_model(tiny: None, tmp_path: Pa
 def test_changes_are_paired_over_subjects_and_seeds() -> None:
     def of_seed(seed: int, *values: float) -> pd.DataFrame:
         frame = pd.DataFrame({"dino": values}, index=["cat", "dog", "vase"])
-        return frame.assign(seed=seed, seconds=1.0, checkpoint="c", n_images=3)
+        commit = "a" if seed == 0 else "b"
+        return frame.assign(seed=seed, seconds=1.0, checkpoint="c", n_images=3, commit=commit, device="CPU")
 
     measured = {
         FULL: [of_seed(0, 0.5, 0.6, 0.7), of_seed(1, 0.7, 0.6, 0.5)],
@@ -114,7 +115,8 @@ def test_changes_are_paired_over_subjects_and_seeds() -> None:
     assert twice["dino_change_spread"] == pytest.approx(0.1 / 2**0.5)
     assert once["dino_change"] == pytest.approx(0.3)  # against the same seed alone
     assert once[["dino_spread", "dino_change_spread"]].isna().all()
-    assert twice["training_seeds"] == "0 1"
+    assert twice[["training_seeds", "n_images", "commit", "device"]].tolist() == ["0 1", 6, "a b", "CPU"]
+    assert once["commit"] == "a"
 
 
 def test_unknown_ablations_and_other_budgets_are_one_line(tiny: None, tmp_path: Path) -> None:
