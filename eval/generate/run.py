@@ -84,7 +84,6 @@ def _generate_all(
         ground_truth=config.ground_truth and suite.source == "procedural",
         config={name: value for name, value in vars(config).items() if name not in NOT_RECORDED},
         rows=rows,
-        **(_maker(cluster) if any(task.missing(suite, out) for task in tasks) else {}),
         **{key: {name: [] for name in changed} for key in SECONDS},
         fit_steps={name: {} for name in changed},
     )
@@ -102,12 +101,6 @@ def _generate_all(
             if not any((out / FITS).rglob("*.safetensors")):  # which another process would need
                 shutil.rmtree(out / FITS, ignore_errors=True)
     return complete
-
-
-def _maker(cluster: RayExecutor | None) -> dict[str, Any]:
-    """What run.json says of who made the images; a run that makes none leaves it."""
-    device = device_name() if cluster is None else cluster.about["device"]
-    return {"commit": commit(), "device": device, "versions": library_versions()}
 
 
 def _guard_settings(
@@ -181,6 +174,10 @@ def _run_tasks(
     out = config.results_dir
     missing = {task: len(task.missing(suite, out)) for task in tasks}
     todo = [task for task in tasks if missing[task]]
+    if todo:  # who makes the images; a run that makes none leaves what is said of them
+        device = device_name() if cluster is None else cluster.about["device"]
+        with _run_lock(out):
+            update_run(out, commit=commit(), device=device, versions=library_versions())
     total = sum(len(task.images(suite)) for task in tasks)
     done = total - sum(missing.values())
     workers = 1 if cluster else _count_workers(config, todo, methods)

@@ -153,9 +153,10 @@ def run(config: ReproduceConfig) -> Path:
             frame = frame.join(measure_alignment(loaded.to(pick_device()), results.suite, config.photos))
             record = read_json(laboratory.folder(ablation.trained_as or name, seed) / "stage2" / "run.json")
             provenance = provenance_of(results)
-            provenance["checkpoint"] = checkpoint_hash(model)
-            provenance["n_images"] = (results.scores["method"] == ZERO_SHOT).sum() // results.scores["metric"].nunique()
-            measured.setdefault(name, []).append(frame.assign(seed=seed, seconds=record["seconds"], **provenance))
+            own = {column: provenance[column] for column in ("commit", "device")}
+            own |= {"checkpoint": checkpoint_hash(model), "seconds": record["seconds"]}
+            own["n_images"] = (results.scores["method"] == ZERO_SHOT).sum() // results.scores["metric"].nunique()
+            measured.setdefault(name, []).append(frame.assign(seed=seed, **own))
     frame = ablations_frame(measured).assign(steps=budget.steps, budget=config.budget)
     write_csv(frame, config.csv, provenance)
     return config.csv
