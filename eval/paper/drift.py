@@ -36,12 +36,13 @@ from eval.generate.executors import local_processes, one_thread, run_all, worker
 from eval.generate.references import load_references
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
-from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, right
-from eval.paper.results_files import estimate_of, lines_of, provenance_here, provenance_note, write_csv
+from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, record_maker, right
+from eval.paper.results_files import estimate_of, lines_of, provenance, provenance_note, write_csv
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, pareto_front
 from eval.report.statistics import interval
 from eval.report.tables import NOT_MEASURED, markdown_table
+from eval.results_dir import read_run
 from eval.score.encoders import Evaluators
 from eval.score.metrics import rowwise_cosine
 from eval.score.weights import load_evaluators
@@ -87,12 +88,12 @@ def run(config: ReproduceConfig) -> Path:
     wanted = [prompt for prompt in prompts if any(prompt in some for two in chosen.values() for some in two.values())]
     with one_thread():
         for name, model in starts.items():
-            make_images(out / "images" / f"seed{seed_set}" / name, wanted, 1, seed_set, partial(_drawer, model))
+            make_images(out / "images" / f"seed{seed_set}" / name, wanted, 1, seed_set, partial(_drawer, model, out))
         make_fits(fits, config, suite, starts, chosen)
         for fit in fits:
             lines += measure_fit(fit, config, suite, evaluators, chosen[fit.subject.name])
     frame = drift_frame(pd.DataFrame(lines)).assign(checkpoint=lambda frame: frame["start"].map(checkpoints))
-    write_csv(frame, config.csv, provenance_here(suite, protocol, (seed_set,)))
+    write_csv(frame, config.csv, provenance(read_run(out), suite, protocol, (seed_set,)))
     return config.csv
 
 
@@ -139,7 +140,9 @@ def choose_prompts(prompts: Sequence[PlainPrompt], subject: SuiteSubject, budget
     return {OTHER: spread(other, n_other), SAME: spread(same, n_same)}
 
 
-def _drawer(model: str | Path) -> Draw:
+def _drawer(model: str | Path, out: Path | None = None) -> Draw:
+    if out is not None:
+        record_maker(out)
     loaded = load_drawable(model)
     loaded.to(pick_device())
     return plain_draw(loaded)
@@ -159,6 +162,8 @@ def make_fits(
         wanted = [prompt for some in chosen[fit.subject.name].values() for prompt in some]
         if not all(path.exists() for path in (fit.record, *own.values(), *_paths(fit.images, wanted))):
             todo.append(partial(make_fit, fit, config, suite, starts[fit.start], own, wanted))
+    if todo:
+        record_maker(fits[0].out)
     most = config.workers or workers_of(config.model)
     workers = min(most, len(todo))
     with (

@@ -19,7 +19,7 @@ from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods.base import start_beside
 from bdkit.models.blip_diffusion import require_blip_diffusion
-from bdkit.utils.env import pick_device
+from bdkit.utils.env import commit, device_name, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_json
 from dreambench.suites import Suite
@@ -43,14 +43,14 @@ from eval.paper.results_files import (
     estimate_of,
     lines_of,
     measured_metrics,
-    provenance_here,
+    provenance,
     provenance_note,
     write_csv,
 )
 from eval.report.plots import COLOURS, GREY, MARKERS
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
-from eval.results_dir import RUN_FILE, read_run
+from eval.results_dir import RUN_FILE, read_run, update_run
 from eval.score.encoders import Evaluators, split_outputs
 from eval.score.frechet import frechet_distance, frechet_features
 from eval.score.metrics import rowwise_cosine
@@ -97,7 +97,7 @@ def run(config: ReproduceConfig) -> Path:
                 paths = []
                 for seed_set in bench.seed_sets:
                     folder = out / "images" / f"seed{seed_set}" / row
-                    draw = _drawer(config, model, suite if row == WITH_SUBJECT else None)
+                    draw = _drawer(out, config, model, suite if row == WITH_SUBJECT else None)
                     paths += make_images(folder, prompts[kind], samples[kind], seed_set, draw)
                 sets[row, kind] = measure(evaluators, prompts[kind], paths)
         if captions:
@@ -109,7 +109,7 @@ def run(config: ReproduceConfig) -> Path:
         else:
             reference = None
     frame = preservation_frame(sets, reference, checkpoints)
-    write_csv(frame, config.csv, provenance_here(suite, protocol, bench.seed_sets))
+    write_csv(frame, config.csv, provenance(read_run(out), suite, protocol, bench.seed_sets))
     return config.csv
 
 
@@ -139,10 +139,16 @@ def check_run(out: Path, settings: Mapping[str, Any]) -> None:
     write_json(saved, out / RUN_FILE)
 
 
-def _drawer(config: ReproduceConfig, model: str, suite: Suite | None) -> Callable[[], Draw]:
+def record_maker(out: Path) -> None:
+    """Says in OUT/run.json who makes the missing images; a run that makes none leaves what is said of them."""
+    update_run(out, commit=commit(), device=device_name())
+
+
+def _drawer(out: Path, config: ReproduceConfig, model: str, suite: Suite | None) -> Callable[[], Draw]:
     """What loads a model and draws with it; of a suite, with the first subject of each class noun."""
 
     def load() -> Draw:
+        record_maker(out)
         loaded = load_start(model)
         loaded.to(pick_device())
         if suite is None:

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bdkit.utils.env import commit, device_name
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_bytes, write_text
 from dreambench.suites import Suite
@@ -27,25 +26,18 @@ TEXTS = ("commit", "checkpoint", "suite_hash", "seed_sets")  # which may look li
 
 def provenance_of(results: Results) -> dict[str, Any]:
     """What a whole run was made with; a frame's own columns of these names, a row's own values, go before it."""
-    run = results.run
-    return _provenance(results.suite, results.protocol, run.get("seed_sets", ()), run.get("commit"), run.get("device"))
+    return provenance(results.run, results.suite, results.protocol, results.run.get("seed_sets", ()))
 
 
-def provenance_here(suite: Suite, protocol: str, seed_sets: Sequence[int]) -> dict[str, Any]:
-    """The same of images that this process makes and scores."""
-    return _provenance(suite, protocol, seed_sets, commit(), device_name())
-
-
-def _provenance(
-    suite: Suite, protocol: str, seed_sets: Sequence[int], commit: str | None, device: str | None
-) -> dict[str, Any]:
+def provenance(run: Mapping[str, Any], suite: Suite, protocol: str, seed_sets: Sequence[int]) -> dict[str, Any]:
+    """The same of a folder's run.json, which says who made its images."""
     return {
-        "commit": commit,
+        "commit": run.get("commit"),
         "suite": suite.name,
         "suite_hash": suite.hash,
         "protocol": protocol,
         "seed_sets": " ".join(map(str, seed_sets)),
-        "device": device,
+        "device": run.get("device"),
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from bdkit.miniworld.captions import VOCABULARY
 from bdkit.testing.tiny_model import tiny_model
+from bdkit.utils.env import commit
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
 from eval.experiments import Row
@@ -14,6 +15,7 @@ from eval.paper import drift, preservation
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import SUITE, caption_prompts, suite_prompts
 from eval.paper.results_files import read_csv, show
+from eval.results_dir import update_run
 
 pytestmark = pytest.mark.weights
 
@@ -65,7 +67,11 @@ def test_plain_images_are_scored_resumed_and_drawn_from_the_same_noise(model: st
     assert frame.loc[("subject-model", "caption"), "frechet"] > 0
     assert np.isnan(base["clip_t_change"])
     assert frame.loc[("mini-world", "caption"), "class_right"] > 0.7  # which random weights never draw
-    made, text = files(tmp_path), path.read_text()
+    assert set(frame["commit"]) == {commit()}
+    update_run(tmp_path / "preservation", commit="drew")
+    preservation.run(config("preservation", model, tmp_path))  # which draws nothing
+    assert set(read_csv(path)["commit"]) == {"drew"}
+    made, text = files(tmp_path), path.read_text().replace("drew", commit())
     vectors = [data for name, data in made.items() if "with-subject" in name]
     assert len(vectors) == 4
     assert not set(vectors) & {data for name, data in made.items() if "subject-model/" in name}
@@ -119,11 +125,15 @@ def test_drift_is_measured_against_the_model_before_the_fit(model: str, tmp_path
     assert saved["textual-inversion"] < saved["blip-diffusion-finetuned"] / 10
     assert (frame["n_subjects"] == 1).all()
     assert not list((tmp_path / "drift" / "fits").glob("*/"))  # saved fits are gone, their records stay
+    update_run(tmp_path / "drift", commit="drew")
+    drift.run(config("drift", model, tmp_path, subjects=1))
+    assert set(read_csv(path)["commit"]) == {"drew"}
     made, text = files(tmp_path), path.read_text()
     folder = tmp_path / "drift" / "images" / "seed0" / "blip-diffusion-finetuned"
     for path_of in sorted(folder.rglob("*.png"))[::2]:
         path_of.unlink()
     drift.run(config("drift", model, tmp_path, subjects=1))
+    assert set(read_csv(path)["commit"]) == {commit()}
     assert files(tmp_path) == made  # fitted again, with the same seed
     costs_of = ["seconds", "peak_gib", "commit"]
     again = read_csv(path).drop(columns=costs_of)
