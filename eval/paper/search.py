@@ -89,8 +89,17 @@ def table(frame: pd.DataFrame) -> str:
         for line in lines_of(frame)
     ]  # fmt: skip
     note = f"Means over the images after {frame['after_steps'].iloc[0]} steps; score: the mean of their products."
+    if ends := at_an_end(frame):
+        note += f" Of {', '.join(map(title, ends))} the best rate is the lowest or highest tried; others may be better."
     head = ["Method", "Learning rate", *names, "Score", "Chosen"]
     return "\n\n".join(["# Learning rates", markdown_table(head, lines), note, provenance_note(frame)]) + "\n"
+
+
+def at_an_end(frame: pd.DataFrame) -> list[str]:
+    """The names whose chosen learning rate is the lowest or the highest of theirs."""
+    rates = frame.groupby("name", sort=False)["learning_rate"].agg(["min", "max"])
+    chosen = frame[frame["chosen"].astype(bool)].set_index("name")["learning_rate"]
+    return [str(name) for name, rate in chosen.items() if rate in rates.loc[name].tolist()]
 
 
 def plot(frame: pd.DataFrame) -> Figure:

@@ -156,7 +156,12 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
     write_csv(trials.reset_index(), config.search_csv, {"commit": "a", "suite": "mini-dev", "suite_hash": "b",
               "protocol": "mini", "seed_sets": "0", "device": "CPU"})  # fmt: skip
     assert search.chosen_rates(config) == {"dreambooth": trials["score"].idxmax()}
-    assert "| DreamBooth | 0.1 |" in show(config.search_csv)
+    text = show(config.search_csv)
+    assert "| DreamBooth | 0.1 |" in text
+    assert "Of DreamBooth the best rate is the lowest or highest tried" in text
+    within = pd.DataFrame({"name": "dreambooth", "learning_rate": [0.1, 0.2, 0.4], "chosen": [False, True, False]})
+    assert search.at_an_end(within) == []
+    assert search.at_an_end(within.assign(chosen=[False, False, True])) == ["dreambooth"]
 
 
 def test_small_budget_goes_on_with_dreambooth_alone() -> None:
