@@ -72,10 +72,22 @@ def judged_by(results: Results) -> tuple[str, str]:
 
 
 def chosen_rates(config: ReproduceConfig) -> dict[str, float]:
-    """Name of STEP_METHODS -> the chosen learning rate of OUT/search.csv; empty without that file."""
+    """Name of STEP_METHODS -> the chosen learning rate of OUT/search.csv; empty without that file.
+
+    Raises InputError for rates that were searched with other weights than the config's model and its base.
+    """
+    from bdkit.checkpoints.load import checkpoint_hash
+    from bdkit.methods.base import start_beside
+
     if not config.search_csv.exists():
         return {}
-    frame = read_csv(config.search_csv)
+    frame, base = read_csv(config.search_csv), config.base or start_beside(BASE, config.model)
+    own = {checkpoint_hash(model) for model in (config.model, base) if model}
+    if others := {str(checkpoint).partition("+")[0] for checkpoint in frame["checkpoint"]} - own:
+        raise InputError(
+            f"{config.search_csv} has learning rates for other weights ({', '.join(sorted(others))}) than "
+            f"{config.model}; run `bdkit reproduce search` with this model, or choose another --out"
+        )
     chosen = frame[frame["chosen"].astype(bool)]
     return dict(zip(chosen["name"], chosen["learning_rate"].astype(float), strict=True))
 
@@ -88,7 +100,8 @@ def table(frame: pd.DataFrame) -> str:
          f"{line['score']:.3f}", "yes" if line["chosen"] else ""]
         for line in lines_of(frame)
     ]  # fmt: skip
-    note = f"Means over the images after {frame['after_steps'].iloc[0]} steps; score: the mean of their products."
+    after = ", ".join(str(frame["after_steps"].iloc[0]).split())
+    note = f"Means over the images after {after} steps; score: the mean of their products."
     if ends := at_an_end(frame):
         note += f" Of {', '.join(map(title, ends))} the best rate is the lowest or highest tried; others may be better."
     head = ["Method", "Learning rate", *names, "Score", "Chosen"]
@@ -97,9 +110,9 @@ def table(frame: pd.DataFrame) -> str:
 
 def at_an_end(frame: pd.DataFrame) -> list[str]:
     """The names whose chosen learning rate is the lowest or the highest of theirs."""
-    rates = frame.groupby("name", sort=False)["learning_rate"].agg(["min", "max"])
-    chosen = frame[frame["chosen"].astype(bool)].set_index("name")["learning_rate"]
-    return [str(name) for name, rate in chosen.items() if rate in rates.loc[name].tolist()]
+    rates = frame.groupby("name")["learning_rate"]
+    ends = (frame["learning_rate"] == rates.transform("min")) | (frame["learning_rate"] == rates.transform("max"))
+    return [str(name) for name in frame[ends & frame["chosen"].astype(bool)]["name"]]
 
 
 def plot(frame: pd.DataFrame) -> Figure:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from eval_helpers import QUICK_SUITE, make_folder, make_scores
 
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
 from eval.experiments import RATE_FACTORS, STEP_BUDGETS, STEP_METHODS, step_budget, step_rows
@@ -130,6 +131,7 @@ def test_table_and_plot_come_from_the_csv_alone(csv: Path, tmp_path: Path) -> No
     assert (tmp_path / "moved.png").read_bytes() == before
 
 
+@pytest.mark.weights
 def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -> None:
     names, entries = {}, {}
     for rate in (0.1, 0.2):
@@ -153,8 +155,12 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
     assert trials["score"].idxmax() == trials["chosen"].idxmax()
     config = ReproduceConfig(experiment="steps", out=tmp_path)
     assert search.chosen_rates(config) == {}
-    write_csv(trials.reset_index(), config.search_csv, {"commit": "a", "suite": "mini-dev", "suite_hash": "b",
-              "protocol": "mini", "seed_sets": "0", "device": "CPU"})  # fmt: skip
+    made_with = {"commit": "a", "suite": "mini-dev", "suite_hash": "b", "protocol": "mini", "seed_sets": "0"}
+    write_csv(trials.reset_index().assign(checkpoint="0e1"), config.search_csv, {**made_with, "device": "CPU"})
+    with pytest.raises(InputError, match=r"for other weights \(0e1\) than mini; run `bdkit reproduce search`"):
+        search.chosen_rates(config)
+    trials["checkpoint"] = checkpoint_hash("mini") + "+b"
+    write_csv(trials.reset_index(), config.search_csv, {**made_with, "device": "CPU"})
     assert search.chosen_rates(config) == {"dreambooth": trials["score"].idxmax()}
     text = show(config.search_csv)
     assert "| DreamBooth | 0.1 |" in text
