@@ -85,6 +85,13 @@ class ReproduceConfig:
         """Where `bdkit reproduce search` leaves the learning rates that it chose."""
         return self.out / "search.csv"
 
+    @property
+    def base_model(self) -> str | None:
+        """The given base, else mini-base beside the model; None: there is none."""
+        from bdkit.methods.base import start_beside
+
+        return self.base or start_beside(BASE, self.model)
+
     def chosen_step_methods(self) -> list[str]:
         """The names of STEP_METHODS that are run."""
         if self.methods is not None and (unknown := sorted(set(self.methods) - set(STEP_METHODS))):

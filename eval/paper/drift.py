@@ -88,7 +88,8 @@ def run(config: ReproduceConfig) -> Path:
     wanted = [prompt for prompt in prompts if any(prompt in some for two in chosen.values() for some in two.values())]
     with one_thread():
         for name, model in starts.items():
-            make_images(out / "images" / f"seed{seed_set}" / name, wanted, 1, seed_set, partial(_drawer, model, out))
+            draw = partial(_start_drawer, out, model)
+            make_images(out / "images" / f"seed{seed_set}" / name, wanted, 1, seed_set, draw)
         make_fits(fits, config, suite, starts, chosen)
         for fit in fits:
             lines += measure_fit(fit, config, suite, evaluators, chosen[fit.subject.name])
@@ -140,12 +141,15 @@ def choose_prompts(prompts: Sequence[PlainPrompt], subject: SuiteSubject, budget
     return {OTHER: spread(other, n_other), SAME: spread(same, n_same)}
 
 
-def _drawer(model: str | Path, out: Path | None = None) -> Draw:
-    if out is not None:
-        record_maker(out)
+def _drawer(model: str | Path) -> Draw:
     loaded = load_drawable(model)
     loaded.to(pick_device())
     return plain_draw(loaded)
+
+
+def _start_drawer(out: Path, model: str) -> Draw:
+    record_maker(out)
+    return _drawer(model)
 
 
 def make_fits(

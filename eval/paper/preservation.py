@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.load import checkpoint_hash
-from bdkit.methods.base import start_beside
 from bdkit.models.blip_diffusion import require_blip_diffusion
 from bdkit.utils.env import commit, device_name, pick_device
 from bdkit.utils.errors import InputError
@@ -115,8 +114,7 @@ def run(config: ReproduceConfig) -> Path:
 
 def find_base(config: ReproduceConfig) -> str:
     """The text-to-image model that the model was trained from."""
-    base = config.base or start_beside(BASE, config.model)
-    if base is None:
+    if (base := config.base_model) is None:
         raise InputError(f"no {BASE} is beside {config.model}; name the model that it was trained from with --base")
     return base
 

@@ -41,11 +41,16 @@ def provenance(run: Mapping[str, Any], suite: Suite, protocol: str, seed_sets: S
     }
 
 
+def with_provenance(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """The frame with those columns of its provenance that it has not itself."""
+    return frame.assign(**{name: value for name, value in provenance.items() if name not in frame})
+
+
 def write_csv(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Writes a frame with its experiment (the file's name) first and its provenance last; the same values give the
     same bytes. Raises InputError for a frame that does not say what it was made with.
     """
-    whole = frame.assign(**{name: value for name, value in provenance.items() if name not in frame})
+    whole = with_provenance(frame, provenance)
     if missing := [name for name in PROVENANCE if name not in whole]:
         raise InputError(f"{path.name} does not say its {', '.join(missing)}")
     whole = whole[[name for name in whole if name not in PROVENANCE] + list(PROVENANCE)]

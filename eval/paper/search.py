@@ -77,12 +77,11 @@ def chosen_rates(config: ReproduceConfig) -> dict[str, float]:
     Raises InputError for rates that were searched with other weights than the config's model and its base.
     """
     from bdkit.checkpoints.load import checkpoint_hash
-    from bdkit.methods.base import start_beside
 
     if not config.search_csv.exists():
         return {}
-    frame, base = read_csv(config.search_csv), config.base or start_beside(BASE, config.model)
-    own = {checkpoint_hash(model) for model in (config.model, base) if model}
+    frame = read_csv(config.search_csv)
+    own = {checkpoint_hash(model) for model in (config.model, config.base_model) if model}
     if others := {str(checkpoint).partition("+")[0] for checkpoint in frame["checkpoint"]} - own:
         raise InputError(
             f"{config.search_csv} has learning rates for other weights ({', '.join(sorted(others))}) than "

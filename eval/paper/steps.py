@@ -17,6 +17,7 @@ from eval.paper.results_files import (
     provenance_note,
     provenance_of,
     read_csv,
+    with_provenance,
     write_csv,
 )
 from eval.paper.search import chosen_rates
@@ -47,11 +48,12 @@ def run(config: ReproduceConfig) -> Path:
     auto = auto_row(**tuned.get(AUTO_STEPS, {})) if AUTO_STEPS in names else None
     every = [row for _, row in rows] + ([auto] if auto else [])
     results = summarise(run_bench(config.bench(every, methods=None, ground_truth=False), report=False))
-    frame = steps_frame(results, rows, auto)
+    made_with = provenance_of(results)
+    frame = with_provenance(steps_frame(results, rows, auto), made_with)
     if config.search_csv.exists():
         trials = read_csv(config.search_csv).drop(columns="experiment").assign(source=TRIAL)
         frame = pd.concat([frame, trials], ignore_index=True)
-    write_csv(frame, config.csv, provenance_of(results))
+    write_csv(frame, config.csv, made_with)
     return config.csv
 
 

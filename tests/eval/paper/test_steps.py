@@ -198,4 +198,5 @@ def test_measures_steps_with_the_rates_that_were_searched(tmp_path: Path) -> Non
     assert float(curves.loc[2, "learning_rate"]) == tuned["textual-inversion"]
     assert (curves.loc[2, "seconds"] > 0, curves.loc[0, "seconds"]) == (True, 0)
     assert (frame["source"] == "trial").sum() == len(RATE_FACTORS)
+    assert frame["commit"].notna().all()  # the trials have theirs, the curves their own
     assert frame[frame["source"] == "trial"]["suite"].unique().tolist() == ["mini-dev"]
