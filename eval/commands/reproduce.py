@@ -22,6 +22,7 @@ import argparse
 import importlib
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args
+from bdkit.utils.io import check_writable
 from eval.paper.config import EXPERIMENTS, ReproduceConfig
 
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from eval.paper.results_files import show
 
     config = config_from_args(ReproduceConfig, args)
+    check_writable(config.out)
     if config.experiment == "all":
         from eval.paper.claims import run_all
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(TableConfig, args)
     if config.save is not None:
         check_writable(config.save, "--save")
-    if any(path.suffix == ".csv" or experiments_in(path) for path in config.out):
+    if any(path.suffix.lower() == ".csv" or experiments_in(path) for path in config.out):
         return _show_experiments(args, config)
     if any(map(is_edit_scores, config.out)):
         if config.against or config.split:
@@ -70,10 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_experiments(args: argparse.Namespace, config: TableConfig) -> int:
     from eval.paper.claims import write_claims
-    from eval.paper.results_files import experiments_in, show
+    from eval.paper.results_files import experiments_in, read_csv, show
 
     for name in given_fields(TableConfig, args).keys() - {"out"}:
         raise InputError(f"{flag_of(name)} is not for the CSVs of `bdkit reproduce`; leave it out")
+    for path in config.out:  # all of them, before the first is written
+        if not experiments_in(path):
+            read_csv(path)
     for path in config.out:
         print(write_claims(path).read_text() if experiments_in(path) else show(path))
     return 0

@@ -135,7 +135,7 @@ def _guard_settings(
         if changed and not config.remake:
             raise InputError(
                 f"{out} has {row.name!r} with other settings ({', '.join(changed)}); choose another folder, or make "
-                "its images again with --remake"
+                "its images again with bench --remake"
             )
         folders = sorted((out / IMAGES).glob(f"seed*/{row.name}")) if changed else []
         for folder in folders:

@@ -9,7 +9,7 @@ from eval.experiments import AUTO_STEPS, Row
 from eval.paper.results_files import lines_of
 from eval.paper.search import judged_by
 from eval.report.statistics import interval, subject_means, subject_values
-from eval.report.summary import METRIC_TITLES, Results
+from eval.report.summary import METRIC_TITLES, Results, fit_steps
 from eval.report.tables import NOT_MEASURED, markdown_table
 
 AUTO, AGAINST = "auto", "auto-against"
@@ -29,7 +29,7 @@ def against_fixed(results: Results, auto: Row, fixed: Sequence[Row]) -> list[dic
     def score(row: Row) -> pd.Series:
         return subject_values(means, row.name, fidelity) * subject_values(means, row.name, prompt)
 
-    ours, steps = score(auto), list(results.run.get("fit_steps", {}).get(auto.name, {}).values())
+    ours, steps = score(auto), fit_steps(results.run, auto.name)
     taken = {"steps": sum(steps) / len(steps), "least": min(steps), "most": max(steps)} if steps else {}
     lines: list[dict[str, Any]] = []
     for row in fixed:

@@ -3,7 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +11,8 @@ import pandas as pd
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_text
 from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
-from eval.paper.results_files import estimate_of, lines_of, provenance_note, read_csv, show
-from eval.paper.steps import SPEED_UP, headline
+from eval.paper.results_files import estimate_of, lines_of, provenance_note, read_csv, reading, show
+from eval.paper.steps import SPEED_UP, factor_text, headline
 from eval.paper.table1 import MEASURED, ORDERED
 from eval.report.summary import METRIC_TITLES
 from eval.report.tables import format_figure, markdown_table
@@ -21,6 +21,7 @@ from eval.results_dir import REAL
 PAGE = "claims.md"
 HOLDS, PARTLY, NOT_HERE = "holds", "partly", "does not hold here"
 TOO_SHORT = "not judged: trained too short"
+NO_GAIN = "not judged: no gain to compare"
 # (row, the row that the paper has below it in DINO) -> the claim; Sec. 4.1, main table
 ORDER_CLAIMS = {
     ("blip-diffusion-zero-shot", "base"): "Zero-shot generation shows the subject, which the base does not",
@@ -54,7 +55,7 @@ KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim with one measured figure and its interval, and what follows: HOLDS, PARTLY, NOT_HERE or TOO_SHORT."""
+    """One claim with one measured figure and its interval, and what follows: HOLDS, PARTLY, NOT_HERE, or why not."""
 
     claim: str
     metric: str
@@ -94,19 +95,22 @@ def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
 
 def speed_up_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """Of steps.csv: up to 20 times fewer steps than DreamBooth from the base, for the score after the headline's steps.
-    It holds where the whole interval is at 20 or above, partly where it is above 1.
+    It holds where the whole interval is at 20 or above, partly where it, or a factor without one, is above 1.
     """
     found = []
     of_paper = frame[(frame["source"] == SPEED_UP) & (frame["name"] == "dreambooth-from-base")]
     for line in lines_of(headline(of_paper)) if len(of_paper) else ():
         if line["metric"] not in FIDELITY:
             continue
-        low = line["factor"] if pd.isna(line["low"]) else line["low"]
-        bound = ">= " if pd.isna(line["steps"]) else ""
-        interval = "" if pd.isna(line["low"]) else f" [{line['low']:.1f}, {line['high']:.1f}]"
-        figure = f"{bound}{line['factor']:.1f} times{interval}, for the score after {line['target_steps']:.0f} steps"
-        verdict = HOLDS if low >= SPEED_UP_OF_PAPER else PARTLY if low > 1 else NOT_HERE
-        claim = "Up to 20 times fewer fine-tuning steps than DreamBooth"
+        claim, after = "Up to 20 times fewer fine-tuning steps than DreamBooth", f"{line['target_steps']:.0f} steps"
+        if pd.isna(line["factor"]):
+            figure = f"the score after {after} is there before the first"
+            found.append(Verdict(claim, METRIC_TITLES[line["metric"]], figure, NO_GAIN))
+            continue
+        has_interval = not pd.isna(line["low"])
+        low = line["low"] if has_interval else line["factor"]
+        figure = f"{factor_text(line, ' times')}, for the score after {after}"
+        verdict = HOLDS if has_interval and low >= SPEED_UP_OF_PAPER else PARTLY if low > 1 else NOT_HERE
         found.append(Verdict(claim, METRIC_TITLES[line["metric"]], figure, verdict))
     return found
 
@@ -149,13 +153,17 @@ VERDICTS: dict[str, Callable[[pd.DataFrame], list[Verdict]]] = {
 
 def run_all(config: ReproduceConfig) -> Path:
     """Runs every experiment, resuming what was begun, and writes OUT/claims.md. One that cannot run is left out with a
-    warning.
+    warning. Raises InputError when none can.
     """
+    ran = 0
     for name in ALL:
         try:
-            show(importlib.import_module(EXPERIMENTS[name]).run(replace(config, experiment=name)))
+            show(importlib.import_module(EXPERIMENTS[name]).run(config.of(name)))
+            ran += 1
         except InputError as error:
             warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+    if not ran:
+        raise InputError("no experiment could run; the warnings above say why")
     return write_claims(config.out)
 
 
@@ -175,13 +183,12 @@ def claims_page(out: Path) -> str:
         if not path.exists():
             missing.append(name)
             continue
-        frame = read_csv(path)
-        lines = [[one.claim, one.metric, one.figure, one.verdict] for one in verdicts(frame)]
-        parts += [
-            f"## {name}",
-            markdown_table(head, lines) if lines else "No claim was measured.",
-            provenance_note(frame) + (f" {frame['n_subjects'].max():.0f} subjects." if "n_subjects" in frame else ""),
-        ]
+        frame = read_csv(path, name)
+        with reading(path):
+            lines = [[one.claim, one.metric, one.figure, one.verdict] for one in verdicts(frame)]
+            note = provenance_note(frame)
+            note += f" {frame['n_subjects'].max():.0f} subjects." if "n_subjects" in frame else ""
+        parts += [f"## {name}", markdown_table(head, lines) if lines else "No claim was measured.", note]
     if missing:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(

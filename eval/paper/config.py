@@ -1,10 +1,11 @@
 """The settings of `bdkit reproduce`, and the experiments by name. Imports nothing heavy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from bdkit.utils.config import flag_of
 from bdkit.utils.errors import InputError
 from eval.experiments import BASE, STEP_METHODS, BenchConfig, Row
 
@@ -20,6 +21,14 @@ EXPERIMENTS = {
 }
 # What `bdkit reproduce all` runs, in this order
 ALL = tuple(name for name in EXPERIMENTS if name != "search")
+# Options that an experiment has no use for
+UNUSED: dict[str, tuple[str, ...]] = {
+    "table1": ("steps",),
+    "ablations": ("steps",),
+    "preservation": ("steps", "methods", "dtype", "batch_size", "workers"),
+    "drift": ("steps", "samples", "dtype", "batch_size"),
+    "all": ("methods",),  # they are of one experiment, whose rows they name
+}
 # What is measured where no limit is given
 BUDGETS: dict[str, dict[str, Any]] = {
     "small": {"seed_sets": (0,), "subjects": 5, "prompts": 5, "samples": 1},
@@ -43,7 +52,7 @@ class ReproduceConfig:
     prompts: measure only so many prompts of each list, spread evenly over it
     samples: measure only the first so many images a prompt
     steps: numbers of training steps of steps and search, such as 0,40,80; none: the budget's
-    methods: names of the rows to run, or of the methods of steps and search; none: all
+    methods: names of the rows to run, or of the methods of steps and search; the CSV holds these alone; none: all
     photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
     protocol: encoders that score, as for `bdkit bench`
     batch_size: images generated together; none: as many as suit the device
@@ -72,8 +81,27 @@ class ReproduceConfig:
     def __post_init__(self) -> None:
         if self.experiment not in (*EXPERIMENTS, "all"):
             raise InputError(f"unknown experiment {self.experiment!r}; known are {', '.join(EXPERIMENTS)} and all")
-        if self.experiment == "all" and self.methods is not None:
-            raise InputError("--methods is of one experiment, whose rows it names; leave it out of all")
+        given = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
+        if unused := [name for name in UNUSED.get(self.experiment, ()) if name in given]:
+            raise InputError(f"{flag_of(unused[0])} is not for `bdkit reproduce {self.experiment}`; leave it out")
+        if self.experiment == "drift" and len(self.seed_sets or ()) > 1:
+            raise InputError("drift measures one seed set; give one number with --seed-sets")
+        least = 1 if self.experiment == "search" else 0
+        if self.steps is not None and (
+            len(set(self.steps)) < len(self.steps) or min(self.steps, default=-1) < least or max(self.steps) < 1
+        ):
+            raise InputError(
+                f"--steps {','.join(map(str, self.steps))}: give different whole numbers of at least {least}, one of "
+                "them above 0"
+            )
+
+    def of(self, experiment: str) -> "ReproduceConfig":
+        """The part of the settings that one experiment has a use for."""
+        unused = UNUSED.get(experiment, ())
+        values: dict[str, Any] = {item.name: item.default for item in fields(self) if item.name in unused}
+        if experiment == "drift" and self.seed_sets is not None:
+            values["seed_sets"] = self.seed_sets[:1]
+        return replace(self, experiment=experiment, **values)
 
     @property
     def csv(self) -> Path:

@@ -26,6 +26,7 @@ from bdkit.checkpoints.adapters import load_drawable
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.methods import build_method
 from bdkit.utils.env import measured_peak, pick_device
+from bdkit.utils.errors import InputError
 from bdkit.utils.images import write_png
 from bdkit.utils.io import read_json, write_json
 from bdkit.utils.progress import progress_bar
@@ -74,7 +75,10 @@ CHANGES |= {"likeness_change": "Likeness to the subject"}
 def run(config: ReproduceConfig) -> Path:
     """Fits, draws and measures, resuming what was begun, and writes OUT/drift.csv."""
     bench = config.bench(ROWS)
-    bench = replace(bench, subjects=config.subjects or COUNTS[config.budget][0], seed_sets=bench.seed_sets[:1])
+    if own := [row.method for row in bench.chosen_rows if row.is_own]:
+        raise InputError(f"drift loads saved fits again, which it cannot of a class of your own; leave {own[0]} out")
+    subjects = COUNTS[config.budget][0] if config.subjects is None else config.subjects
+    bench = replace(bench, subjects=subjects, seed_sets=bench.seed_sets[:1])
     suite, whole = bench.load_suite(), replace(bench, subjects=None, prompts=None).load_suite()
     protocol = protocol_of(bench, suite)
     starts = {BASE_ROW: find_base(config), SUBJECT_MODEL: config.model}

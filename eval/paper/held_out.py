@@ -37,8 +37,7 @@ def run_held_out(config: BenchConfig) -> pd.DataFrame:
     """
     config = replace(config, held_out=HELD_OUT, ground_truth=False)
     suite, out = config.load_suite(), config.results_dir
-    if few := [one.name for one in suite.subjects if one.n_references <= HELD_OUT]:
-        raise InputError(f"{few[0]} has too few images to hold {HELD_OUT} out of the fit; measure another suite")
+    check_references(suite)
     generate(config)
     evaluators = load_evaluators(protocol_of(config, suite), pick_device())
     rows = [(row.name, seed_set) for row in config.chosen_rows for seed_set in config.seed_sets]
@@ -51,6 +50,12 @@ def run_held_out(config: BenchConfig) -> pd.DataFrame:
         )
         parts.append(scores[~scores["method"].isin(ORACLE_ROWS) & scores["metric"].isin(METRICS)])
     return gaps(*parts)
+
+
+def check_references(suite: Suite) -> None:
+    """Raises InputError for a subject whose references are too few to hold some out."""
+    if few := [one.name for one in suite.subjects if one.n_references <= HELD_OUT]:
+        raise InputError(f"{few[0]} has too few images to hold {HELD_OUT} out of the fit; measure another suite")
 
 
 def gaps(seen: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from bdkit.models.blip_diffusion import require_blip_diffusion
 from bdkit.utils.env import commit, device_name, pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_json
-from dreambench.suites import Suite
+from dreambench.suites import Suite, SuiteSubject
 from eval.experiments import BASE, Row, protocol_of
 from eval.generate.executors import one_thread
 from eval.generate.references import load_references
@@ -83,7 +83,8 @@ def run(config: ReproduceConfig) -> Path:
     models |= {row: str(folder) for row, folder in trained.items() if folder.exists()}
     checkpoints = {row: checkpoint_hash(model) for row, model in models.items()}
     evaluators = load_evaluators(protocol, pick_device())  # before the images, not after
-    check_run(out, {"suite": bench.suite, "checkpoints": checkpoints})
+    subjects = {noun: subject.name for noun, subject in _firsts(suite).items()}
+    check_run(out, {"suite": bench.suite, "checkpoints": checkpoints, "subjects": subjects})
     captions = caption_prompts(str(suite.split), CAPTIONS[config.budget]) if suite.source == "procedural" else []
     prompts = {SUITE: suite_prompts(suite), CAPTION: captions}
     samples = {SUITE: suite.samples_per_prompt, CAPTION: 1}
@@ -142,6 +143,11 @@ def record_maker(out: Path) -> None:
     update_run(out, commit=commit(), device=device_name())
 
 
+def _firsts(suite: Suite) -> dict[str, SuiteSubject]:
+    """Class noun -> the first subject of it."""
+    return {subject.class_noun: subject for subject in reversed(suite.subjects)}
+
+
 def _drawer(out: Path, config: ReproduceConfig, model: str, suite: Suite | None) -> Callable[[], Draw]:
     """What loads a model and draws with it; of a suite, with the first subject of each class noun."""
 
@@ -152,12 +158,11 @@ def _drawer(out: Path, config: ReproduceConfig, model: str, suite: Suite | None)
         if suite is None:
             return plain_draw(loaded)
         encoder = require_blip_diffusion(loaded)
-        firsts = {subject.class_noun: subject for subject in reversed(suite.subjects)}
         return plain_draw(
             loaded,
             {
                 noun: encoder.mean_subjects(load_references(suite, subject, config.photos), noun)
-                for noun, subject in firsts.items()
+                for noun, subject in _firsts(suite).items()
             },
         )
 

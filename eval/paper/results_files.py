@@ -2,7 +2,8 @@
 
 import importlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from eval.report.summary import Results
 
 # Columns of every CSV, the last ones, and what they are called in run.json
 PROVENANCE = ("commit", "checkpoint", "suite", "suite_hash", "protocol", "seed_sets", "n_images", "device")
-TEXTS = ("commit", "checkpoint", "suite_hash", "seed_sets")  # which may look like numbers
+# Columns that may look like numbers, and are not to be rounded
+TEXTS = ("commit", "checkpoint", "suite_hash", "seed_sets", "learning_rate")
 
 
 def provenance_of(results: Results) -> dict[str, Any]:
@@ -58,17 +60,23 @@ def write_csv(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) ->
     write_text(whole.to_csv(index=False, float_format="%.6f", lineterminator="\n"), path)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """What `write_csv` wrote; text columns that are empty throughout are NaN like others."""
+def read_csv(path: Path, experiment: str | None = None) -> pd.DataFrame:
+    """What `write_csv` wrote; text columns that are empty throughout are NaN like others.
+
+    Raises InputError for a missing or foreign file, and for one of another experiment than the given one.
+    """
     try:
         frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
-        known = frame["experiment"].iloc[0] in EXPERIMENTS
+        found = frame["experiment"].iloc[0]
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; run `bdkit reproduce {path.stem}` first") from error
+        advice = f"run `bdkit reproduce {path.stem}` first" if path.stem in EXPERIMENTS else "check the path"
+        raise InputError(f"{path} is missing; {advice}") from error
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path} is no result of `bdkit reproduce` ({error})") from error
-    if not known:
+    if found not in EXPERIMENTS:
         raise InputError(f"{path} is of an experiment that this bdkit does not know; known: {', '.join(EXPERIMENTS)}")
+    if experiment is not None and found != experiment:
+        raise InputError(f"{path} is the result of {found}, not of {experiment}; put it under its own name")
     return frame
 
 
@@ -77,9 +85,23 @@ def experiments_in(folder: Path) -> list[str]:
     return [name for name in EXPERIMENTS if (folder / f"{name}.csv").exists()]
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what a damaged CSV does to the code that shows it into an InputError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged, or of another version of bdkit ({type(error).__name__}: {error}); "
+            "run `bdkit reproduce` of it again"
+        ) from error
+
+
 def show(path: Path) -> str:
     """Writes the table (.md) and the plot (.png) beside an experiment's CSV, from the CSV alone; returns the table."""
-    text, png = draw(read_csv(path))
+    frame = read_csv(path)
+    with reading(path):
+        text, png = draw(frame)
     write_text(text, path.with_suffix(".md"))
     write_bytes(png, path.with_suffix(".png"))
     return text

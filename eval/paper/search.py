@@ -62,6 +62,7 @@ def search_frame(results: Results, names: dict[str, str]) -> pd.DataFrame:
         checkpoint=("checkpoint", "first"),
     )  # fmt: skip
     trials = trials.reset_index()
+    trials["learning_rate"] = [repr(float(rate)) for rate in trials["learning_rate"]]
     best = trials.groupby("name", sort=False)["score"].idxmax()
     return trials.assign(fidelity_metric=fidelity, prompt_metric=prompt, chosen=trials.index.isin(best))
 
@@ -80,14 +81,14 @@ def chosen_rates(config: ReproduceConfig) -> dict[str, float]:
 
     if not config.search_csv.exists():
         return {}
-    frame = read_csv(config.search_csv)
+    frame = read_csv(config.search_csv, "search")
     own = {checkpoint_hash(model) for model in (config.model, config.base_model) if model}
     if others := {str(checkpoint).partition("+")[0] for checkpoint in frame["checkpoint"]} - own:
         raise InputError(
             f"{config.search_csv} has learning rates for other weights ({', '.join(sorted(others))}) than "
             f"{config.model}; run `bdkit reproduce search` with this model, or choose another --out"
         )
-    chosen = frame[frame["chosen"].astype(bool)]
+    chosen = frame[frame["chosen"]]
     return dict(zip(chosen["name"], chosen["learning_rate"].astype(float), strict=True))
 
 
@@ -95,8 +96,8 @@ def table(frame: pd.DataFrame) -> str:
     """The table as Markdown, from the CSV alone."""
     names = [METRIC_TITLES[frame[f"{what}_metric"].iloc[0]] for what in ("fidelity", "prompt")]
     lines = [
-        [title(line["name"]), f"{line['learning_rate']:g}", *(f"{line[what]:.3f}" for what in ("fidelity", "prompt")),
-         f"{line['score']:.3f}", "yes" if line["chosen"] else ""]
+        [title(line["name"]), f"{float(line['learning_rate']):g}",
+         *(f"{line[what]:.3f}" for what in ("fidelity", "prompt", "score")), "yes" if line["chosen"] else ""]
         for line in lines_of(frame)
     ]  # fmt: skip
     after = ", ".join(str(frame["after_steps"].iloc[0]).split())
@@ -109,9 +110,10 @@ def table(frame: pd.DataFrame) -> str:
 
 def at_an_end(frame: pd.DataFrame) -> list[str]:
     """The names whose chosen learning rate is the lowest or the highest of theirs."""
-    rates = frame.groupby("name")["learning_rate"]
-    ends = (frame["learning_rate"] == rates.transform("min")) | (frame["learning_rate"] == rates.transform("max"))
-    return [str(name) for name in frame[ends & frame["chosen"].astype(bool)]["name"]]
+    rates = frame["learning_rate"].astype(float)
+    of_name = rates.groupby(frame["name"])
+    ends = (rates == of_name.transform("min")) | (rates == of_name.transform("max"))
+    return [str(name) for name in frame[ends & frame["chosen"]]["name"]]
 
 
 def plot(frame: pd.DataFrame) -> Figure:
@@ -119,7 +121,7 @@ def plot(frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.subplots()
     for number, name in enumerate(frame["name"].unique()):
-        trials = frame[frame["name"] == name].sort_values("learning_rate")
+        trials = frame[frame["name"] == name].astype({"learning_rate": float}).sort_values("learning_rate")
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "label": title(str(name))}
         axes.plot(trials["learning_rate"], trials["score"], **style)
     axes.set(xscale="log", xlabel="learning rate", ylabel="score")

@@ -21,11 +21,12 @@ class Curve:
 class SpeedUp:
     """How many times the steps the slower method needs for the faster one's score at `target_steps`.
 
-    target: that score; own_steps: where the faster one first reaches it
+    target: that score; own_steps: where the faster one first reaches it; 0: it has it before its first step, and there
+        is no factor
     steps: where the slower one first reaches it; None: it never does, and `factor` is a lower bound, that of its last
         step
     low, high: the 95% bootstrap interval over subjects; a resample in which it is not reached counts as that bound in
-        `low` and as infinite in `high`; None with one subject
+        `low` and as infinite in `high`; None with one subject, and without a factor
     reached: the share of resamples in which it is reached
     """
 
@@ -33,7 +34,7 @@ class SpeedUp:
     target: float
     own_steps: float
     steps: float | None
-    factor: float
+    factor: float | None
     low: float | None
     high: float | None
     reached: float | None
@@ -65,7 +66,7 @@ def speed_up(faster: Curve, slower: Curve, target_steps: int) -> SpeedUp:
     own, other = (curve.values.mean(axis=0, keepdims=True) for curve in (faster, slower))
     (own_steps,), (steps,) = factors(own, other)
     low = high = reached = None
-    if len(faster.values) > 1:
+    if len(faster.values) > 1 and own_steps > 0:
         drawn = factors(resampled_means(faster.values), resampled_means(slower.values))
         tail = 100 * (1 - CONFIDENCE) / 2
         own_drawn = np.maximum(drawn[0], np.finfo(np.float64).tiny)
@@ -78,7 +79,7 @@ def speed_up(faster: Curve, slower: Curve, target_steps: int) -> SpeedUp:
         target=float(own[0, column]),
         own_steps=float(own_steps),
         steps=float(steps) if np.isfinite(steps) else None,
-        factor=float(min(steps, last) / own_steps) if own_steps > 0 else float("inf"),
+        factor=float(min(steps, last) / own_steps) if own_steps > 0 else None,
         low=low,
         high=high,
         reached=reached,

@@ -1,5 +1,6 @@
 """Question 2 (Sec. 4.1): scores against fine-tuning steps and seconds, and how many times fewer steps are needed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +52,7 @@ def run(config: ReproduceConfig) -> Path:
     made_with = provenance_of(results)
     frame = with_provenance(steps_frame(results, rows, auto), made_with)
     if config.search_csv.exists():
-        trials = read_csv(config.search_csv).drop(columns="experiment").assign(source=TRIAL)
+        trials = read_csv(config.search_csv, "search").drop(columns="experiment").assign(source=TRIAL)
         frame = pd.concat([frame, trials], ignore_index=True)
     write_csv(frame, config.csv, made_with)
     return config.csv
@@ -82,7 +83,8 @@ def steps_frame(results: Results, rows: list[tuple[str, Row]], auto: Row | None 
             for name, slower in curve_of.items():
                 found = vars(speed_up(faster, slower, target_steps))
                 seconds = _seconds_a_step(results, by_name[name]), _seconds_a_step(results, by_name[FASTER])
-                ratio = None if None in seconds else found["factor"] * seconds[0] / seconds[1]
+                known = found["factor"] is not None and None not in seconds
+                ratio = found["factor"] * seconds[0] / seconds[1] if known else None
                 lines.append({"source": SPEED_UP, "name": name, "metric": metric, **found, "factor_seconds": ratio,
                               "checkpoint": None, "n_images": None})  # fmt: skip
     parts = [curves, pd.DataFrame(lines)]
@@ -137,12 +139,21 @@ def table(frame: pd.DataFrame) -> str:
         markdown_table(["Method", "Steps", "Seconds", "Learning rate", *titles], lines),
         "Seconds: the median fit's share, on the machine above. In brackets 95% bootstrap intervals over subjects.",
     ]
-    trials = frame[frame["source"] == TRIAL]
-    if trials.empty:
-        parts.append("Learning rates are the preset's; `bdkit reproduce search` tunes them on development subjects.")
-    else:
-        parts.append(f"Learning rates: the best of {len(trials)} trials on {trials['suite'].iloc[0]} (search.csv).")
+    parts.append(_rates_note(frame))
     return "\n\n".join(parts) + "\n"
+
+
+def _rates_note(frame: pd.DataFrame) -> str:
+    """Where the learning rates are from."""
+    curves, trials = frame[frame["source"] == CURVE], frame[frame["source"] == TRIAL]
+    measured = list(dict.fromkeys(curves["name"]))
+    trials = trials[trials["name"].isin(measured)]
+    if trials.empty:
+        return "Learning rates are the preset's; `bdkit reproduce search` tunes them on development subjects."
+    note = f"Learning rates: the best of {len(trials)} trials on {trials['suite'].iloc[0]} (search.csv)"
+    if untuned := [title(name) for name in measured if name not in set(trials["name"])]:
+        note += f"; of {', '.join(untuned)} the preset's, which was not searched"
+    return f"{note}."
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
@@ -151,15 +162,22 @@ def headline(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["target_steps"] == nearest]
 
 
+def factor_text(line: Mapping[str, Any], unit: str = "") -> str:
+    """How many times the steps, with its interval, of a line of a speed-up."""
+    if pd.isna(line["factor"]):
+        return NOT_MEASURED
+    interval = "" if pd.isna(line["low"]) else f" [{line['low']:.1f}, {line['high']:.1f}]"
+    return f"{'>= ' if pd.isna(line['steps']) else ''}{line['factor']:.1f}{unit}{interval}"
+
+
 def _speed_up_part(found: pd.DataFrame) -> list[str]:
     found, lines = headline(found), []
     nearest = found["target_steps"].iloc[0]
     for line in lines_of(found):
         bound = ">= " if pd.isna(line["steps"]) else ""
-        interval = "" if pd.isna(line["low"]) else f" [{line['low']:.1f}, {line['high']:.1f}]"
         lines.append(
             [title(line["name"]), METRIC_TITLES[line["metric"]], f"{line['target']:.3f}",
-             NOT_MEASURED if bound else f"{line['steps']:.0f}", f"{bound}{line['factor']:.1f}{interval}",
+             NOT_MEASURED if bound else f"{line['steps']:.0f}", factor_text(line),
              NOT_MEASURED if pd.isna(line["reached"]) else f"{line['reached']:.0%}",
              NOT_MEASURED if pd.isna(line["factor_seconds"]) else f"{bound}{line['factor_seconds']:.1f}"]
         )  # fmt: skip

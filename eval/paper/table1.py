@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bdkit.utils.errors import InputError
-from eval.experiments import BASE, TABLE1, TABLE1_FURTHER, Row
+from eval.experiments import BASE, TABLE1, TABLE1_FURTHER, BenchConfig, Row
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import (
     estimate_of,
@@ -85,23 +85,29 @@ HELD_OUT_SUBJECTS = {"small": 2, "full": 10}  # by budget, spread evenly over th
 def run(config: ReproduceConfig) -> Path:
     """Measures the table, resuming what was begun, and writes OUT/table1.csv."""
     from eval.bench import run_bench
-    from eval.paper.held_out import run_held_out
+    from eval.paper.held_out import check_references, run_held_out
 
     bench = config.bench(available_rows(config))
-    out = run_bench(bench)
-    results = summarise(out)
-    if not config.csv.exists():  # the usual score alone, for those who do not wait for the second half
-        write_csv(table1_frame(results, pd.DataFrame({"row": []}, dtype=str)), config.csv, provenance_of(results))
-    rows = tuple(row for row in bench.chosen_rows if row.is_own or row.name in HELD_OUT_ROWS)
-    if rows:
-        most = HELD_OUT_SUBJECTS[config.budget]
-        held_out = replace(
-            bench, rows=rows, methods=None, out=out / "held-out", subjects=min(bench.subjects or most, most)
-        )
-        # the first seed set alone: its gap compares two scores of the same images
-        found = run_held_out(replace(held_out, seed_sets=bench.seed_sets[:1]))
-        write_csv(table1_frame(results, found), config.csv, provenance_of(results))
+    held_out = _held_out_bench(bench, HELD_OUT_SUBJECTS[config.budget])
+    if held_out is not None:
+        check_references(held_out.load_suite())  # before the long first half, not after
+    results = summarise(run_bench(bench))
+    # the usual score alone, for those who do not wait for the second half
+    write_csv(table1_frame(results, pd.DataFrame({"row": []}, dtype=str)), config.csv, provenance_of(results))
+    if held_out is not None:
+        write_csv(table1_frame(results, run_held_out(held_out)), config.csv, provenance_of(results))
     return config.csv
+
+
+def _held_out_bench(bench: BenchConfig, most_subjects: int) -> BenchConfig | None:
+    """The run of the second half; None where no row is in it."""
+    rows = tuple(row for row in bench.chosen_rows if row.is_own or row.name in HELD_OUT_ROWS)
+    if not rows:
+        return None
+    subjects = most_subjects if bench.subjects is None else min(bench.subjects, most_subjects)
+    seed_sets = bench.seed_sets[:1]  # the gap compares two scores of the same images
+    out = bench.results_dir / "held-out"
+    return replace(bench, rows=rows, methods=None, out=out, subjects=subjects, seed_sets=seed_sets)
 
 
 def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
@@ -109,7 +115,9 @@ def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
     from bdkit.methods import METHODS, build_method
     from bdkit.methods.base import start_beside
 
-    rows = []
+    rows, known = [], [row.name for row in (*TABLE1, *TABLE1_FURTHER)]
+    if unknown := [name for name in config.methods or () if ":" not in name and name not in known]:
+        raise InputError(f"unknown row {unknown[0]!r}; known are {', '.join(known)}, and classes as my_module:MyMethod")
     base = config.base or start_beside(BASE, config.model)
     for row in (*TABLE1, *TABLE1_FURTHER):
         if config.methods is not None and row.name not in config.methods:

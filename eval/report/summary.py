@@ -149,7 +149,7 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
     scoring = run.get("scoring", {})
     steps = settings.get("steps") if entry.get("snapshot") is None else entry["snapshot"]
     steps = steps if isinstance(steps, int) else None  # a class of one's own may call anything "steps"
-    if chosen := list(run.get("fit_steps", {}).get(row.rpartition("/")[2], {}).values()):
+    if chosen := fit_steps(run, row.rpartition("/")[2]):
         steps = round(mean(chosen))  # each fit's own
     seeds = run.get("seed_sets") if entry or row == GROUND_TRUTH else None
     versions = run.get("versions") or scoring.get("versions", {})
@@ -170,6 +170,13 @@ def provenance(results: Results, row: str) -> dict[str, Any]:
         "device": run.get("device") if entry else None,
         "versions": " ".join(f"{name}={number}" for name, number in versions.items()),
     }
+
+
+def fit_steps(run: Mapping[str, Any], row: str) -> list[int]:
+    """The steps that each fit of a row chose itself, of the run's seed sets; empty for fixed steps."""
+    found = run.get("fit_steps", {}).get(row, {})
+    now = {f"seed{seed_set}" for seed_set in run.get("seed_sets", ())}
+    return [steps for fit, steps in found.items() if fit.partition("/")[0] in now]
 
 
 def row_seconds(results: Results, row: str) -> float | None:

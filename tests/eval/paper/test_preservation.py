@@ -48,9 +48,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(experiment: str, model: str, out: Path, subjects: int = 2) -> ReproduceConfig:
-    return ReproduceConfig(
-        experiment=experiment, suite="mini-quick", model=model, out=out, subjects=subjects, prompts=2, samples=1
-    )
+    whole = ReproduceConfig(experiment="all", suite="mini-quick", model=model, out=out, subjects=subjects, prompts=2)
+    return whole.of(experiment)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -98,6 +97,9 @@ def test_images_of_another_model_are_not_mixed_in(model: str, tmp_path: Path, fe
     shutil.copytree(model, alone)
     with pytest.raises(InputError, match="--base"):
         preservation.run(config("preservation", str(alone), tmp_path / "other"))
+    preservation.check_run(tmp_path / "subjects/preservation", {"suite": "mini-quick", "subjects": {"dog": "dog2"}})
+    with pytest.raises(InputError, match="images of another subjects"):  # whose dog is another
+        preservation.run(config("preservation", model, tmp_path / "subjects", subjects=5))
 
 
 def test_one_image_has_no_frechet_distance() -> None:

@@ -17,6 +17,7 @@ from eval.paper.results_files import read_csv, show, write_csv
 from eval.paper.speed_up import Curve, first_reached, speed_up
 from eval.report.statistics import N_RESAMPLES, SEED
 from eval.report.summary import summarise
+from eval.report.tables import NOT_MEASURED
 from eval.score.scores_file import NO_PROMPT
 
 BUDGETS = (0, 40, 80)
@@ -85,6 +86,16 @@ def test_a_score_that_is_never_reached_gives_a_lower_bound() -> None:
     assert (alone.low, alone.high, alone.reached) == (None, None, None)
 
 
+def test_a_score_that_is_there_before_the_first_step_has_no_factor() -> None:
+    faster = Curve(steps=(0, 20, 40), values=np.array([[0.8, 0.7, 0.6], [0.9, 0.7, 0.9]]))
+    slower = Curve(steps=(0, 100), values=np.array([[0.1, 0.9], [0.2, 0.9]]))
+    found = speed_up(faster, slower, 20)
+    assert (found.own_steps, found.steps) == (0.0, pytest.approx(100 * 0.55 / 0.75))
+    assert (found.factor, found.low, found.high, found.reached) == (None, None, None, None)
+    line = pd.Series({**vars(found), "factor": math.nan, "low": math.nan})
+    assert steps.factor_text(line) == NOT_MEASURED
+
+
 @pytest.fixture(scope="module")
 def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [(name, row) for name in ("blip-diffusion", "dreambooth-from-base") for row in step_rows(name, BUDGETS)]
@@ -134,14 +145,15 @@ def test_table_and_plot_come_from_the_csv_alone(csv: Path, tmp_path: Path) -> No
 @pytest.mark.weights
 def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -> None:
     names, entries = {}, {}
-    for rate in (0.1, 0.2):
+    rates = (1.25e-6, 0.2)
+    for rate in rates:
         for row in step_rows("dreambooth", (20, 80), learning_rate=rate):
             names[row.name] = "dreambooth"
             entries[row.name] = {"method": row.method, "snapshot": row.snapshot, "settings": dict(row.overrides)}
     scores = made_up(tuple(names))
     out = make_folder(tmp_path / "search", scores, commit="abc", device="CPU", rows=entries, seed_sets=[0, 1])
     trials = search.search_frame(summarise(out), names).set_index("learning_rate")
-    for rate in (0.1, 0.2):
+    for rate in rates:
         products, means = [], {metric: scores[scores["metric"] == metric] for metric in METRICS}
         for step in (20, 80):
             two = []
@@ -150,7 +162,7 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
                 of_subjects = [part[part["subject"] == one.name]["value"].mean() for one in QUICK_SUITE.subjects]
                 two.append(sum(of_subjects) / len(of_subjects))
             products.append(two[0] * two[1])
-        assert trials.loc[rate, "score"] == pytest.approx(sum(products) / 2, abs=1e-6)
+        assert trials.loc[repr(rate), "score"] == pytest.approx(sum(products) / 2, abs=1e-6)
     assert trials["chosen"].sum() == 1
     assert trials["score"].idxmax() == trials["chosen"].idxmax()
     config = ReproduceConfig(experiment="steps", out=tmp_path)
@@ -161,11 +173,14 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
         search.chosen_rates(config)
     trials["checkpoint"] = checkpoint_hash("mini") + "+b"
     write_csv(trials.reset_index(), config.search_csv, {**made_with, "device": "CPU"})
-    assert search.chosen_rates(config) == {"dreambooth": trials["score"].idxmax()}
+    assert search.chosen_rates(config) == {"dreambooth": float(trials["score"].idxmax())}
+    assert set(read_csv(config.search_csv)["learning_rate"].astype(float)) == set(rates)  # of full size: not rounded
     text = show(config.search_csv)
-    assert "| DreamBooth | 0.1 |" in text
+    assert "| DreamBooth | 1.25e-06 |" in text
     assert "Of DreamBooth the best rate is the lowest or highest tried" in text
-    within = pd.DataFrame({"name": "dreambooth", "learning_rate": [0.1, 0.2, 0.4], "chosen": [False, True, False]})
+    within = pd.DataFrame(
+        {"name": "dreambooth", "learning_rate": ["9e-05", "2e-4", "4e-3"], "chosen": [False, True, False]}
+    )
     assert search.at_an_end(within) == []
     assert search.at_an_end(within.assign(chosen=[False, False, True])) == ["dreambooth"]
 
@@ -200,3 +215,16 @@ def test_measures_steps_with_the_rates_that_were_searched(tmp_path: Path) -> Non
     assert (frame["source"] == "trial").sum() == len(RATE_FACTORS)
     assert frame["commit"].notna().all()  # the trials have theirs, the curves their own
     assert frame[frame["source"] == "trial"]["suite"].unique().tolist() == ["mini-dev"]
+
+
+def test_the_note_names_the_methods_whose_rates_were_not_searched(csv: Path) -> None:
+    frame = read_csv(csv)
+    trial = {"source": "trial", "suite": "mini-dev", "learning_rate": "0.1"}
+    note = "Learning rates: the best of 1 trials on mini-dev (search.csv)"
+    for name, text in (
+        ("textual-inversion", "Learning rates are the preset's; `bdkit reproduce search` tunes them"),  # not measured
+        ("blip-diffusion", f"{note}; of DreamBooth from the base the preset's, which was not searched."),
+    ):
+        assert text in steps.table(pd.concat([frame, pd.DataFrame([{**trial, "name": name}])], ignore_index=True))
+    both = [{**trial, "name": name} for name in ("blip-diffusion", "dreambooth-from-base")]
+    assert note.replace(" 1 ", " 2 ") + ".\n" in steps.table(pd.concat([frame, pd.DataFrame(both)], ignore_index=True))

@@ -135,6 +135,8 @@ def test_the_costly_rows_are_measured_at_the_full_budget_or_where_they_are_named
     assert {*table1.COSTLY} <= {row.name for row in table1.available_rows(full)}
     named = ReproduceConfig(**given, methods=("base", *table1.COSTLY))
     assert [row.name for row in table1.available_rows(named)] == ["base", *table1.COSTLY]
+    with pytest.raises(InputError, match=r"^unknown row 'nope'; known are base, textual-inversion,"):
+        table1.available_rows(ReproduceConfig(**given, methods=("base", "nope")))
     assert set(table1.HELD_OUT_ROWS) <= {row.name for row in (*TABLE1, *TABLE1_FURTHER)}
 
 
@@ -172,3 +174,5 @@ def test_measures_a_small_table_and_the_same_again(tmp_path: Path) -> None:
     next((tmp_path / "table1/images/seed0/base").rglob("*.png")).unlink()  # a run that was stopped resumes
     assert main(arguments) == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
+    assert main([*arguments[:-1], "base"]) == 0  # fewer rows in the same folder: the CSV is of these
+    assert list(read_csv(tmp_path / "table1.csv").query("source == 'measured' and method == method")["row"]) == ["base"]
