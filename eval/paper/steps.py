@@ -171,7 +171,7 @@ def factor_text(line: Mapping[str, Any], unit: str = "") -> str:
 
 
 def _speed_up_part(found: pd.DataFrame) -> list[str]:
-    found, lines = headline(found), []
+    every, found, lines = found, headline(found), []
     nearest = found["target_steps"].iloc[0]
     for line in lines_of(found):
         bound = ">= " if pd.isna(line["steps"]) else ""
@@ -187,7 +187,21 @@ def _speed_up_part(found: pd.DataFrame) -> list[str]:
         "Steps by linear interpolation. A score that is not reached gives a lower bound (>=), and an interval without "
         "an upper end (inf). Intervals: 95% bootstrap over subjects."
     )
-    return [markdown_table(head, lines), note]
+    return [markdown_table(head, lines), note, *_by_target(every)]
+
+
+def _by_target(found: pd.DataFrame) -> list[str]:
+    """The same for every number of BLIP-Diffusion's steps, a table for each score."""
+    targets = sorted(set(found["target_steps"]))
+    parts = []
+    for metric, of_metric in found.groupby("metric", sort=False):
+        head = [f"{METRIC_TITLES[str(metric)]}: times the steps for its score after", *map("{:.0f}".format, targets)]
+        lines = []
+        for name, of_name in of_metric.groupby("name", sort=False):
+            cells = {line["target_steps"]: factor_text(line) for line in lines_of(of_name)}
+            lines.append([title(str(name)), *(cells.get(target, NOT_MEASURED) for target in targets)])
+        parts.append(markdown_table(head, lines))
+    return parts
 
 
 def plot(frame: pd.DataFrame) -> Figure:
@@ -218,7 +232,7 @@ def plot(frame: pd.DataFrame) -> Figure:
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set(xlabel=label, ylabel=METRIC_TITLES[metric], xlim=(0, None))
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 

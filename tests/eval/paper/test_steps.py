@@ -137,6 +137,8 @@ def test_table_and_plot_come_from_the_csv_alone(csv: Path, tmp_path: Path) -> No
     text = show(moved)
     assert "| DreamBooth from the base | Identity | 0.40" in text
     assert ">= 1.0 [1.0, inf]" in text
+    assert "| Identity: times the steps for its score after | 40 | 80 |\n" in text
+    assert "\n| DreamBooth from the base | >= 2.0 [2.0, inf] | >= 1.0 [1.0, inf] |\n" in text
     before = (tmp_path / "moved.png").read_bytes()
     assert show(moved) == text
     assert (tmp_path / "moved.png").read_bytes() == before
