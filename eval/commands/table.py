@@ -69,14 +69,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_experiments(args: argparse.Namespace, config: TableConfig) -> int:
-    from eval.paper.claims import write_claims
-    from eval.paper.results_files import experiments_in, read_csv, show
+    from eval.paper.claims import claims_page, write_claims
+    from eval.paper.results_files import experiments_in, read_and_draw, show
 
     for name in given_fields(TableConfig, args).keys() - {"out"}:
         raise InputError(f"{flag_of(name)} is not for the CSVs of `bdkit reproduce`; leave it out")
     for path in config.out:  # all of them, before the first is written
-        if not experiments_in(path):
-            read_csv(path)
+        if experiments_in(path):
+            claims_page(path)
+        else:
+            read_and_draw(path)
     for path in config.out:
-        print(write_claims(path).read_text() if experiments_in(path) else show(path))
+        print(write_claims(path).read_text(encoding="utf-8") if experiments_in(path) else show(path))
     return 0

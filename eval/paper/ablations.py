@@ -133,6 +133,9 @@ def run(config: ReproduceConfig) -> Path:
     """Trains, draws and measures, resuming what was begun, and writes OUT/ablations.csv."""
     if unknown := set(config.methods or ()) - set(ABLATIONS):
         raise InputError(f"unknown ablation {sorted(unknown)[0]!r}; known are {', '.join(ABLATIONS)}")
+    row = Row(name=ZERO_SHOT, method="blip-diffusion", overrides={"steps": 0})
+    bench = replace(config.bench((row,), methods=None), ground_truth=False)
+    load_evaluators(protocol_of(bench, bench.load_suite()), pick_device())  # before the trainings, not after
     budget, out, base = BUDGETS[config.budget], config.out / config.experiment, find_base(config)
     check_run(out, {"base": checkpoint_hash(base), "steps": budget.steps, "scenes": budget.scenes})
     names = [name for name in ABLATIONS if name == FULL or name in (config.methods or _all_names(budget))]
@@ -143,10 +146,8 @@ def run(config: ReproduceConfig) -> Path:
         ablation = ABLATIONS[name]
         for seed in budget.seeds if ablation.source == PAPER else budget.seeds[:1]:
             model = laboratory.train(ablation.trained_as or name, seed)
-            row = Row(name=ZERO_SHOT, method="blip-diffusion", overrides={"steps": 0, **ablation.drawing})
-            results = draw_and_score(
-                config.bench((row,), model=str(model), out=out / f"{name}-{seed}" / "bench", methods=None)
-            )
+            rows = (replace(row, overrides={**row.overrides, **ablation.drawing}),)
+            results = draw_and_score(replace(bench, rows=rows, model=str(model), out=out / f"{name}-{seed}" / "bench"))
             means = subject_means(results.scores)
             frame = pd.DataFrame({metric: subject_values(means, ZERO_SHOT, metric) for metric in METRICS})
             loaded = load_model(model)
@@ -164,7 +165,7 @@ def run(config: ReproduceConfig) -> Path:
 
 def draw_and_score(bench: BenchConfig) -> Results:
     """Zero-shot images of a trained model, and their scores."""
-    bench, suite = replace(bench, ground_truth=False), bench.load_suite()
+    suite = bench.load_suite()
     generate(bench)
     evaluators = load_evaluators(protocol_of(bench, suite), pick_device())
     score_folder(bench.results_dir, evaluators, photos=bench.photos, options=ScoreOptions(cache=default_cache()))

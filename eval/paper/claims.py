@@ -12,7 +12,7 @@ from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_text
 from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
 from eval.paper.results_files import estimate_of, lines_of, provenance_note, read_csv, reading, show
-from eval.paper.steps import SPEED_UP, factor_text, headline
+from eval.paper.steps import SPEED_UP, TRIAL, factor_text, headline
 from eval.paper.table1 import MEASURED, ORDERED
 from eval.report.summary import METRIC_TITLES
 from eval.report.tables import format_figure, markdown_table
@@ -22,6 +22,7 @@ PAGE = "claims.md"
 HOLDS, PARTLY, NOT_HERE = "holds", "partly", "does not hold here"
 TOO_SHORT = "not judged: trained too short"
 NO_GAIN = "not judged: no gain to compare"
+ENDS_EARLY = "not judged: DreamBooth's curve ends too early"
 # (row, the row that the paper has below it in DINO) -> the claim; Sec. 4.1, main table
 ORDER_CLAIMS = {
     ("blip-diffusion-zero-shot", "base"): "Zero-shot generation shows the subject, which the base does not",
@@ -111,6 +112,8 @@ def speed_up_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         low = line["low"] if has_interval else line["factor"]
         figure = f"{factor_text(line, ' times')}, for the score after {after}"
         verdict = HOLDS if has_interval and low >= SPEED_UP_OF_PAPER else PARTLY if low > 1 else NOT_HERE
+        if verdict == NOT_HERE and pd.isna(line["steps"]):  # the factor is only a lower bound
+            verdict = ENDS_EARLY
         found.append(Verdict(claim, METRIC_TITLES[line["metric"]], figure, verdict))
     return found
 
@@ -161,7 +164,9 @@ def run_all(config: ReproduceConfig) -> Path:
             show(importlib.import_module(EXPERIMENTS[name]).run(config.of(name)))
             ran += 1
         except InputError as error:
-            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+            earlier = config.of(name).csv
+            judged = f"; {PAGE} judges it by {earlier}, of an earlier run" if earlier.exists() else ""
+            warnings.warn(f"{name} is left out: {error}{judged}", stacklevel=2)
     if not ran:
         raise InputError("no experiment could run; the warnings above say why")
     return write_claims(config.out)
@@ -186,7 +191,7 @@ def claims_page(out: Path) -> str:
         frame = read_csv(path, name)
         with reading(path):
             lines = [[one.claim, one.metric, one.figure, one.verdict] for one in verdicts(frame)]
-            note = provenance_note(frame)
+            note = provenance_note(frame[frame["source"] != TRIAL] if name == "steps" else frame)
             note += f" {frame['n_subjects'].max():.0f} subjects." if "n_subjects" in frame else ""
         parts += [f"## {name}", markdown_table(head, lines) if lines else "No claim was measured.", note]
     if missing:

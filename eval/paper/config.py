@@ -45,8 +45,8 @@ class ReproduceConfig:
     model: a folder of weights, a hub id, or mini
     base: the text-to-image model that the model was trained from, a folder or a hub id; none: mini-base beside it
     out: folder for NAME.csv, NAME.md and NAME.png, and for the images and scores in NAME/; a stopped run resumes there
-    budget: small (5 subjects, 5 prompts, 1 image each, 1 seed set) or full (all, 3 seed sets); the limits below go
-        before it
+    budget: small (5 subjects, 5 prompts, 1 image each, 1 seed set) or full (all, 3 seed sets); of drift 2 or 6
+        subjects and 1 seed set; the limits below go before it
     seed_sets: independent seed sets, such as 0,1,2
     subjects: measure only so many subjects, spread evenly over the suite
     prompts: measure only so many prompts of each list, spread evenly over it

@@ -340,7 +340,8 @@ def plot(frame: pd.DataFrame) -> Figure:
         for line in lines:
             number = list(TITLES).index(line["row"])
             figure_of = estimate_of(line, "dino_distance")
-            assert figure_of is not None
+            if figure_of is None:
+                raise ValueError(f"{line['row']} has no dino_distance")
             style: dict[str, Any] = {"color": COLOURS[number], "label": TITLES[line["row"]]}
             axes.plot(line[name], figure_of.mean, marker=MARKERS[number], linestyle="none", **style)
             if figure_of.low is not None and figure_of.high is not None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from bdkit.utils.env import pick_device
-from bdkit.utils.errors import InputError
 from dreambench.suites import Suite
 from eval.experiments import BenchConfig, protocol_of
 from eval.generate.run import generate
@@ -37,7 +36,6 @@ def run_held_out(config: BenchConfig) -> pd.DataFrame:
     """
     config = replace(config, held_out=HELD_OUT, ground_truth=False)
     suite, out = config.load_suite(), config.results_dir
-    check_references(suite)
     generate(config)
     evaluators = load_evaluators(protocol_of(config, suite), pick_device())
     rows = [(row.name, seed_set) for row in config.chosen_rows for seed_set in config.seed_sets]
@@ -52,10 +50,9 @@ def run_held_out(config: BenchConfig) -> pd.DataFrame:
     return gaps(*parts)
 
 
-def check_references(suite: Suite) -> None:
-    """Raises InputError for a subject whose references are too few to hold some out."""
-    if few := [one.name for one in suite.subjects if one.n_references <= HELD_OUT]:
-        raise InputError(f"{few[0]} has too few images to hold {HELD_OUT} out of the fit; measure another suite")
+def too_few_references(suite: Suite) -> str | None:
+    """The first subject whose references are too few to hold some out of the fit."""
+    return next((one.name for one in suite.subjects if one.n_references <= HELD_OUT), None)
 
 
 def gaps(seen: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:

@@ -84,6 +84,7 @@ def run(config: ReproduceConfig) -> Path:
     checkpoints = {row: checkpoint_hash(model) for row, model in models.items()}
     evaluators = load_evaluators(protocol, pick_device())  # before the images, not after
     subjects = {noun: subject.name for noun, subject in _firsts(suite).items()}
+    load_references(suite, suite.subjects[0], config.photos)  # before the images, not after
     check_run(out, {"suite": bench.suite, "checkpoints": checkpoints, "subjects": subjects})
     captions = caption_prompts(str(suite.split), CAPTIONS[config.budget]) if suite.source == "procedural" else []
     prompts = {SUITE: suite_prompts(suite), CAPTION: captions}
@@ -134,7 +135,7 @@ def check_run(out: Path, settings: Mapping[str, Any]) -> None:
         else:
             saved[name] = value
     if different:
-        raise InputError(f"{out} holds images of another {', '.join(different)}; choose another --out")
+        raise InputError(f"{out} holds images made with other {', '.join(different)}; choose another --out")
     write_json(saved, out / RUN_FILE)
 
 

@@ -71,12 +71,16 @@ def read_csv(path: Path, experiment: str | None = None) -> pd.DataFrame:
     except FileNotFoundError as error:
         advice = f"run `bdkit reproduce {path.stem}` first" if path.stem in EXPERIMENTS else "check the path"
         raise InputError(f"{path} is missing; {advice}") from error
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except IndexError as error:
+        raise InputError(f"{path} has no lines; run `bdkit reproduce` of it again") from error
+    except KeyError as error:
+        raise InputError(f"{path} is no result of `bdkit reproduce` (it has no column {error})") from error
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is no result of `bdkit reproduce` ({error})") from error
     if found not in EXPERIMENTS:
         raise InputError(f"{path} is of an experiment that this bdkit does not know; known: {', '.join(EXPERIMENTS)}")
     if experiment is not None and found != experiment:
-        raise InputError(f"{path} is the result of {found}, not of {experiment}; put it under its own name")
+        raise InputError(f"{path} is the result of {found}, not of {experiment}; give it another name")
     return frame
 
 
@@ -99,12 +103,17 @@ def reading(path: Path) -> Iterator[None]:
 
 def show(path: Path) -> str:
     """Writes the table (.md) and the plot (.png) beside an experiment's CSV, from the CSV alone; returns the table."""
-    frame = read_csv(path)
-    with reading(path):
-        text, png = draw(frame)
+    text, png = read_and_draw(path)
     write_text(text, path.with_suffix(".md"))
     write_bytes(png, path.with_suffix(".png"))
     return text
+
+
+def read_and_draw(path: Path) -> tuple[str, bytes]:
+    """What `show` writes. Raises InputError for a CSV under the name of another experiment, or a damaged one."""
+    frame = read_csv(path, path.stem if path.stem in EXPERIMENTS else None)
+    with reading(path):
+        return draw(frame)
 
 
 def draw(frame: pd.DataFrame, dpi: int = DPI) -> tuple[str, bytes]:

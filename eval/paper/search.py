@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bdkit.utils.errors import InputError
 from eval.experiments import BASE, RATE_FACTORS, SEARCH_STEPS, step_rows
 from eval.paper.config import ReproduceConfig
-from eval.paper.results_files import lines_of, provenance_note, provenance_of, read_csv, write_csv
+from eval.paper.results_files import lines_of, provenance_note, provenance_of, read_csv, reading, write_csv
 from eval.report.plots import COLOURS, MARKERS
 from eval.report.summary import METRIC_TITLES, Results, summarise, title, wide_table
 from eval.report.tables import markdown_table
@@ -82,14 +82,26 @@ def chosen_rates(config: ReproduceConfig) -> dict[str, float]:
     if not config.search_csv.exists():
         return {}
     frame = read_csv(config.search_csv, "search")
+    with reading(config.search_csv):
+        chosen = frame[chosen_of(frame)]
+        rates = dict(zip(chosen["name"], map(float, chosen["learning_rate"]), strict=True))
+        checkpoints = {str(checkpoint).partition("+")[0] for checkpoint in frame["checkpoint"]}
+        if not all(rate > 0 for rate in rates.values()):
+            raise ValueError("a learning rate is missing")
     own = {checkpoint_hash(model) for model in (config.model, config.base_model) if model}
-    if others := {str(checkpoint).partition("+")[0] for checkpoint in frame["checkpoint"]} - own:
+    if others := checkpoints - own:
         raise InputError(
             f"{config.search_csv} has learning rates for other weights ({', '.join(sorted(others))}) than "
             f"{config.model}; run `bdkit reproduce search` with this model, or choose another --out"
         )
-    chosen = frame[frame["chosen"]]
-    return dict(zip(chosen["name"], chosen["learning_rate"].astype(float), strict=True))
+    return rates
+
+
+def chosen_of(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Which trials are the chosen ones. Raises ValueError where the column says anything but True and False."""
+    if frame["chosen"].dtype != bool:
+        raise ValueError("the column chosen holds other than True and False")
+    return frame["chosen"]
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -98,7 +110,7 @@ def table(frame: pd.DataFrame) -> str:
     lines = [
         [title(line["name"]), f"{float(line['learning_rate']):g}",
          *(f"{line[what]:.3f}" for what in ("fidelity", "prompt", "score")), "yes" if line["chosen"] else ""]
-        for line in lines_of(frame)
+        for line in lines_of(frame.assign(chosen=chosen_of(frame)))
     ]  # fmt: skip
     after = ", ".join(str(frame["after_steps"].iloc[0]).split())
     note = f"Means over the images after {after} steps; score: the mean of their products."
@@ -113,7 +125,7 @@ def at_an_end(frame: pd.DataFrame) -> list[str]:
     rates = frame["learning_rate"].astype(float)
     of_name = rates.groupby(frame["name"])
     ends = (rates == of_name.transform("min")) | (rates == of_name.transform("max"))
-    return [str(name) for name in frame[ends & frame["chosen"]]["name"]]
+    return [str(name) for name in frame[ends & chosen_of(frame)]["name"]]
 
 
 def plot(frame: pd.DataFrame) -> Figure:

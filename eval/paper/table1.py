@@ -24,6 +24,7 @@ from eval.paper.results_files import (
     pairs_of,
     provenance_note,
     provenance_of,
+    read_csv,
     write_csv,
 )
 from eval.report.plots import COLOURS, GREY
@@ -85,29 +86,47 @@ HELD_OUT_SUBJECTS = {"small": 2, "full": 10}  # by budget, spread evenly over th
 def run(config: ReproduceConfig) -> Path:
     """Measures the table, resuming what was begun, and writes OUT/table1.csv."""
     from eval.bench import run_bench
-    from eval.paper.held_out import check_references, run_held_out
+    from eval.paper.held_out import run_held_out
 
     bench = config.bench(available_rows(config))
     held_out = _held_out_bench(bench, HELD_OUT_SUBJECTS[config.budget])
-    if held_out is not None:
-        check_references(held_out.load_suite())  # before the long first half, not after
     results = summarise(run_bench(bench))
-    # the usual score alone, for those who do not wait for the second half
-    write_csv(table1_frame(results, pd.DataFrame({"row": []}, dtype=str)), config.csv, provenance_of(results))
+    # the usual score alone, for those who do not wait for the second half; a CSV of the same run has both already
+    first_half = table1_frame(results, pd.DataFrame({"row": []}, dtype=str))
+    if held_out is None or not _is_of_run(config.csv, first_half, provenance_of(results)):
+        write_csv(first_half, config.csv, provenance_of(results))
     if held_out is not None:
         write_csv(table1_frame(results, run_held_out(held_out)), config.csv, provenance_of(results))
     return config.csv
 
 
+def _is_of_run(path: Path, first_half: pd.DataFrame, made_with: dict[str, Any]) -> bool:
+    """Whether a CSV is there, of the same rows and settings."""
+    try:
+        before = read_csv(path, "table1")
+        before = before[before["source"] == MEASURED]
+        now = first_half[first_half["source"] == MEASURED]
+        same = [set(before[name].dropna()) == {made_with[name]} for name in ("suite_hash", "seed_sets", "protocol")]
+        return all(same) and list(before["row"]) == list(now["row"])
+    except (InputError, KeyError):
+        return False
+
+
 def _held_out_bench(bench: BenchConfig, most_subjects: int) -> BenchConfig | None:
-    """The run of the second half; None where no row is in it."""
+    """The run of the second half; None where no row is in it, or a subject has too few references."""
+    from eval.paper.held_out import too_few_references
+
     rows = tuple(row for row in bench.chosen_rows if row.is_own or row.name in HELD_OUT_ROWS)
     if not rows:
         return None
     subjects = most_subjects if bench.subjects is None else min(bench.subjects, most_subjects)
     seed_sets = bench.seed_sets[:1]  # the gap compares two scores of the same images
     out = bench.results_dir / "held-out"
-    return replace(bench, rows=rows, methods=None, out=out, subjects=subjects, seed_sets=seed_sets)
+    held_out = replace(bench, rows=rows, methods=None, out=out, subjects=subjects, seed_sets=seed_sets)
+    if few := too_few_references(held_out.load_suite()):
+        warnings.warn(f"held-out references are left out: {few} has too few images for them", stacklevel=2)
+        return None
+    return held_out
 
 
 def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -34,6 +35,17 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     corpora = {name: replace(getattr(smoke, name), scenes=16) for name in ("corpus", "subject_corpus")}
     monkeypatch.setattr(ablations, "PRETRAIN", {"mini": replace(smoke, backgrounds=4, **stages, **corpora)})
     monkeypatch.setitem(ablations.BUDGETS, "small", TINY)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"suite": "foo"}, "foo"), ({"subjects": 0}, "0"), ({"workers": 0}, "at least 1")]
+)
+def test_a_wrong_suite_or_limit_is_refused_before_anything_is_trained(
+    options: dict[str, Any], reason: str, tiny: None, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        ablations.run(ReproduceConfig(experiment="ablations", out=tmp_path, **options))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_papers_four_are_trained_twice_and_no_two_models_are_the_same() -> None:

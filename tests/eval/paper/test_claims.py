@@ -11,6 +11,7 @@ import pytest
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
 from eval.paper.claims import (
+    ENDS_EARLY,
     HOLDS,
     NO_GAIN,
     NOT_HERE,
@@ -86,8 +87,11 @@ def test_every_claim_has_its_experiment() -> None:
 def test_an_experiment_that_cannot_run_is_left_out_with_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/drift.csv").touch()
     assert main(["reproduce", "all", "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     output = capsys.readouterr()
+    assert output.err.count(f"; claims.md judges it by {tmp_path / 'out/drift.csv'}, of an earlier run") == 1
     for name in ALL:
         assert f"warning: {name} is left out: " in output.err
     assert "error: no experiment could run" in output.err
@@ -139,6 +143,9 @@ def test_speed_up_without_an_interval_never_holds() -> None:
         ({"low": math.nan, "high": math.nan}, PARTLY),
         ({"low": math.nan, "high": math.nan, "factor": 0.5}, NOT_HERE),
         ({"low": math.nan, "high": math.nan, "factor": math.nan}, NO_GAIN),
+        ({"low": 0.9, "factor": 1.5}, NOT_HERE),
+        ({"low": 1.0, "high": math.inf, "factor": 1.0, "steps": math.nan}, ENDS_EARLY),  # a lower bound
+        ({"low": 4.0, "high": math.inf, "factor": 4.0, "steps": math.nan}, PARTLY),
     ):
         (found,) = speed_up_verdicts(pd.DataFrame([{**line, **changes}]))
         assert found.verdict == verdict
@@ -162,17 +169,33 @@ def test_a_damaged_csv_is_one_line_and_nothing_is_written(
     for path in (tmp_path / "table1.csv", tmp_path):
         assert main(["table", str(path)]) in (0, 2)  # the page has no use for every column
         if path.suffix:
-            assert capsys.readouterr().err.startswith(f"bdkit: error: {path} is")
+            assert capsys.readouterr().err.startswith(f"bdkit: error: {path} ")
     assert {path.name for path in tmp_path.iterdir()} <= {"table1.csv", "claims.md"}
 
 
 def test_a_csv_under_another_experiments_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy2(Path(__file__).parents[3] / "results/paper/steps.csv", tmp_path / "table1.csv")
     assert main(["table", str(tmp_path)]) == 2
-    assert "table1.csv is the result of steps, not of table1; put it under its own name" in capsys.readouterr().err
-    assert main(["table", str(tmp_path / "table1.csv"), str(tmp_path / "nothere.csv")]) == 2  # before it writes
-    assert capsys.readouterr().err == f"bdkit: error: {tmp_path / 'nothere.csv'} is missing; check the path\n"
+    assert "table1.csv is the result of steps, not of table1; give it another name" in capsys.readouterr().err
+    assert main(["table", str(tmp_path / "table1.csv")]) == 2
+    assert "table1.csv is the result of steps" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["table1.csv"]
+
+
+def test_nothing_is_written_when_one_of_several_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = Path(__file__).parents[3] / "results/paper"
+    copy2(published / "search.csv", tmp_path / "good.csv")
+    whole = pd.read_csv(published / "drift.csv", dtype=str)
+    whole.assign(dino_distance=None).to_csv(tmp_path / "damaged.csv", index=False)
+    for other, reason in (
+        ("damaged.csv", "is damaged, or of another version"),
+        ("nothere.csv", "is missing; check the path"),
+    ):
+        assert main(["table", str(tmp_path / "good.csv"), str(tmp_path / other)]) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(f"bdkit: error: {tmp_path / other} {reason}")
+        assert printed.out == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"good.csv", "damaged.csv"}
 
 
 def test_wrong_names_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ def test_images_of_another_model_are_not_mixed_in(model: str, tmp_path: Path, fe
     with pytest.raises(InputError, match="--base"):
         preservation.run(config("preservation", str(alone), tmp_path / "other"))
     preservation.check_run(tmp_path / "subjects/preservation", {"suite": "mini-quick", "subjects": {"dog": "dog2"}})
-    with pytest.raises(InputError, match="images of another subjects"):  # whose dog is another
+    with pytest.raises(InputError, match="images made with other subjects"):  # whose dog is another
         preservation.run(config("preservation", model, tmp_path / "subjects", subjects=5))
 
 

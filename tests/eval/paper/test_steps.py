@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,18 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
     write_csv(trials.reset_index(), config.search_csv, {**made_with, "device": "CPU"})
     assert search.chosen_rates(config) == {"dreambooth": float(trials["score"].idxmax())}
     assert set(read_csv(config.search_csv)["learning_rate"].astype(float)) == set(rates)  # of full size: not rounded
+    for damage in (
+        lambda frame: frame.assign(chosen="maybe"),
+        lambda frame: frame.assign(learning_rate=None),
+        lambda frame: frame.assign(learning_rate="0,1"),
+        lambda frame: frame.drop(columns="checkpoint"),
+    ):
+        (tmp_path / "damaged").mkdir(exist_ok=True)
+        damage(pd.read_csv(config.search_csv, dtype={"learning_rate": str})).to_csv(
+            tmp_path / "damaged/search.csv", index=False
+        )
+        with pytest.raises(InputError, match=r"search\.csv is damaged, or of another version"):
+            search.chosen_rates(replace(config, out=tmp_path / "damaged"))
     text = show(config.search_csv)
     assert "| DreamBooth | 1.25e-06 |" in text
     assert "Of DreamBooth the best rate is the lowest or highest tried" in text
@@ -197,6 +210,9 @@ def test_small_budget_goes_on_with_dreambooth_alone() -> None:
 def test_search_refuses_a_suite_that_is_reported_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="never on a suite that is reported on"):
         search.run(ReproduceConfig(experiment="search", suite="mini", out=tmp_path))
+    with pytest.raises(InputError, match=r"^--steps without 0: a speed-up needs the scores before the first step"):
+        steps.run(ReproduceConfig(experiment="steps", steps=(40, 80), out=tmp_path))
+    assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="unknown method 'base'"):
         ReproduceConfig(experiment="steps", methods=("base",)).chosen_step_methods()
 

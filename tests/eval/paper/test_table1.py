@@ -8,7 +8,7 @@ from eval_helpers import QUICK_SUITE, make_folder, make_scores
 from bdkit.cli import main
 from bdkit.utils.errors import InputError
 from eval.experiments import TABLE1, TABLE1_FURTHER
-from eval.paper import table1
+from eval.paper import held_out, table1
 from eval.paper.config import EXPERIMENTS, ReproduceConfig
 from eval.paper.held_out import gaps
 from eval.paper.results_files import PROVENANCE, read_csv, show, write_csv
@@ -138,6 +138,27 @@ def test_the_costly_rows_are_measured_at_the_full_budget_or_where_they_are_named
     with pytest.raises(InputError, match=r"^unknown row 'nope'; known are base, textual-inversion,"):
         table1.available_rows(ReproduceConfig(**given, methods=("base", "nope")))
     assert set(table1.HELD_OUT_ROWS) <= {row.name for row in (*TABLE1, *TABLE1_FURTHER)}
+
+
+def test_a_finished_table_is_not_cut_in_half_by_a_second_run(csv: Path, tmp_path: Path) -> None:
+    frame, made_with = read_csv(csv), {"suite_hash": "x", "seed_sets": "0 1", "protocol": "mini"}
+    frame = frame.assign(suite_hash="x", seed_sets="0 1", protocol="mini")
+    write_csv(frame.drop(columns="experiment"), tmp_path / "table1.csv", MADE_WITH)
+    assert table1._is_of_run(tmp_path / "table1.csv", frame, made_with)
+    assert not table1._is_of_run(tmp_path / "table1.csv", frame[frame["row"] != "base"], made_with)
+    for name in made_with:
+        assert not table1._is_of_run(tmp_path / "table1.csv", frame, {**made_with, name: "another"})
+    assert not table1._is_of_run(tmp_path / "none.csv", frame, made_with)
+
+
+def test_a_suite_with_few_references_has_no_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ReproduceConfig(experiment="table1", suite="mini-quick").bench(TABLE1[:1])
+    found = table1._held_out_bench(bench, 1)
+    assert found is not None
+    assert (found.results_dir, found.subjects, found.seed_sets) == (bench.results_dir / "held-out", 1, (0,))
+    monkeypatch.setattr(held_out, "HELD_OUT", 5)
+    with pytest.warns(UserWarning, match="held-out references are left out: .* has too few images"):
+        assert table1._held_out_bench(bench, 1) is None
 
 
 def test_budget_and_limits() -> None:
