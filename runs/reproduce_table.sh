@@ -8,7 +8,10 @@ rows+=,dreambooth-from-base-100,dreambooth-from-base-300,dreambooth-from-base
 rows+=,dreambooth-100,dreambooth-300,dreambooth,dreambooth-lora
 bdkit reproduce table1 --suite mini --budget full --samples 1 --seed-sets 0 --methods "$rows" --out "$out"
 
-# Two further seed sets of the two BLIP-Diffusion rows, and another world (750 images a row and set)
-bdkit bench mini --seed-sets 1,2 --samples 1 --methods blip-diffusion-zero-shot,blip-diffusion-finetuned \
-    --no-ground-truth --out results/mini-seeds
+# Three seed sets of seven rows (2,250 images a row). About two and a half hours; here table1-seeds.csv is its table1.csv
+seven=base,re-imagen,blip-diffusion-zero-shot,blip-diffusion-finetuned
+seven+=,dreambooth-from-base-100,dreambooth-from-base-300,dreambooth-from-base
+bdkit reproduce table1 --suite mini --budget full --samples 1 --methods "$seven" --out results/paper-seeds
+
+# Another world (750 images a row)
 bdkit bench mini@1 --samples 1 --methods base,blip-diffusion-zero-shot,blip-diffusion-finetuned --out results/mini-1
