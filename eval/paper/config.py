@@ -55,9 +55,9 @@ class ReproduceConfig:
     methods: names of the rows to run, or of the methods of steps and search; the CSV holds these alone; none: all
     photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
     protocol: encoders that score, as for `bdkit bench`
-    batch_size: images generated together; none: as many as suit the device
-    dtype: of the weights in memory while images are drawn
-    workers: processes that work at the same time; none: as many as suit the machine
+    batch_size: images generated together, but not in preservation and drift; none: as many as suit the device
+    dtype: of the weights in memory while images are drawn, but not in preservation and drift
+    workers: processes that work at the same time, but in preservation; none: as many as suit the machine
     """
 
     experiment: str = field(metadata={"positional": True, "metavar": "NAME"})

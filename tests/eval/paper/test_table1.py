@@ -90,7 +90,7 @@ def test_table_and_plot_come_from_the_csv_alone(csv: Path, tmp_path: Path, capsy
     text = capsys.readouterr().out
     assert "BLIP-Diffusion, fine-tuned" in text
     assert "Not measured: textual-inversion, dreambooth-100, dreambooth-300, re-imagen," in text
-    assert "`--budget small` measures dreambooth-prior and custom-diffusion only where --methods names them." in text
+    assert "custom-diffusion; --methods names rows to measure." in text
     assert f"\n{len(QUICK_SUITE.subjects)} subjects, spread evenly over the suite" in text
     assert (tmp_path / "any-name.md").read_text() == text.rstrip("\n") + "\n"
     before = (tmp_path / "any-name.png").read_bytes()
