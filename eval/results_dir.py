@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images
 from bdkit.utils.io import RUN_FILE, read_json, write_json
@@ -85,6 +86,14 @@ def read_run(out: Path) -> dict[str, Any]:
     """OUT/run.json, empty when there is none."""
     path = out / RUN_FILE
     return read_json(path) if path.exists() else {}
+
+
+def record_maker(out: Path, device: str | None = None) -> None:
+    """Says in OUT/run.json who makes the missing images; a run that makes none leaves what is said of them.
+
+    device: where, in words; None: this machine
+    """
+    update_run(out, commit=commit(), device=device or device_name(), versions=library_versions())
 
 
 def update_run(out: Path, **values: Any) -> None:

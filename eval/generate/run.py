@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from filelock import AcquireReturnProxy
 
-from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import file_hash
 from bdkit.utils.progress import progress_bar
@@ -30,7 +29,7 @@ from eval.generate.references import prepare
 from eval.generate.remote import run_task_remotely
 from eval.generate.task_files import TaskSeconds, acquire, run_task
 from eval.generate.tasks import Task, list_tasks, parse_shard
-from eval.results_dir import FITS, IMAGES, read_run, reference_paths, update_run
+from eval.results_dir import FITS, IMAGES, read_run, record_maker, reference_paths, update_run
 
 FULL_RESOLUTION = 512
 # Pixels that are generated together where no batch size is given: enough to keep the device busy, and to fit in it
@@ -174,10 +173,9 @@ def _run_tasks(
     out = config.results_dir
     missing = {task: len(task.missing(suite, out)) for task in tasks}
     todo = [task for task in tasks if missing[task]]
-    if todo:  # who makes the images; a run that makes none leaves what is said of them
-        device = device_name() if cluster is None else cluster.about["device"]
+    if todo:
         with _run_lock(out):
-            update_run(out, commit=commit(), device=device, versions=library_versions())
+            record_maker(out, None if cluster is None else cluster.about["device"])
     total = sum(len(task.images(suite)) for task in tasks)
     done = total - sum(missing.values())
     workers = 1 if cluster else _count_workers(config, todo, methods)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import require_blip_diffusion
-from bdkit.utils.env import commit, device_name, pick_device
+from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_json
 from dreambench.suites import Suite, SuiteSubject
@@ -49,7 +49,7 @@ from eval.paper.results_files import (
 from eval.report.plots import COLOURS, GREY, MARKERS
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
-from eval.results_dir import RUN_FILE, read_run, update_run
+from eval.results_dir import RUN_FILE, read_run, record_maker
 from eval.score.encoders import Evaluators, split_outputs
 from eval.score.frechet import frechet_distance, frechet_features
 from eval.score.metrics import rowwise_cosine
@@ -137,11 +137,6 @@ def check_run(out: Path, settings: Mapping[str, Any]) -> None:
     if different:
         raise InputError(f"{out} holds images made with other {', '.join(different)}; choose another --out")
     write_json(saved, out / RUN_FILE)
-
-
-def record_maker(out: Path) -> None:
-    """Says in OUT/run.json who makes the missing images; a run that makes none leaves what is said of them."""
-    update_run(out, commit=commit(), device=device_name())
 
 
 def _firsts(suite: Suite) -> dict[str, SuiteSubject]:
