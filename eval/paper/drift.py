@@ -322,8 +322,8 @@ def _figure(line: Mapping[str, Any], name: str, *, signed: bool = False) -> str:
     if figure is None:
         return NOT_MEASURED
     sign = "+" if signed else ""
-    ends = "" if figure.low is None or figure.high is None else f" [{figure.low:{sign}.3f}, {figure.high:{sign}.3f}]"
-    return f"{figure.mean:{sign}.3f}{ends}"
+    ends = "" if figure.low is None or figure.high is None else f" [{figure.low:{sign}z.3f}, {figure.high:{sign}z.3f}]"
+    return f"{figure.mean:{sign}z.3f}{ends}"
 
 
 def plot(frame: pd.DataFrame) -> Figure:
