@@ -9,6 +9,7 @@ examples:
 
 import argparse
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bdkit.utils.config import add_dataclass_arguments, config_from_args, flag_of, given_fields
@@ -69,16 +70,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_experiments(args: argparse.Namespace, config: TableConfig) -> int:
-    from eval.paper.claims import claims_page, write_claims
-    from eval.paper.results_files import experiments_in, read_and_draw, show
+    from eval.paper.claims import claims_page, write_page
+    from eval.paper.results_files import experiments_in, read_and_draw, write_drawn
 
     for name in given_fields(TableConfig, args).keys() - {"out"}:
         raise InputError(f"{flag_of(name)} is not for the CSVs of `bdkit reproduce`; leave it out")
-    for path in config.out:  # all of them, before the first is written
-        if experiments_in(path):
-            claims_page(path)
-        else:
-            read_and_draw(path)
-    for path in config.out:
-        print(write_claims(path).read_text(encoding="utf-8") if experiments_in(path) else show(path))
+    # all of them are made before the first is written
+    writers = [
+        partial(write_page, path, claims_page(path))
+        if experiments_in(path)
+        else partial(write_drawn, path, *read_and_draw(path))
+        for path in config.out
+    ]
+    for write in writers:
+        print(write())
     return 0

@@ -47,6 +47,7 @@ from eval.report.plots import COLOURS, GREY
 from eval.report.statistics import interval, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, summarise
 from eval.report.tables import format_figure, markdown_table
+from eval.score.encoders import Evaluators
 from eval.score.features import default_cache
 from eval.score.score import ScoreOptions, score_folder
 from eval.score.weights import load_evaluators
@@ -134,9 +135,10 @@ def run(config: ReproduceConfig) -> Path:
     if unknown := set(config.methods or ()) - set(ABLATIONS):
         raise InputError(f"unknown ablation {sorted(unknown)[0]!r}; known are {', '.join(ABLATIONS)}")
     row = Row(name=ZERO_SHOT, method="blip-diffusion", overrides={"steps": 0})
-    bench = replace(config.bench((row,), methods=None), ground_truth=False)
-    load_evaluators(protocol_of(bench, bench.load_suite()), pick_device())  # before the trainings, not after
-    budget, out, base = BUDGETS[config.budget], config.out / config.experiment, find_base(config)
+    out = config.out / config.experiment
+    bench = config.bench((row,), model=str(out), methods=None, ground_truth=False)  # the model is trained below
+    evaluators = load_evaluators(protocol_of(bench, bench.load_suite()), pick_device())  # before the trainings
+    budget, base = BUDGETS[config.budget], find_base(config)
     check_run(out, {"base": checkpoint_hash(base), "steps": budget.steps, "scenes": budget.scenes})
     names = [name for name in ABLATIONS if name == FULL or name in (config.methods or _all_names(budget))]
     laboratory = Laboratory(out, budget, base)
@@ -147,7 +149,8 @@ def run(config: ReproduceConfig) -> Path:
         for seed in budget.seeds if ablation.source == PAPER else budget.seeds[:1]:
             model = laboratory.train(ablation.trained_as or name, seed)
             rows = (replace(row, overrides={**row.overrides, **ablation.drawing}),)
-            results = draw_and_score(replace(bench, rows=rows, model=str(model), out=out / f"{name}-{seed}" / "bench"))
+            ours = replace(bench, rows=rows, model=str(model), out=out / f"{name}-{seed}" / "bench")
+            results = draw_and_score(ours, evaluators)
             means = subject_means(results.scores)
             frame = pd.DataFrame({metric: subject_values(means, ZERO_SHOT, metric) for metric in METRICS})
             loaded = load_model(model)
@@ -163,11 +166,9 @@ def run(config: ReproduceConfig) -> Path:
     return config.csv
 
 
-def draw_and_score(bench: BenchConfig) -> Results:
+def draw_and_score(bench: BenchConfig, evaluators: Evaluators) -> Results:
     """Zero-shot images of a trained model, and their scores."""
-    suite = bench.load_suite()
     generate(bench)
-    evaluators = load_evaluators(protocol_of(bench, suite), pick_device())
     score_folder(bench.results_dir, evaluators, photos=bench.photos, options=ScoreOptions(cache=default_cache()))
     return summarise(bench.results_dir)
 

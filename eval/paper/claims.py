@@ -174,8 +174,14 @@ def run_all(config: ReproduceConfig) -> Path:
 
 def write_claims(out: Path) -> Path:
     """Writes OUT/claims.md from the CSVs that OUT holds, alone."""
-    write_text(claims_page(out), out / PAGE)
+    write_page(out, claims_page(out))
     return out / PAGE
+
+
+def write_page(out: Path, text: str) -> str:
+    """Writes what `claims_page` made as OUT/claims.md, and returns it."""
+    write_text(text, out / PAGE)
+    return text
 
 
 def claims_page(out: Path) -> str:

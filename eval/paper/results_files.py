@@ -103,7 +103,11 @@ def reading(path: Path) -> Iterator[None]:
 
 def show(path: Path) -> str:
     """Writes the table (.md) and the plot (.png) beside an experiment's CSV, from the CSV alone; returns the table."""
-    text, png = read_and_draw(path)
+    return write_drawn(path, *read_and_draw(path))
+
+
+def write_drawn(path: Path, text: str, png: bytes) -> str:
+    """Writes beside a CSV what `read_and_draw` made of it; returns the table."""
     write_text(text, path.with_suffix(".md"))
     write_bytes(png, path.with_suffix(".png"))
     return text
