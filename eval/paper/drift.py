@@ -42,7 +42,7 @@ from eval.paper.results_files import estimate_of, lines_of, provenance, provenan
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, pareto_front
 from eval.report.statistics import interval
-from eval.report.tables import NOT_MEASURED, markdown_table
+from eval.report.tables import format_figure, markdown_table
 from eval.results_dir import read_run, record_maker
 from eval.score.encoders import Evaluators
 from eval.score.metrics import rowwise_cosine
@@ -303,8 +303,8 @@ def table(frame: pd.DataFrame) -> str:
         head += ["Peak GiB", "Saved MiB"]
         rows = []
         for line in lines_of(lines):
-            cells = [_figure(line, name, signed=name.endswith("_change")) for name in names]
-            cells += [_figure(line, "dino"), f"{line['steps']:.0f}", f"{line['seconds']:.1f}"]
+            cells = [format_figure(estimate_of(line, name), signed=name.endswith("_change")) for name in names]
+            cells += [format_figure(estimate_of(line, "dino")), f"{line['steps']:.0f}", f"{line['seconds']:.1f}"]
             rows.append([TITLES[line["row"]], *cells, f"{line['peak_gib']:.2f}", f"{line['saved_mib']:.2f}"])
         each = lines["n_images"].iloc[0] // lines["n_subjects"].iloc[0]
         heading = f"## Prompts of {KINDS[str(kind)]} ({lines['n_subjects'].iloc[0]} subjects, {each} images each)"
@@ -315,15 +315,6 @@ def table(frame: pd.DataFrame) -> str:
         "Likeness: DINO with the subject's references. In brackets 95% bootstrap intervals over subjects."
     )
     return "\n\n".join([*parts, f"{provenance_note(frame)} {note}"]) + "\n"
-
-
-def _figure(line: Mapping[str, Any], name: str, *, signed: bool = False) -> str:
-    figure = estimate_of(line, name)
-    if figure is None:
-        return NOT_MEASURED
-    sign = "+" if signed else ""
-    ends = "" if figure.low is None or figure.high is None else f" [{figure.low:{sign}z.3f}, {figure.high:{sign}z.3f}]"
-    return f"{figure.mean:{sign}z.3f}{ends}"
 
 
 def plot(frame: pd.DataFrame) -> Figure:

@@ -99,7 +99,7 @@ def format_figure(figure: Estimate | None, coverage: Coverage | None = None, *, 
     if figure is None:
         return NOT_MEASURED
     spread = "" if figure.spread is None else f" ±{figure.spread:.3f}"
-    form = "+.3f" if signed else ".3f"
+    form = "+z.3f" if signed else "z.3f"  # z: no "-0.000"
     interval = "" if figure.low is None or figure.high is None else f" [{figure.low:{form}}, {figure.high:{form}}]"
     missing = "" if coverage is None or coverage.complete else f" ({coverage.n_images}/{coverage.n_expected})"
     return f"{figure.mean:{form}}{spread}{interval}{missing}"
