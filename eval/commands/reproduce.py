@@ -3,16 +3,19 @@
 NAME is table1, the paper's main table with held-out references and published results beside it; steps, scores against
 fine-tuning steps and seconds, with the learning rates that search finds on development subjects; preservation, what the
 subject model keeps of its base on prompts without a subject; drift, how far fits on a subject move what is drawn for
-other prompts, and what they cost; or ablations, the mini pre-training with one part left out or changed at a time
-(--methods names those to run). all runs each of them but search, and judges the paper's claims by them.
+other prompts, and what they cost; combination, the subject with a ControlNet and in edits, neither of which was trained
+with it; or ablations, the mini pre-training with one part left out or changed at a time (--methods names those to run).
+all runs each of them but search, and judges the paper's claims by them. OUT holds the published results in a clone:
+name another folder with --out to keep them.
 
 examples:
   bdkit reproduce table1
   bdkit reproduce all --budget small
   bdkit table results/paper/table1.csv
   bdkit reproduce search && bdkit reproduce steps
-  bdkit reproduce preservation --subjects 30 --prompts 25
-  bdkit reproduce drift --subjects 2
+  bdkit reproduce preservation --out results/my-paper
+  bdkit reproduce drift --out results/my-paper
+  bdkit reproduce combination --out results/my-paper
   bdkit reproduce ablations --budget full --samples 1 --methods without-stage-1,same-image
   bdkit reproduce table1 --budget full --samples 1 --out results/paper
   bdkit reproduce table1 --suite dreambench --model salesforce/blipdiffusion --base BASE --photos photos/ --budget full

@@ -14,10 +14,9 @@ import pandas as pd
 from PIL import Image
 
 from bdkit.editing.edit_presets import settings_of
-from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
-from bdkit.utils.io import write_json, write_text
+from bdkit.utils.io import write_text
 from dreambench.editing import EDIT_MINI, EditMiniConfig, edit_scenes
 from eval.mini.editing import (
     ANSWER,
@@ -35,7 +34,7 @@ from eval.mini.editing import (
 from eval.mini.segmenter import iou, load_segmenter, segment
 from eval.report.grid import image_grid
 from eval.report.statistics import interval
-from eval.results_dir import RUN_FILE
+from eval.results_dir import update_run
 from eval.score.edit_metrics import Edit, PerceptualDistance, lpips_outside, ssim_outside
 from eval.score.masks import load_lpips
 from eval.score.weights import load_encoder
@@ -67,7 +66,7 @@ def run_edit_mini(
     }
     check_settings(out, settings)
     cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
-    write_json(settings, out / RUN_FILE)
+    update_run(out, **settings)
     make_images(out, cases, chosen, model, show_progress=show_progress)
     scores = measure(out, cases, chosen)
     scores.to_csv(out / "scores.csv", index=False, float_format="%.5g")
@@ -76,8 +75,7 @@ def run_edit_mini(
     differences(scores).to_csv(out / "differences.csv", index=False, float_format="%.4f")
     write_text(markdown(table), out / "table.md")
     write_png(draw_grid(out, cases, chosen), out / "grid.png")
-    record = {"scenes": config.scenes, "rows": chosen, "device": device_name(), "libraries": library_versions()}
-    write_json({**settings, **record, "commit": commit()}, out / RUN_FILE)
+    update_run(out, scenes=config.scenes, rows=chosen)
     return out
 
 

@@ -28,7 +28,7 @@ from bdkit.utils.progress import progress_bar
 from dreambench.editing import EditScene, edit_suite
 from eval.generate.references import draw_references, individual
 from eval.mini.segmenter import SegmenterNet, load_segmenter, segment
-from eval.results_dir import read_run
+from eval.results_dir import read_run, record_maker
 
 KINDS = ("real", "generated")
 BATCH = 4  # edits together; fixed, so that a resumed run makes the same bytes
@@ -82,6 +82,11 @@ def make_images(out: Path, cases: Sequence[Case], rows: Sequence[str], model: st
     for row in rows:
         if row not in ROWS:
             raise InputError(f"unknown row {row!r} of edit-mini; known are {', '.join(ROWS)}")
+    kinds = {row: KINDS[:1] if row == ANSWER else KINDS for row in rows}
+    if not all(
+        image_path(out, row, kind, case.scene).exists() for row in rows for kind in kinds[row] for case in cases
+    ):
+        record_maker(out)
     drawer = Drawer(model)
     batches = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
     with progress_bar(
@@ -91,7 +96,7 @@ def make_images(out: Path, cases: Sequence[Case], rows: Sequence[str], model: st
             for kind in KINDS:
                 drawer.sources(out, batch, kind)
                 for row in rows:
-                    if row != ANSWER or kind == "real":
+                    if kind in kinds[row]:
                         drawer.row(out, batch, kind, row)
                     bar.update(len(batch))
 

@@ -21,16 +21,15 @@ from bdkit.methods.base import weights_hash
 from bdkit.models.blip_diffusion import BlipDiffusion, require_blip_diffusion
 from bdkit.models.latent_diffusion import encode_images
 from bdkit.models.preprocessing import pixels_from_arrays
-from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.images import read_image, write_png
-from bdkit.utils.io import write_json, write_text
+from bdkit.utils.io import write_text
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 from dreambench.editing import CONTROL_MINI, EditMiniConfig, EditScene, edit_scenes
 from eval.mini.editing import Case, check_settings, make_case
 from eval.report.grid import image_grid
 from eval.report.statistics import interval, ratio_interval
-from eval.results_dir import RUN_FILE
+from eval.results_dir import record_maker, update_run
 from eval.score.edit_metrics import edge_f1, strong_edges
 from eval.score.weights import load_clip, load_encoder
 
@@ -76,7 +75,7 @@ def run_control_mini(
     }
     check_settings(out, settings)
     cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
-    write_json(settings, out / RUN_FILE)
+    update_run(out, **settings)
     draw(out, cases, drawer, name, show_progress=show_progress)
     unchanged = weights_hash(drawer) == settings["model_weights"]
     scores = measure(out, cases, drawer)
@@ -86,13 +85,7 @@ def run_control_mini(
     compared.to_csv(out / "ratios.csv", index=False, float_format="%.4f")
     write_text(markdown(table, compared), out / "table.md")
     write_png(draw_grid(out, cases), out / "grid.png")
-    record = {
-        "scenes": config.scenes,
-        "model_unchanged": unchanged,
-        "device": device_name(),
-        "libraries": library_versions(),
-    }
-    write_json({**settings, **record, "commit": commit()}, out / RUN_FILE)
+    update_run(out, scenes=config.scenes, model_unchanged=unchanged)
     return out
 
 
@@ -101,6 +94,8 @@ def draw(out: Path, cases: Sequence[Case], model: BlipDiffusion, controlnet: str
     wanted = [(case, sample) for case in cases for sample in range(SAMPLES)]
     batches = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
     total = len(wanted) * len(DRAWN)
+    if not all(image_path(out, row, case.scene, sample).exists() for row in DRAWN for case, sample in wanted):
+        record_maker(out)
     with progress_bar(total=total, desc=CONTROL_MINI, unit=" images", show=show_progress) as bar:
         for batch in batches:
             for row in DRAWN:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from bdkit.utils.errors import InputError
 from bdkit.utils.io import write_text
+from eval.paper.combination import COMPARISON, CONTROL, EDITING, FIGURE
+from eval.paper.combination import TITLES as COMBINED_TITLES
 from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
 from eval.paper.results_files import estimate_of, lines_of, provenance_note, read_csv, reading, show
 from eval.paper.steps import SPEED_UP, TRIAL, factor_text, headline
@@ -23,34 +25,45 @@ HOLDS, PARTLY, NOT_HERE = "holds", "partly", "does not hold here"
 TOO_SHORT = "not judged: trained too short"
 NO_GAIN = "not judged: no gain to compare"
 ENDS_EARLY = "not judged: DreamBooth's curve ends too early"
-# (row, the row that the paper has below it in DINO) -> the claim; Sec. 4.1, main table
+# (row, the row that it is compared with in DINO) -> the claim; Sec. 4.1, main table
 ORDER_CLAIMS = {
     ("blip-diffusion-zero-shot", "base"): "Zero-shot generation shows the subject, which the base does not",
     ("blip-diffusion-zero-shot", "textual-inversion"): "Zero-shot is more faithful than Textual Inversion",
-    ("blip-diffusion-zero-shot", "re-imagen"): "Zero-shot is about as faithful as Re-Imagen (0.594 against 0.600)",
-    ("blip-diffusion-finetuned", "dreambooth-from-base"): "Fine-tuned for 40 to 120 steps, it equals full DreamBooth",
+    ("blip-diffusion-zero-shot", "re-imagen"): "Zero-shot is level with Re-Imagen (0.594 and 0.600)",
+    ("blip-diffusion-zero-shot", "dreambooth-from-base-100"): "Zero-shot is more faithful than DreamBooth's 100 steps",
+    ("blip-diffusion-zero-shot", "dreambooth-from-base-300"): "Zero-shot is more faithful than DreamBooth's 300 steps",
+    (
+        "blip-diffusion-finetuned",
+        "dreambooth-from-base",
+    ): "Fine-tuned, it is level with full DreamBooth (here 500 steps)",
     ("dreambooth-from-base", "blip-diffusion-zero-shot"): "DreamBooth is more faithful than zero-shot",
     ("dreambooth-from-base-300", "dreambooth-from-base-100"): "DreamBooth needs more than 100 steps",
     ("dreambooth-from-base", "dreambooth-from-base-300"): "DreamBooth needs more than 300 steps",
+    ("re-imagen", "textual-inversion"): "Re-Imagen is more faithful than Textual Inversion",
+    ("textual-inversion", "dreambooth-from-base-300"): "Textual Inversion is more faithful than DreamBooth's 300 steps",
     (REAL, "blip-diffusion-finetuned"): "Real images are still more faithful than the fine-tuned model",
 }
-# Claimed to be equal
-EQUAL = (("blip-diffusion-finetuned", "dreambooth-from-base"), ("blip-diffusion-zero-shot", "re-imagen"))
+# Claimed to be level: neither is above the other by the paper's smallest step, Textual Inversion to zero-shot
+LEVEL_PAIRS = (("blip-diffusion-finetuned", "dreambooth-from-base"), ("blip-diffusion-zero-shot", "re-imagen"))
+LEVEL = 0.025
 FIDELITY = ("dino", "identity")
 SPEED_UP_OF_PAPER = 20.0  # "up to 20x" fewer fine-tuning steps
-# Row of ablations.csv -> the claim, and the metrics that fall by it (Sec. 4.3)
+LOST = 0.1  # of a score: what is lost by less is kept
+# Row of ablations.csv -> claims and the metrics that they are judged by (Sec. 3.1, 4.3)
+LESS, MORE, IGNORED = "less", "more", "ignored"
 ABLATION_CLAIMS = {
-    "without-stage-1": (
-        "Without stage 1 the subject is less faithful (DINO 0.521 against 0.566)",
-        ("dino", "identity"),
-    ),
+    "without-stage-1": (("Without stage 1 the subject is less faithful (DINO 0.521 against 0.566)", LESS, FIDELITY),),
     "frozen-text-encoder": (
-        "With a frozen text encoder less of the prompt is kept (there it is ignored)",
-        ("clip_t", "prompt_right"),
+        ("With a frozen text encoder the subject is more faithful", MORE, FIDELITY),
+        ("With a frozen text encoder the prompt is ignored", IGNORED, ("clip_t", "prompt_right")),
     ),
-    "without-subject-text": ("Without subject text the subject is less faithful", ("dino", "identity")),
-    "without-dropping": ("Without dropping the subject prompt results are worse", ("dino", "identity", "clip_t")),
+    "without-subject-text": (("Without subject text the subject is less faithful", LESS, FIDELITY),),
+    "without-dropping": (
+        ("Without dropping the subject prompt results are worse", LESS, (*FIDELITY, "clip_t", "prompt_right")),
+    ),
+    "32-queries": (("32 queries overpower the text", LESS, ("clip_t", "prompt_right")),),
 }
+NEGATED = {HOLDS: NOT_HERE, PARTLY: PARTLY, NOT_HERE: HOLDS}
 KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
 
 
@@ -64,18 +77,31 @@ class Verdict:
     verdict: str
 
 
-def above(difference: float, low: float | None, high: float | None, equal: bool = False) -> str:
-    """Whether a difference is above zero: HOLDS where its whole interval is, PARTLY where the interval holds zero,
-    NOT_HERE where all of it is below, or where the difference is and no equality was claimed. An equality holds where
-    the interval holds zero, and partly where all of it is above.
+def above(difference: float, low: float | None, high: float | None) -> str:
+    """Whether a difference, as it is printed, is above zero: HOLDS where its whole interval is, PARTLY where the
+    difference is but not its whole interval, NOT_HERE where the difference is not.
+    """
+    if round(difference, 3) <= 0:
+        return NOT_HERE
+    return HOLDS if low is not None and low > 0 else PARTLY
+
+
+def level(low: float | None, high: float | None) -> str:
+    """Whether two methods are level: HOLDS where their difference is within LEVEL of zero with its whole interval,
+    NOT_HERE where it is beyond with its whole interval, else PARTLY.
     """
     if low is None or high is None:
-        return PARTLY if difference > 0 or equal else NOT_HERE
-    if equal:
-        return NOT_HERE if high < 0 else PARTLY if low > 0 else HOLDS
-    if low > 0:
-        return HOLDS
-    return PARTLY if difference > 0 else NOT_HERE
+        return PARTLY
+    if low > LEVEL or high < -LEVEL:
+        return NOT_HERE
+    return HOLDS if low >= -LEVEL and high <= LEVEL else PARTLY
+
+
+def kept(low: float | None, high: float | None) -> str:
+    """Whether a score keeps all but LOST of another one, by the interval of their ratio."""
+    if low is None or high is None:
+        return PARTLY
+    return HOLDS if low >= 1 - LOST else PARTLY if high >= 1 - LOST else NOT_HERE
 
 
 def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
@@ -89,8 +115,9 @@ def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for metric in FIDELITY:
             if (figure := estimate_of(line, metric)) is not None:
                 text = format_figure(figure, signed=True)
-                verdict = above(figure.mean, figure.low, figure.high, pair in EQUAL)
-                found.append(Verdict(ORDER_CLAIMS[pair], METRIC_TITLES[metric], text, verdict))
+                claim, ends = ORDER_CLAIMS[pair], (figure.low, figure.high)
+                verdict = level(*ends) if pair in LEVEL_PAIRS else above(figure.mean, *ends)
+                found.append(Verdict(claim, METRIC_TITLES[metric], text, verdict))
     return found
 
 
@@ -134,15 +161,64 @@ def preservation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
 
 
 def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """Of ablations.csv: each of the paper's four makes something worse; --budget small is too short to judge."""
+    """Of ablations.csv: what each change does to the full model; --budget small is too short to judge."""
     found = []
     for line in lines_of(frame):
-        claim, metrics = ABLATION_CLAIMS.get(line["row"], ("", ()))
-        for metric in metrics:
-            if (change := estimate_of(line, f"{metric}_change")) is not None:
-                worse = None if change.high is None else -change.high, None if change.low is None else -change.low
-                verdict = TOO_SHORT if line.get("budget") == "small" else above(-change.mean, *worse)
+        for claim, direction, metrics in ABLATION_CLAIMS.get(line["row"], ()):
+            for metric in metrics:
+                if (change := estimate_of(line, f"{metric}_change")) is None:
+                    continue
+                ends = change.low, change.high
+                if line.get("budget") == "small":
+                    verdict = TOO_SHORT
+                elif direction == MORE:
+                    verdict = above(change.mean, *ends)
+                elif direction == LESS:
+                    verdict = above(-change.mean, *(None if end is None else -end for end in reversed(ends)))
+                else:
+                    full = line[metric] - change.mean
+                    verdict = NEGATED[kept(*(None if end is None else 1 + end / full for end in ends))]
                 found.append(Verdict(claim, METRIC_TITLES[metric], format_figure(change, signed=True), verdict))
+    return found
+
+
+def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Of combination.csv: the ControlNet's edges and the edited image's background are kept, and so is the subject."""
+    figures, compared = (
+        {(line["part"], line["scenes"], line["row"], *([line["minus"]] if kind == COMPARISON else [])): line
+         for line in lines_of(frame[frame["kind"] == kind])}
+        for kind in (FIGURE, COMPARISON)
+    )  # fmt: skip
+    found = []
+    if (line := compared.get((CONTROL, "all", "subject + edges", "subject"))) is not None:
+        for metric in ("edge_f1", "dino", "identity"):
+            if (ratio := estimate_of(line, metric)) is not None:
+                ends = ratio.low, ratio.high
+                if metric == "edge_f1":
+                    claim = "With a ControlNet that was not trained with it, images follow the edges"
+                    verdict = above(ratio.mean - 1, *(None if end is None else end - 1 for end in ends))
+                else:
+                    claim, verdict = "With a ControlNet the subject is kept (at most a tenth lost)", kept(*ends)
+                text = f"{format_figure(ratio)} times that without it"
+                found.append(Verdict(claim, COMBINED_TITLES[metric], text, verdict))
+    for scenes in ("real", "generated"):
+        line, own = (
+            compared.get((EDITING, scenes, "fixed", "from-scratch")),
+            figures.get((EDITING, scenes, "from-scratch")),
+        )
+        if line is None or own is None:
+            continue
+        for metric in ("psnr_outside", "identity"):
+            if (change := estimate_of(line, metric)) is None:
+                continue
+            ends = change.low, change.high
+            if metric == "psnr_outside":
+                claim = f"Edits of {scenes} images keep the background, which drawing anew does not"
+                verdict = above(change.mean, *ends)
+            else:
+                claim = f"Edits of {scenes} images show the subject as zero-shot does (at most a tenth lost)"
+                verdict = kept(*(None if end is None else 1 + end / own[metric] for end in ends))
+            found.append(Verdict(claim, COMBINED_TITLES[metric], format_figure(change, signed=True), verdict))
     return found
 
 
@@ -151,6 +227,7 @@ VERDICTS: dict[str, Callable[[pd.DataFrame], list[Verdict]]] = {
     "steps": speed_up_verdicts,
     "preservation": preservation_verdicts,
     "ablations": ablation_verdicts,
+    "combination": combination_verdicts,
 }
 
 
@@ -197,16 +274,31 @@ def claims_page(out: Path) -> str:
         frame = read_csv(path, name)
         with reading(path):
             lines = [[one.claim, one.metric, one.figure, one.verdict] for one in verdicts(frame)]
-            note = provenance_note(frame[frame["source"] != TRIAL] if name == "steps" else frame)
-            note += f" {frame['n_subjects'].max():.0f} subjects." if "n_subjects" in frame else ""
+            note = _note(name, frame)
         parts += [f"## {name}", markdown_table(head, lines) if lines else "No claim was measured.", note]
     if missing:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
-        "A claim holds where the whole 95% interval says so, partly where the figure does but not the whole interval, "
-        "and does not hold here otherwise; a claim that two methods are equal holds where the interval holds zero, "
-        "partly where it is all above; the speed-up holds where the whole interval is at 20 or above, partly where it "
-        "is above 1. Figures of the order are differences, paired over subjects. Figures of the mini world say nothing "
-        "of full-size models."
+        "A claim holds where the whole 95% interval says so, partly where the figure or a part of the interval does, "
+        f"and does not hold here otherwise. Level: the difference is within {LEVEL}. Kept: at most a tenth is lost, of "
+        "the base's text-to-image generation 2%. Ignored: more than a tenth is lost. The speed-up holds where the "
+        "whole interval is at 20 or above, partly where it is above 1. Figures of table1 are differences, paired over "
+        "subjects. Figures of the mini world say nothing of full-size models."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _note(name: str, frame: pd.DataFrame) -> str:
+    """What the judged figures were made with, and of how many."""
+    if name == "steps":
+        frame = frame[frame["source"] != TRIAL]
+    if name == "ablations":
+        frame = frame[frame["row"].isin(["full", *ABLATION_CLAIMS])]
+    note = provenance_note(frame)
+    for column, what in (("n_subjects", "subjects"), ("n_scenes", "scenes"), ("n_prompts", "prompts")):
+        note += f" {frame[column].max():.0f} {what}." if column in frame else ""
+    if name == "ablations" and "training_seeds" in frame:
+        groups = frame.groupby("training_seeds", sort=False)["row"].agg(list)
+        trained = [f"seeds {seeds} ({', '.join(rows)})" for seeds, rows in groups.items()]
+        note += f" Trained for {frame['steps'].max():.0f} steps, {'; '.join(trained)}."
+    return note

@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "ablations": "eval.paper.ablations",
     "preservation": "eval.paper.preservation",  # after the ablations, two of whose models it measures too
     "drift": "eval.paper.drift",
+    "combination": "eval.paper.combination",
 }
 # What `bdkit reproduce all` runs, in this order
 ALL = tuple(name for name in EXPERIMENTS if name != "search")
@@ -27,6 +28,20 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "ablations": ("steps",),
     "preservation": ("steps", "methods", "dtype", "batch_size", "workers"),
     "drift": ("steps", "samples", "dtype", "batch_size"),
+    "combination": (
+        "base",
+        "seed_sets",
+        "subjects",
+        "prompts",
+        "samples",
+        "steps",
+        "methods",
+        "photos",
+        "protocol",
+        "batch_size",
+        "dtype",
+        "workers",
+    ),
     "all": ("methods",),  # they are of one experiment, whose rows they name
 }
 # What is measured where no limit is given
@@ -46,7 +61,7 @@ class ReproduceConfig:
     base: the text-to-image model that the model was trained from, a folder or a hub id; none: mini-base beside it
     out: folder for NAME.csv, NAME.md and NAME.png, and for the images and scores in NAME/; a stopped run resumes there
     budget: small (5 subjects, 5 prompts, 1 image each, 1 seed set) or full (all, 3 seed sets); of drift 2 or 6
-        subjects and 1 seed set; the limits below go before it
+        subjects and 1 seed set, of combination 8 or 100 scenes; the limits below go before it
     seed_sets: independent seed sets, such as 0,1,2
     subjects: measure only so many subjects, spread evenly over the suite
     prompts: measure only so many prompts of each list, spread evenly over it
@@ -55,9 +70,9 @@ class ReproduceConfig:
     methods: names of the rows to run, or of the methods of steps and search; the CSV holds these alone; none: all
     photos: folder of the suite's photos; none: BDKIT_DREAMBENCH_DIR, else the fetched ones (of DreamBench)
     protocol: encoders that score, as for `bdkit bench`
-    batch_size: images generated together, but not in preservation and drift; none: as many as suit the device
-    dtype: of the weights in memory while images are drawn, but not in preservation and drift
-    workers: processes that work at the same time, but in preservation; none: as many as suit the machine
+    batch_size: images generated together in table1, steps, search and ablations; none: as many as suit the device
+    dtype: of the weights in memory while images are drawn, in the same
+    workers: processes that work at the same time, in the same and in drift; none: as many as suit the machine
     """
 
     experiment: str = field(metadata={"positional": True, "metavar": "NAME"})

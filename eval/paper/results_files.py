@@ -164,7 +164,8 @@ def provenance_note(frame: pd.DataFrame) -> str:
     measured = frame[frame["device"].notna()]
     line = measured.iloc[0]
     commits = dict.fromkeys(commit[:12] for cell in measured["commit"] for commit in str(cell).split())
+    devices = dict.fromkeys(measured["device"])
     return (
         f"Suite {line['suite']} ({line['suite_hash']}), protocol {line['protocol']}, seed sets {line['seed_sets']}, "
-        f"{line['device']}, commit {', '.join(commits)}."
+        f"{', '.join(devices)}, commit {', '.join(commits)}."
     )

@@ -50,7 +50,7 @@ PAPER_ROWS = {
     "blip-diffusion-zero-shot": "blip-diffusion-zero-shot",
     "blip-diffusion-finetuned": "blip-diffusion-finetuned",
 }
-# The paper's claims as an order: the first row's DINO is above the second's
+# Rows that are compared; of rows of the paper, and of the base, the first has the higher DINO there, or they are level
 ORDER = (
     (REAL, "blip-diffusion-finetuned"),
     ("blip-diffusion-finetuned", "dreambooth-from-base"),
@@ -59,8 +59,12 @@ ORDER = (
     ("dreambooth", "blip-diffusion-zero-shot"),
     ("blip-diffusion-zero-shot", "re-imagen"),
     ("blip-diffusion-zero-shot", "textual-inversion"),
+    ("blip-diffusion-zero-shot", "dreambooth-from-base-100"),
+    ("blip-diffusion-zero-shot", "dreambooth-from-base-300"),
     ("blip-diffusion-zero-shot", "base"),
+    ("re-imagen", "textual-inversion"),
     ("re-imagen", "base"),
+    ("textual-inversion", "dreambooth-from-base-300"),
     ("textual-inversion", "base"),
     ("dreambooth-from-base", "dreambooth-from-base-300"),
     ("dreambooth-from-base-300", "dreambooth-from-base-100"),
@@ -162,15 +166,18 @@ def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
 
 def table1_frame(results: Results, held_out: pd.DataFrame) -> pd.DataFrame:
     """Three kinds of lines, told apart by the column `source`: "measured", a row of the table with its figures, the
-    held-out ones and the paper's; "order", a difference that the paper claims (`row` - `minus`); else a published
-    result, and `source` cites it.
+    held-out ones and the paper's; "order", the difference of two rows (`row` - `minus`), with the paper's; else a
+    published result, and `source` cites it.
     """
     measured = wide_table(results).merge(held_out, how="left", on="row")
     measured.insert(0, "source", MEASURED)
     paper = {row["row"]: row for row in read_published()}
-    for metric in PAPER_METRICS:
-        named = [paper.get(PAPER_ROWS.get(row, ""), {}).get(metric) or None for row in measured["row"]]
-        measured[f"paper_{metric}"] = [None if value is None else float(value) for value in named]
+    of_paper = {
+        metric: {row: float(value) for row, name in PAPER_ROWS.items() if (value := paper[name][metric])}
+        for metric in PAPER_METRICS
+    }
+    for metric, values in of_paper.items():
+        measured[f"paper_{metric}"] = measured["row"].map(values)
     pairs = pairs_of(results.differences)
     order: list[dict[str, Any]] = []
     for row, minus in ORDER:
@@ -180,7 +187,8 @@ def table1_frame(results: Results, held_out: pd.DataFrame) -> pd.DataFrame:
             line |= {metric: pair["difference"], f"{metric}_low": pair["low"], f"{metric}_high": pair["high"]}
             line |= {"n_subjects": pair["n_subjects"]}
         if len(line) > 3:
-            order.append(line)
+            first, second = (of_paper["dino"].get(name) for name in (row, minus))
+            order.append(line | {"paper_dino": None if first is None or second is None else first - second})
     published = [
         {"source": row["source"], "row": row["row"], "title": row["title"], "protocol": row["protocol"],
          "suite": row["suite"], **{metric: float(row[metric]) for metric in PAPER_METRICS if row[metric]}}
@@ -207,14 +215,16 @@ def table(frame: pd.DataFrame) -> str:
         "seed sets. The paper's figures are of photos and full-size models." + _left_out(measured),
         "## The paper's order, paired over subjects",
         markdown_table(
-            ["The paper has above", "below", *_titles(metrics)],
+            ["Row", "minus", "The paper's DINO", *_titles(metrics)],
             [
                 [titles.get(line["row"], line["row"]), titles.get(line["minus"], line["minus"])]
+                + [_number(line["paper_dino"], signed=True)]
                 + [format_figure(estimate_of(line, metric), signed=True) for metric in metrics]
                 for line in lines_of(order)
             ],
         ),
-        "The paper's order is of DINO. A positive difference with an interval above zero agrees with it.",
+        "A difference in DINO of the paper's sign, with an interval that does not hold zero, agrees with it. The paper "
+        "has no DreamBooth from stage 2, and no base.",
         "## References that no fit saw",
         *_held_out_part(measured),
         "## Published results",
@@ -295,8 +305,8 @@ def _measured_line(line: dict[str, Any], metrics: Sequence[str]) -> list[str]:
     return [line["title"], *(format_figure(estimate_of(line, metric)) for metric in metrics), steps, given]
 
 
-def _number(value: Any) -> str:
-    return NOT_MEASURED if pd.isna(value) else f"{value:.3f}"
+def _number(value: Any, signed: bool = False) -> str:
+    return NOT_MEASURED if pd.isna(value) else f"{value:{'+.3f' if signed else '.3f'}}"
 
 
 def _titles(metrics: Sequence[str]) -> list[str]:

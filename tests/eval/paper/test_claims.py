@@ -13,13 +13,18 @@ from bdkit.utils.errors import InputError
 from eval.paper.claims import (
     ENDS_EARLY,
     HOLDS,
+    LEVEL,
     NO_GAIN,
     NOT_HERE,
     ORDER_CLAIMS,
     PARTLY,
     TOO_SHORT,
     VERDICTS,
+    ablation_verdicts,
     above,
+    combination_verdicts,
+    kept,
+    level,
     speed_up_verdicts,
     write_claims,
 )
@@ -32,22 +37,57 @@ MADE_WITH = {"commit": "123", "checkpoint": "0e1", "suite": "mini@0", "suite_has
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "high", "equal", "verdict"),
+    ("difference", "low", "high", "verdict"),
     [
-        (0.1, 0.02, 0.2, False, HOLDS),
-        (0.1, -0.02, 0.2, False, PARTLY),
-        (-0.1, -0.2, 0.02, False, NOT_HERE),
-        (-0.1, -0.2, -0.02, False, NOT_HERE),
-        (-0.1, -0.2, 0.02, True, HOLDS),  # equal, as far as can be seen
-        (-0.1, -0.2, -0.02, True, NOT_HERE),
-        (0.1, 0.02, 0.2, True, PARTLY),  # above is not equal
-        (0.1, None, None, False, PARTLY),  # one subject has no interval
+        (0.1, 0.02, 0.2, HOLDS),
+        (0.1, -0.02, 0.2, PARTLY),
+        (-0.1, -0.2, 0.02, NOT_HERE),
+        (0.0004, -0.2, 0.2, NOT_HERE),  # printed as 0.000
+        (0.1, None, None, PARTLY),  # one subject has no interval
     ],
 )
-def test_verdict_follows_from_the_interval(
-    difference: float, low: float | None, high: float | None, equal: bool, verdict: str
+def test_a_difference_is_above_zero_by_its_interval(
+    difference: float, low: float | None, high: float | None, verdict: str
 ) -> None:
-    assert above(difference, low, high, equal) == verdict
+    assert above(difference, low, high) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-LEVEL, LEVEL, HOLDS),
+        (-0.2, 0.01, PARTLY),  # wide
+        (0.001, LEVEL, HOLDS),  # surely above, and level all the same
+        (LEVEL + 0.001, 0.2, NOT_HERE),
+        (-0.2, -LEVEL - 0.001, NOT_HERE),
+        (None, None, PARTLY),
+    ],
+)
+def test_two_methods_are_level_within_a_margin(low: float | None, high: float | None, verdict: str) -> None:
+    assert level(low, high) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.9, 1.1, HOLDS), (0.85, 0.95, PARTLY), (0.7, 0.89, NOT_HERE), (None, None, PARTLY)],
+)
+def test_a_score_is_kept_but_for_a_tenth(low: float | None, high: float | None, verdict: str) -> None:
+    assert kept(low, high) == verdict
+
+
+def test_the_prompt_is_ignored_where_more_than_a_tenth_of_its_score_is_lost() -> None:
+    line = {"row": "frozen-text-encoder", "budget": "full", "clip_t": 0.4, "clip_t_change": -0.1}
+    for low, high, verdict in ((-0.2, -0.06, HOLDS), (-0.2, 0.0, PARTLY), (-0.04, -0.01, NOT_HERE)):
+        frame = pd.DataFrame([{**line, "clip_t_change_low": low, "clip_t_change_high": high}])
+        (found,) = ablation_verdicts(frame)
+        assert (found.claim, found.verdict) == ("With a frozen text encoder the prompt is ignored", verdict)
+
+
+def test_more_faithful_and_less_faithful_are_told_apart() -> None:
+    change = {"dino": 0.3, "dino_change": 0.05, "dino_change_low": 0.02, "dino_change_high": 0.08}
+    for row, verdict in (("frozen-text-encoder", HOLDS), ("without-stage-1", NOT_HERE)):
+        (found,) = ablation_verdicts(pd.DataFrame([{"row": row, "budget": "full", **change}]))
+        assert found.verdict == verdict
 
 
 def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
@@ -77,6 +117,38 @@ def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
     assert f"| Identity | >= 10.0 times [10.0, inf], for the score after 80 steps | {PARTLY} |" in text
     assert "Not measured: preservation" in text
     assert "Textual Inversion" not in text
+
+
+def test_combination_is_judged_by_ratios_and_by_differences() -> None:
+    def line(
+        part: str, scenes: str, row: str, minus: str | None, **figures: tuple[float, float, float]
+    ) -> dict[str, Any]:
+        named = {f"{name}{end}": value for name, three in figures.items()
+                 for end, value in zip(("", "_low", "_high"), three, strict=True)}  # fmt: skip
+        return {
+            "part": part,
+            "kind": "comparison" if minus else "figure",
+            "scenes": scenes,
+            "row": row,
+            "minus": minus,
+        } | named
+
+    frame = pd.DataFrame([
+        line("control", "all", "subject + edges", "subject", edge_f1=(2.0, 1.8, 2.2), dino=(0.8, 0.75, 0.85),
+             identity=(0.95, 0.92, 0.98)),
+        line("control", "same class", "subject + edges", "subject", edge_f1=(0.5, 0.4, 0.6)),
+        line("editing", "real", "from-scratch", None, identity=(0.8, 0.7, 0.9)),
+        line("editing", "real", "fixed", "from-scratch", psnr_outside=(5.0, -1.0, 9.0), identity=(-0.1, -0.12, -0.06)),
+        line("editing", "real", "fixed", "lavis", psnr_outside=(-5.0, -6.0, -4.0)),
+    ])  # fmt: skip
+    found = [(one.metric, one.figure, one.verdict) for one in combination_verdicts(frame)]
+    assert found == [
+        ("Edge F1", "2.000 [1.800, 2.200] times that without it", HOLDS),
+        ("DINO", "0.800 [0.750, 0.850] times that without it", NOT_HERE),
+        ("Identity", "0.950 [0.920, 0.980] times that without it", HOLDS),
+        ("PSNR outside the mask, dB", "+5.000 [-1.000, +9.000]", PARTLY),
+        ("Identity", "-0.100 [-0.120, -0.060]", PARTLY),  # 0.85 to 0.925 of what drawing it has
+    ]
 
 
 def test_every_claim_has_its_experiment() -> None:
@@ -110,6 +182,7 @@ def test_an_experiment_that_cannot_run_is_left_out_with_a_line(
         ("drift", {"samples": 2}, "--samples"),
         ("drift", {"dtype": "float16"}, "--dtype"),
         ("drift", {"seed_sets": (0, 1)}, "--seed-sets"),
+        ("combination", {"subjects": 2}, "--subjects"),
     ],
 )
 def test_an_option_without_a_use_is_refused(experiment: str, options: dict[str, Any], flag: str) -> None:

@@ -247,7 +247,7 @@ def test_published_files_are_whole() -> None:
         assert row["suite"] == "dreambench"
         assert row["protocol"]
         assert row["source"]
-        for metric, low, high in (("dino", 0.3, 0.8), ("clip_i", 0.6, 0.9), ("clip_t", 0.2, 0.4)):
+        for metric, low, high in (("dino", 0.3, 0.81), ("clip_i", 0.6, 0.9), ("clip_t", 0.2, 0.4)):
             assert row[metric] == "" or (re.fullmatch(r"0\.\d{3}", row[metric]) and low < float(row[metric]) < high)
     assert {row["row"]: row["dino"] for row in rows}["uso"] == "0.777"
 
