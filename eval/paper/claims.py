@@ -213,7 +213,7 @@ def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
                 continue
             ends = change.low, change.high
             if metric == "psnr_outside":
-                claim = f"Edits of {scenes} images keep the background, which drawing anew does not"
+                claim = f"Edits of {scenes} images keep the background, which drawing from scratch does not"
                 verdict = above(change.mean, *ends)
             else:
                 claim = f"Edits of {scenes} images show the subject as zero-shot does (at most a tenth lost)"

@@ -2,11 +2,13 @@
 which was trained with it.
 
 Both are measured in scenes of the mini world, whose right answers are known: what `bdkit bench control-mini` and
-`bdkit bench edit-mini` make is in OUT/combination/.
+`bdkit bench edit-mini` make is in OUT/combination/, and a few scenes of each beside the CSV as combination-control.png
+and combination-editing.png.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pandas as pd
@@ -56,7 +58,7 @@ FIGURE, COMPARISON = "figure", "comparison"
 
 
 def run(config: ReproduceConfig) -> Path:
-    """Draws, edits and measures, resuming what was begun, and writes OUT/combination.csv."""
+    """Draws, edits and measures, resuming what was begun, and writes OUT/combination.csv and two grids of images."""
     from bdkit.checkpoints.load import checkpoint_hash
     from eval.generate.executors import one_thread
     from eval.mini.edit_scores import run_edit_mini
@@ -73,12 +75,15 @@ def run(config: ReproduceConfig) -> Path:
     for part, measure in ((CONTROL, run_control_mini), (EDITING, run_edit_mini)):
         with one_thread():
             out = measure(scenes, config.out / config.experiment / part, config.model)
+        copyfile(out / "grid.png", config.out / f"{config.experiment}-{part}.png")
         table = pd.read_csv(out / "table.csv")
         compared = pd.read_csv(out / ("ratios.csv" if part == CONTROL else "differences.csv"))
         frame = pd.DataFrame([*_wide(table, "mean"), *_wide(compared, "ratio" if part == CONTROL else "difference")])
         samples = frame["row"].isin(DRAWN).map({True: SAMPLES, False: 1}) if part == CONTROL else 1
-        frame = frame.assign(part=part, n_images=frame["n_scenes"] * samples, checkpoint=checkpoint)
-        frames.append(with_provenance(frame, provenance(read_run(out), suite, "mini", (0,))))
+        made_with = read_run(out)
+        weights = "+".join([checkpoint, *([made_with["controlnet_weights"]] if part == CONTROL else [])])
+        frame = frame.assign(part=part, n_images=frame["n_scenes"] * samples, checkpoint=weights)
+        frames.append(with_provenance(frame, provenance(made_with, suite, "mini", (0,))))
     whole = pd.concat(frames, ignore_index=True)
     write_csv(whole[["part", *(name for name in whole if name != "part")]], config.csv, {})
     return config.csv

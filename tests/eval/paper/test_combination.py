@@ -50,6 +50,9 @@ def test_both_benches_end_in_one_csv_that_says_who_made_the_images(
     assert combination.run(config).read_text() == frame_text(path, "drew")
     assert images == {name: name.stat().st_mtime_ns for name in images}
     text = show(path)
+    for part in ("control", "editing"):
+        grid = tmp_path / "combination" / part / "grid.png"
+        assert (tmp_path / f"combination-{part}.png").read_bytes() == grid.read_bytes()
     for words in ("2 scenes", "subject + edges", "PSNR outside the mask", "| real | fixed | lavis |"):
         assert words in text
 
