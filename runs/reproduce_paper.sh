@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# What results/paper holds, and the page of claims. Stop it at any moment and run it again: it resumes. Hours on two
+# CPU cores, most of them the main table's and the ablations'.
+set -euo pipefail
+out="${1:-results/paper}"
+
+# The main table: 30 held-out subjects, 750 images a row. About two hours
+rows=base,textual-inversion,re-imagen,blip-diffusion-zero-shot,blip-diffusion-finetuned
+rows+=,dreambooth-from-base-100,dreambooth-from-base-300,dreambooth-from-base
+rows+=,dreambooth-100,dreambooth-300,dreambooth,dreambooth-lora
+bdkit reproduce table1 --suite mini --budget full --samples 1 --seed-sets 0 --methods "$rows" --out "$out"
+
+# Three seed sets of eight rows, 2,250 images a row. About four hours; here table1-seeds.csv is its table1.csv
+eight=base,textual-inversion,re-imagen,blip-diffusion-zero-shot,blip-diffusion-finetuned
+eight+=,dreambooth-from-base-100,dreambooth-from-base-300,dreambooth-from-base
+bdkit reproduce table1 --suite mini --budget full --samples 1 --methods "$eight" --out "$out-seeds"
+
+# Steps: the learning rates first
+bdkit reproduce search --suite mini-dev --budget small --out "$out"
+bdkit reproduce steps --suite mini --budget full --subjects 15 --prompts 5 --samples 1 --seed-sets 0 --out "$out"
+
+# What each part of the pre-training does, what is kept of the base, what a fit moves, ControlNet and editing
+bdkit reproduce ablations --suite mini --budget full --samples 1 --seed-sets 0 --out "$out"
+bdkit reproduce preservation --suite mini --budget full --samples 1 --seed-sets 0 --out "$out"
+bdkit reproduce drift --suite mini --budget full --out "$out"
+bdkit reproduce combination --suite mini --budget full --out "$out"
+bdkit table "$out"
+
+# Another world (750 images a row)
+bdkit bench mini@1 --samples 1 --methods base,blip-diffusion-zero-shot,blip-diffusion-finetuned --out results/mini-1
