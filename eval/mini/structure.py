@@ -231,7 +231,9 @@ def _cells(part: pd.DataFrame, column: str) -> list[str]:
 
 
 def draw_grid(out: Path, cases: Sequence[Case]) -> Image.Image:
-    """A few scenes, spread evenly, of the same and of another class in turn, and what each row makes of them."""
+    """A few scenes, spread evenly, of the same and of another class in turn, and what each row makes of them; 256
+    colours.
+    """
     count = min(GRID_SCENES, len(cases))
     chosen = [cases[(k * len(cases) // count) // 2 * 2 + k % 2] for k in range(count)]
     lines = []
@@ -240,4 +242,5 @@ def draw_grid(out: Path, cases: Sequence[Case]) -> Image.Image:
         edges = structure_map("canny", source, *case.source.image.shape[:2])
         images = [read_image(image_path(out, row, case.scene, 0)) for row in DRAWN]
         lines.append([case.references[0], source, edges, *images, answer])
-    return image_grid(lines, ["reference", "source", "edges", *DRAWN, ANSWER], tile=GRID_TILE)
+    grid = image_grid(lines, ["reference", "source", "edges", *DRAWN, ANSWER], tile=GRID_TILE)
+    return grid.quantize(256, dither=Image.Dither.NONE)

@@ -336,8 +336,7 @@ def plot(frame: pd.DataFrame) -> Figure:
     for axes, metric in zip(panels, metrics, strict=False):
         axes.axvline(0, color=GREY, linewidth=1)
         for place, line in enumerate(changed):
-            change = estimate_of(line, f"{metric}_change")
-            if change is None:
+            if (change := estimate_of(line, f"{metric}_change")) is None:
                 continue
             if change.low is not None and change.high is not None:
                 axes.plot([change.low, change.high], [place, place], color=COLOURS[0])
