@@ -225,9 +225,17 @@ def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
 VERDICTS: dict[str, Callable[[pd.DataFrame], list[Verdict]]] = {
     "table1": order_verdicts,
     "steps": speed_up_verdicts,
+    "combination": combination_verdicts,
     "preservation": preservation_verdicts,
     "ablations": ablation_verdicts,
-    "combination": combination_verdicts,
+}
+# The paper's research questions, which the same experiments answer
+QUESTIONS = {
+    "table1": "Question 1: does a pre-trained subject representation give faithful zero-shot generation?",
+    "steps": "Question 2: how many fine-tuning steps does a new subject need?",
+    "combination": "Question 3: does it combine with ControlNet and prompt-to-prompt without training?",
+    "preservation": "Question 4: does the model keep the base model's own abilities?",
+    "ablations": "Question 5: what does two-stage pre-training do?",
 }
 
 
@@ -274,16 +282,16 @@ def claims_page(out: Path) -> str:
         frame = read_csv(path, name)
         with reading(path):
             lines = [[one.claim, one.metric, one.figure, one.verdict] for one in verdicts(frame)]
-            note = _note(name, frame)
-        parts += [f"## {name}", markdown_table(head, lines) if lines else "No claim was measured.", note]
+            note = f"`{path.name}`. {_note(name, frame)}"
+        parts += [f"## {QUESTIONS[name]}", markdown_table(head, lines) if lines else "No claim was measured.", note]
     if missing:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
         "A claim holds where the whole 95% interval says so, partly where the figure or a part of the interval does, "
         f"and does not hold here otherwise. Level: the difference is within {LEVEL}. Kept: at most a tenth is lost, of "
         "the base's text-to-image generation 2%. Ignored: more than a tenth is lost. The speed-up holds where the "
-        "whole interval is at 20 or above, partly where it is above 1. Figures of table1 are differences, paired over "
-        "subjects. Figures of the mini world say nothing of full-size models."
+        "whole interval is at 20 or above, partly where it is above 1. Figures of question 1 are differences, paired "
+        "over subjects. Figures of the mini world say nothing of full-size models."
     )
     return "\n\n".join(parts) + "\n"
 

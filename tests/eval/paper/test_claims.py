@@ -18,6 +18,7 @@ from eval.paper.claims import (
     NOT_HERE,
     ORDER_CLAIMS,
     PARTLY,
+    QUESTIONS,
     TOO_SHORT,
     VERDICTS,
     ablation_verdicts,
@@ -115,7 +116,7 @@ def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
     assert f"which the base does not | DINO | +0.100 [+0.050, +0.200] | {HOLDS} |" in text
     assert f"needs more than 300 steps | DINO | -0.010 [-0.050, +0.010] | {NOT_HERE} |" in text
     assert f"| Identity | >= 10.0 times [10.0, inf], for the score after 80 steps | {PARTLY} |" in text
-    assert "Not measured: preservation" in text
+    assert "Not measured: combination, preservation." in text
     assert "Textual Inversion" not in text
 
 
@@ -153,7 +154,7 @@ def test_combination_is_judged_by_ratios_and_by_differences() -> None:
 
 def test_every_claim_has_its_experiment() -> None:
     assert set(ORDER_CLAIMS) <= set(ORDER)
-    assert set(VERDICTS) <= set(ALL) < set(EXPERIMENTS)
+    assert set(QUESTIONS) == set(VERDICTS) <= set(ALL) < set(EXPERIMENTS)
 
 
 def test_an_experiment_that_cannot_run_is_left_out_with_a_line(
