@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.editing.edit_presets import settings_of
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
@@ -60,6 +61,7 @@ def run_edit_mini(
     settings = {
         "suite": EDIT_MINI,
         "model": model,
+        "checkpoint": checkpoint_hash(model),
         "split": config.split,
         "batch": BATCH,
         "presets": {name: settings_of(preset) for name, preset in EDITED.items()},

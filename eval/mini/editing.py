@@ -28,7 +28,7 @@ from bdkit.utils.progress import progress_bar
 from dreambench.editing import EditScene, edit_suite
 from eval.generate.references import draw_references, individual
 from eval.mini.segmenter import SegmenterNet, load_segmenter, segment
-from eval.results_dir import read_run, record_maker
+from eval.results_dir import RUN_FILE, read_run, record_maker
 
 KINDS = ("real", "generated")
 BATCH = 4  # edits together; fixed, so that a resumed run makes the same bytes
@@ -49,7 +49,9 @@ class Case:
 
 
 def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Raises InputError when run.json says that the images in `out` are of other settings."""
+    """Raises InputError when the images in `out` are of other settings, by run.json, or it is not there to say so."""
+    if (out / "images").exists() and not read_run(out):
+        raise InputError(f"{out} holds images without {RUN_FILE}, which says what they are; choose another --out")
     if read_run(out) and not holds_run(out, dict(settings)):
         raise InputError(f"{out} holds images of other settings; choose another --out")
 
@@ -77,15 +79,20 @@ def mask_path(out: Path, row: str, kind: str, scene: EditScene) -> Path:
     return out / "masks" / row / kind / f"{scene.name}.png"
 
 
+def _files(out: Path, row: str, kind: str, case: Case) -> list[Path]:
+    """A row's files of a scene: its image, and of an edit its mask."""
+    image = image_path(out, row, kind, case.scene)
+    return [image, mask_path(out, row, kind, case.scene)] if row in EDITED else [image]
+
+
 def make_images(out: Path, cases: Sequence[Case], rows: Sequence[str], model: str, *, show_progress: bool) -> None:
     """Makes the images that ``out`` lacks. Real sources are inverted once for all rows of the same method."""
     for row in rows:
         if row not in ROWS:
             raise InputError(f"unknown row {row!r} of edit-mini; known are {', '.join(ROWS)}")
     kinds = {row: KINDS[:1] if row == ANSWER else KINDS for row in rows}
-    if not all(
-        image_path(out, row, kind, case.scene).exists() for row in rows for kind in kinds[row] for case in cases
-    ):
+    wanted = [path for row in rows for kind in kinds[row] for case in cases for path in _files(out, row, kind, case)]
+    if not all(path.exists() for path in wanted):
         record_maker(out)
     drawer = Drawer(model)
     batches = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
@@ -143,7 +150,7 @@ class Drawer:
     def row(self, out: Path, cases: Sequence[Case], kind: str, row: str) -> None:
         """One row's images of some scenes, and its masks."""
         paths = [image_path(out, row, kind, case.scene) for case in cases]
-        if all(path.exists() for path in paths):
+        if all(path.exists() for case in cases for path in _files(out, row, kind, case)):
             return
         sources = [read_image(image_path(out, "source", kind, case.scene)) for case in cases]
         if row in EDITED:

@@ -3,7 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
 from eval.paper.results_files import estimate_of, lines_of, provenance_note, read_csv, reading, show
 from eval.paper.steps import SPEED_UP, TRIAL, factor_text, headline
 from eval.paper.table1 import MEASURED, ORDERED
+from eval.report.statistics import Estimate
 from eval.report.summary import METRIC_TITLES
 from eval.report.tables import format_figure, markdown_table
 from eval.results_dir import REAL
@@ -40,6 +41,7 @@ ORDER_CLAIMS = {
     ("dreambooth-from-base-300", "dreambooth-from-base-100"): "DreamBooth needs more than 100 steps",
     ("dreambooth-from-base", "dreambooth-from-base-300"): "DreamBooth needs more than 300 steps",
     ("re-imagen", "textual-inversion"): "Re-Imagen is more faithful than Textual Inversion",
+    ("re-imagen", "dreambooth-from-base-300"): "Re-Imagen is more faithful than DreamBooth's 300 steps",
     ("textual-inversion", "dreambooth-from-base-300"): "Textual Inversion is more faithful than DreamBooth's 300 steps",
     (REAL, "blip-diffusion-finetuned"): "Real images are still more faithful than the fine-tuned model",
 }
@@ -77,13 +79,13 @@ class Verdict:
     verdict: str
 
 
-def above(difference: float, low: float | None, high: float | None) -> str:
-    """Whether a difference, as it is printed, is above zero: HOLDS where its whole interval is, PARTLY where the
-    difference is but not its whole interval, NOT_HERE where the difference is not.
+def above(difference: float, low: float | None) -> str:
+    """Whether a difference is above zero: HOLDS where its whole interval is, PARTLY where the difference is, as it is
+    printed, but not its whole interval, NOT_HERE where the difference is not.
     """
-    if round(difference, 3) <= 0:
-        return NOT_HERE
-    return HOLDS if low is not None and low > 0 else PARTLY
+    if low is not None and low > 0:
+        return HOLDS
+    return PARTLY if round(difference, 3) > 0 else NOT_HERE
 
 
 def level(low: float | None, high: float | None) -> str:
@@ -97,11 +99,21 @@ def level(low: float | None, high: float | None) -> str:
     return HOLDS if low >= -LEVEL and high <= LEVEL else PARTLY
 
 
-def kept(low: float | None, high: float | None) -> str:
-    """Whether a score keeps all but LOST of another one, by the interval of their ratio."""
-    if low is None or high is None:
+def kept(share: Estimate) -> str:
+    """Whether a score keeps all but LOST of another one, by its share of that: HOLDS where the whole interval says so,
+    PARTLY where a part of it does, else NOT_HERE.
+    """
+    if share.low is None or share.high is None:
         return PARTLY
-    return HOLDS if low >= 1 - LOST else PARTLY if high >= 1 - LOST else NOT_HERE
+    return HOLDS if share.low >= 1 - LOST else PARTLY if share.high >= 1 - LOST else NOT_HERE
+
+
+def share_of(change: Estimate, of: float) -> Estimate | None:
+    """A change of a score as the share that is left of it, which is taken as exact; None where it is not above zero."""
+    if not of > 0:
+        return None
+    low, high = (None if end is None else 1 + end / of for end in (change.low, change.high))
+    return replace(change, mean=1 + change.mean / of, low=low, high=high, spread=None)
 
 
 def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
@@ -115,9 +127,9 @@ def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for metric in FIDELITY:
             if (figure := estimate_of(line, metric)) is not None:
                 text = format_figure(figure, signed=True)
-                claim, ends = ORDER_CLAIMS[pair], (figure.low, figure.high)
-                verdict = level(*ends) if pair in LEVEL_PAIRS else above(figure.mean, *ends)
-                found.append(Verdict(claim, METRIC_TITLES[metric], text, verdict))
+                levels = pair in LEVEL_PAIRS
+                verdict = level(figure.low, figure.high) if levels else above(figure.mean, figure.low)
+                found.append(Verdict(ORDER_CLAIMS[pair], METRIC_TITLES[metric], text, verdict))
     return found
 
 
@@ -168,17 +180,17 @@ def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
             for metric in metrics:
                 if (change := estimate_of(line, f"{metric}_change")) is None:
                     continue
-                ends = change.low, change.high
-                if line.get("budget") == "small":
-                    verdict = TOO_SHORT
-                elif direction == MORE:
-                    verdict = above(change.mean, *ends)
+                figure = format_figure(change, signed=True)
+                if direction == MORE:
+                    verdict = above(change.mean, change.low)
                 elif direction == LESS:
-                    verdict = above(-change.mean, *(None if end is None else -end for end in reversed(ends)))
+                    verdict = above(-change.mean, None if change.high is None else -change.high)
+                elif (share := share_of(change, line[metric] - change.mean)) is not None:
+                    figure, verdict = f"{format_figure(share)} times the full model's", NEGATED[kept(share)]
                 else:
-                    full = line[metric] - change.mean
-                    verdict = NEGATED[kept(*(None if end is None else 1 + end / full for end in ends))]
-                found.append(Verdict(claim, METRIC_TITLES[metric], format_figure(change, signed=True), verdict))
+                    continue
+                verdict = TOO_SHORT if line.get("budget") == "small" else verdict
+                found.append(Verdict(claim, METRIC_TITLES[metric], figure, verdict))
     return found
 
 
@@ -193,12 +205,11 @@ def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     if (line := compared.get((CONTROL, "all", "subject + edges", "subject"))) is not None:
         for metric in ("edge_f1", "dino", "identity"):
             if (ratio := estimate_of(line, metric)) is not None:
-                ends = ratio.low, ratio.high
                 if metric == "edge_f1":
-                    claim = "With a ControlNet that was not trained with it, images follow the edges"
-                    verdict = above(ratio.mean - 1, *(None if end is None else end - 1 for end in ends))
+                    claim = "With a ControlNet that was not trained with it, images have more of the edges"
+                    verdict = above(ratio.mean - 1, None if ratio.low is None else ratio.low - 1)
                 else:
-                    claim, verdict = "With a ControlNet the subject is kept (at most a tenth lost)", kept(*ends)
+                    claim, verdict = "With a ControlNet the subject is kept (at most a tenth lost)", kept(ratio)
                 text = f"{format_figure(ratio)} times that without it"
                 found.append(Verdict(claim, COMBINED_TITLES[metric], text, verdict))
     for scenes in ("real", "generated"):
@@ -211,14 +222,15 @@ def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for metric in ("psnr_outside", "identity"):
             if (change := estimate_of(line, metric)) is None:
                 continue
-            ends = change.low, change.high
             if metric == "psnr_outside":
-                claim = f"Edits of {scenes} images keep the background, which drawing from scratch does not"
-                verdict = above(change.mean, *ends)
-            else:
+                claim = f"Edits of {scenes} images keep more of the background than drawing from scratch"
+                figure, verdict = format_figure(change, signed=True), above(change.mean, change.low)
+            elif (share := share_of(change, own[metric])) is not None:
                 claim = f"Edits of {scenes} images show the subject as zero-shot does (at most a tenth lost)"
-                verdict = kept(*(None if end is None else 1 + end / own[metric] for end in ends))
-            found.append(Verdict(claim, COMBINED_TITLES[metric], format_figure(change, signed=True), verdict))
+                figure, verdict = f"{format_figure(share)} times zero-shot's", kept(share)
+            else:
+                continue
+            found.append(Verdict(claim, COMBINED_TITLES[metric], figure, verdict))
     return found
 
 
@@ -287,11 +299,12 @@ def claims_page(out: Path) -> str:
     if missing:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
-        "A claim holds where the whole 95% interval says so, partly where the figure or a part of the interval does, "
-        f"and does not hold here otherwise. Level: the difference is within {LEVEL}. Kept: at most a tenth is lost, of "
-        "the base's text-to-image generation 2%. Ignored: more than a tenth is lost. The speed-up holds where the "
-        "whole interval is at 20 or above, partly where it is above 1. Figures of question 1 are differences, paired "
-        "over subjects. Figures of the mini world say nothing of full-size models."
+        "That one is above the other holds where the whole 95% interval says so, partly where the figure alone does. "
+        f"That two are level (within {LEVEL}), that a score is kept (at most a tenth lost, of the base's text-to-image "
+        "generation 2%) or that the prompt is ignored (more than a tenth lost) holds where the whole interval says so, "
+        "partly where a part of it does; what is lost is a share of the other's mean, taken as exact. The speed-up "
+        "holds where the whole interval is at 20 or above, partly where it is above 1. Figures of question 1 are "
+        "differences, paired over subjects. Figures of the mini world say nothing of full-size models."
     )
     return "\n\n".join(parts) + "\n"
 

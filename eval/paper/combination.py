@@ -8,7 +8,6 @@ and combination-editing.png.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdkit.utils.errors import InputError
-from dreambench.editing import N_SCENES, EditMiniConfig, edit_suite
+from bdkit.utils.io import write_bytes
+from dreambench.editing import N_SCENES, SPLITS, EditMiniConfig
 from dreambench.registry import load_suite
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import (
@@ -64,18 +64,19 @@ def run(config: ReproduceConfig) -> Path:
     from eval.mini.edit_scores import run_edit_mini
     from eval.mini.structure import DRAWN, SAMPLES, run_control_mini
 
-    if load_suite(config.suite or "mini").source == "photos":
+    suite, checkpoint = load_suite(config.suite or "mini"), checkpoint_hash(config.model)
+    splits = {name: split for split, name in SPLITS.items()}
+    if suite.name not in splits:
         raise InputError(
-            "combination is measured in scenes of the mini world, whose right answers are known; at full size use "
-            "`bdkit generate --control` and `bdkit edit`"
+            f"combination has scenes of {' and '.join(splits)} alone, whose right answers are known, not of "
+            f"{suite.name}; at full size use `bdkit generate --control` and `bdkit edit`"
         )
-    scenes = EditMiniConfig(scenes=SCENES[config.budget])
-    suite, checkpoint = edit_suite(scenes.split), checkpoint_hash(config.model)
-    frames = []
+    scenes = EditMiniConfig(scenes=SCENES[config.budget], split=splits[suite.name])
+    frames, grids = [], {}
     for part, measure in ((CONTROL, run_control_mini), (EDITING, run_edit_mini)):
         with one_thread():
             out = measure(scenes, config.out / config.experiment / part, config.model)
-        copyfile(out / "grid.png", config.out / f"{config.experiment}-{part}.png")
+        grids[config.out / f"{config.experiment}-{part}.png"] = (out / "grid.png").read_bytes()
         table = pd.read_csv(out / "table.csv")
         compared = pd.read_csv(out / ("ratios.csv" if part == CONTROL else "differences.csv"))
         frame = pd.DataFrame([*_wide(table, "mean"), *_wide(compared, "ratio" if part == CONTROL else "difference")])
@@ -86,6 +87,8 @@ def run(config: ReproduceConfig) -> Path:
         frames.append(with_provenance(frame, provenance(made_with, suite, "mini", (0,))))
     whole = pd.concat(frames, ignore_index=True)
     write_csv(whole[["part", *(name for name in whole if name != "part")]], config.csv, {})
+    for path, grid in grids.items():
+        write_bytes(grid, path)
     return config.csv
 
 

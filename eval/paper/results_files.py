@@ -94,7 +94,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turns what a damaged CSV does to the code that shows it into an InputError."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"{path} is damaged, or of another version of bdkit ({type(error).__name__}: {error}); "
             "run `bdkit reproduce` of it again"

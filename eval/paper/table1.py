@@ -63,6 +63,7 @@ ORDER = (
     ("blip-diffusion-zero-shot", "dreambooth-from-base-300"),
     ("blip-diffusion-zero-shot", "base"),
     ("re-imagen", "textual-inversion"),
+    ("re-imagen", "dreambooth-from-base-300"),
     ("re-imagen", "base"),
     ("textual-inversion", "dreambooth-from-base-300"),
     ("textual-inversion", "base"),
@@ -166,18 +167,15 @@ def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
 
 def table1_frame(results: Results, held_out: pd.DataFrame) -> pd.DataFrame:
     """Three kinds of lines, told apart by the column `source`: "measured", a row of the table with its figures, the
-    held-out ones and the paper's; "order", the difference of two rows (`row` - `minus`), with the paper's; else a
-    published result, and `source` cites it.
+    held-out ones and the paper's; "order", the difference of two rows (`row` - `minus`); else a published result,
+    and `source` cites it.
     """
     measured = wide_table(results).merge(held_out, how="left", on="row")
     measured.insert(0, "source", MEASURED)
     paper = {row["row"]: row for row in read_published()}
-    of_paper = {
-        metric: {row: float(value) for row, name in PAPER_ROWS.items() if (value := paper[name][metric])}
-        for metric in PAPER_METRICS
-    }
-    for metric, values in of_paper.items():
-        measured[f"paper_{metric}"] = measured["row"].map(values)
+    for metric in PAPER_METRICS:
+        named = [paper.get(PAPER_ROWS.get(row, ""), {}).get(metric) or None for row in measured["row"]]
+        measured[f"paper_{metric}"] = [None if value is None else float(value) for value in named]
     pairs = pairs_of(results.differences)
     order: list[dict[str, Any]] = []
     for row, minus in ORDER:
@@ -187,8 +185,7 @@ def table1_frame(results: Results, held_out: pd.DataFrame) -> pd.DataFrame:
             line |= {metric: pair["difference"], f"{metric}_low": pair["low"], f"{metric}_high": pair["high"]}
             line |= {"n_subjects": pair["n_subjects"]}
         if len(line) > 3:
-            first, second = (of_paper["dino"].get(name) for name in (row, minus))
-            order.append(line | {"paper_dino": None if first is None or second is None else first - second})
+            order.append(line)
     published = [
         {"source": row["source"], "row": row["row"], "title": row["title"], "protocol": row["protocol"],
          "suite": row["suite"], **{metric: float(row[metric]) for metric in PAPER_METRICS if row[metric]}}
@@ -218,9 +215,9 @@ def table(frame: pd.DataFrame) -> str:
             ["Row", "minus", "The paper's DINO", *_titles(metrics)],
             [
                 [titles.get(line["row"], line["row"]), titles.get(line["minus"], line["minus"])]
-                + [_number(line["paper_dino"], signed=True)]
+                + [_number(of_paper, signed=True)]
                 + [format_figure(estimate_of(line, metric), signed=True) for metric in metrics]
-                for line in lines_of(order)
+                for line, of_paper in zip(lines_of(order), paper_differences(frame), strict=True)
             ],
         ),
         "A difference in DINO of the paper's sign, with an interval that does not hold zero, agrees with it. The paper "
@@ -239,6 +236,13 @@ def table(frame: pd.DataFrame) -> str:
         "protocol's.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def paper_differences(frame: pd.DataFrame) -> "pd.Series[float]":
+    """The paper's difference in DINO of each line of the order; NaN where it lacks a row."""
+    dino = frame[frame["source"] == MEASURED].set_index("row")["paper_dino"].astype(float)
+    order = frame[frame["source"] == ORDERED]
+    return order["row"].map(dino) - order["minus"].map(dino)
 
 
 def _left_out(measured: pd.DataFrame) -> str:

@@ -26,31 +26,32 @@ from eval.paper.claims import (
     combination_verdicts,
     kept,
     level,
+    share_of,
     speed_up_verdicts,
     write_claims,
 )
 from eval.paper.config import ALL, EXPERIMENTS, ReproduceConfig
 from eval.paper.results_files import draw, read_csv, write_csv
 from eval.paper.table1 import ORDER
+from eval.report.statistics import Estimate
 
 MADE_WITH = {"commit": "123", "checkpoint": "0e1", "suite": "mini@0", "suite_hash": "1e2", "protocol": "mini",
              "seed_sets": "0", "n_images": 3, "device": "CPU"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "high", "verdict"),
+    ("difference", "low", "verdict"),
     [
-        (0.1, 0.02, 0.2, HOLDS),
-        (0.1, -0.02, 0.2, PARTLY),
-        (-0.1, -0.2, 0.02, NOT_HERE),
-        (0.0004, -0.2, 0.2, NOT_HERE),  # printed as 0.000
-        (0.1, None, None, PARTLY),  # one subject has no interval
+        (0.1, 0.02, HOLDS),
+        (0.1, -0.02, PARTLY),
+        (-0.1, -0.2, NOT_HERE),
+        (0.0004, -0.2, NOT_HERE),  # printed as 0.000
+        (0.0004, 0.0001, HOLDS),
+        (0.1, None, PARTLY),  # one subject has no interval
     ],
 )
-def test_a_difference_is_above_zero_by_its_interval(
-    difference: float, low: float | None, high: float | None, verdict: str
-) -> None:
-    assert above(difference, low, high) == verdict
+def test_a_difference_is_above_zero_by_its_interval(difference: float, low: float | None, verdict: str) -> None:
+    assert above(difference, low) == verdict
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,19 @@ def test_two_methods_are_level_within_a_margin(low: float | None, high: float | 
     [(0.9, 1.1, HOLDS), (0.85, 0.95, PARTLY), (0.7, 0.89, NOT_HERE), (None, None, PARTLY)],
 )
 def test_a_score_is_kept_but_for_a_tenth(low: float | None, high: float | None, verdict: str) -> None:
-    assert kept(low, high) == verdict
+    assert kept(figure(1.0, low, high)) == verdict
+
+
+def test_a_share_is_of_what_is_above_zero_alone() -> None:
+    share = share_of(figure(-0.1, -0.2, 0.1), 0.4)
+    assert share is not None
+    assert (share.mean, share.low, share.high) == pytest.approx((0.75, 0.5, 1.25))
+    for of in (0.0, -0.1, math.nan):
+        assert share_of(figure(-0.1, -0.2, 0.1), of) is None
+
+
+def figure(mean: float, low: float | None, high: float | None) -> Estimate:
+    return Estimate(mean=mean, spread=None, low=low, high=high, n_subjects=3, n_seed_sets=1, n_images=3)
 
 
 def test_the_prompt_is_ignored_where_more_than_a_tenth_of_its_score_is_lost() -> None:
@@ -85,10 +98,11 @@ def test_the_prompt_is_ignored_where_more_than_a_tenth_of_its_score_is_lost() ->
 
 
 def test_more_faithful_and_less_faithful_are_told_apart() -> None:
-    change = {"dino": 0.3, "dino_change": 0.05, "dino_change_low": 0.02, "dino_change_high": 0.08}
-    for row, verdict in (("frozen-text-encoder", HOLDS), ("without-stage-1", NOT_HERE)):
-        (found,) = ablation_verdicts(pd.DataFrame([{"row": row, "budget": "full", **change}]))
-        assert found.verdict == verdict
+    for low, high, more, less in ((0.02, 0.08, HOLDS, NOT_HERE), (-0.08, -0.02, NOT_HERE, HOLDS)):
+        change = {"dino": 0.3, "dino_change": (low + high) / 2, "dino_change_low": low, "dino_change_high": high}
+        for row, verdict in (("frozen-text-encoder", more), ("without-stage-1", less)):
+            (found,) = ablation_verdicts(pd.DataFrame([{"row": row, "budget": "full", **change}]))
+            assert found.verdict == verdict
 
 
 def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
@@ -148,7 +162,7 @@ def test_combination_is_judged_by_ratios_and_by_differences() -> None:
         ("DINO", "0.800 [0.750, 0.850] times that without it", NOT_HERE),
         ("Identity", "0.950 [0.920, 0.980] times that without it", HOLDS),
         ("PSNR outside the mask, dB", "+5.000 [-1.000, +9.000]", PARTLY),
-        ("Identity", "-0.100 [-0.120, -0.060]", PARTLY),  # 0.85 to 0.925 of what drawing it has
+        ("Identity", "0.875 [0.850, 0.925] times zero-shot's", PARTLY),
     ]
 
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -6,6 +7,7 @@ import torch
 
 from bdkit.utils.env import commit
 from bdkit.utils.errors import InputError
+from dreambench.editing import EditMiniConfig
 from eval.paper import combination
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import read_csv, show
@@ -13,9 +15,27 @@ from eval.results_dir import update_run
 
 
 def test_photos_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="bdkit edit"):
+    with pytest.raises(InputError, match="`bdkit edit`"):
         combination.run(ReproduceConfig(experiment="combination", suite="dreambench", out=tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_suite_is_refused_and_the_development_suite_is_another_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="mini@0 and mini-dev alone"):
+        combination.run(ReproduceConfig(experiment="combination", suite="mini-quick", out=tmp_path))
+    splits = []
+
+    def measure(scenes: EditMiniConfig, *_: object) -> Path:
+        splits.append(scenes.split)
+        raise InputError("stop")
+
+    monkeypatch.setattr("eval.mini.structure.run_control_mini", measure)
+    for suite in ("mini", "mini-dev"):
+        with pytest.raises(InputError, match="stop"):
+            combination.run(ReproduceConfig(experiment="combination", suite=suite, out=tmp_path))
+    assert splits == ["test", "dev"]
 
 
 @pytest.mark.slow
@@ -47,8 +67,18 @@ def test_both_benches_end_in_one_csv_that_says_who_made_the_images(
     for part in ("control", "editing"):
         update_run(tmp_path / "combination" / part, commit="drew")
     images = {name: name.stat().st_mtime_ns for name in (tmp_path / "combination").rglob("*/images/**/*.png")}
+    assert len(images) == 2 * 2 * 4 + 2 * (6 + 7 + 2)  # rows and samples; rows of both kinds, and sources
     assert combination.run(config).read_text() == frame_text(path, "drew")
     assert images == {name: name.stat().st_mtime_ns for name in images}
+    whole = path.read_text()
+    for lost in ("masks/fixed/real", "images/lavis/generated"):
+        shutil.rmtree(tmp_path / "combination/editing" / lost)
+        combination.run(config)
+        assert path.read_text().replace(str(commit()), "drew") == whole
+    (tmp_path / "combination/editing/run.json").unlink()
+    with pytest.raises(InputError, match=r"holds images without run\.json"):
+        combination.run(config)
+    assert path.read_text().replace(str(commit()), "drew") == whole
     text = show(path)
     for part in ("control", "editing"):
         grid = tmp_path / "combination" / part / "grid.png"
