@@ -241,8 +241,8 @@ def table(frame: pd.DataFrame) -> str:
 def paper_differences(frame: pd.DataFrame) -> "pd.Series[float]":
     """The paper's difference in DINO of each line of the order; NaN where it lacks a row."""
     dino = frame[frame["source"] == MEASURED].set_index("row")["paper_dino"].astype(float)
-    order = frame[frame["source"] == ORDERED]
-    return order["row"].map(dino) - order["minus"].map(dino)
+    order = frame[frame["source"] == ORDERED].reindex(columns=["row", "minus"])  # no column where there is no line
+    return order["row"].map(dino).astype(float) - order["minus"].map(dino).astype(float)
 
 
 def _left_out(measured: pd.DataFrame) -> str:
