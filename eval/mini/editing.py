@@ -50,9 +50,10 @@ class Case:
 
 def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Raises InputError when the images in `out` are of other settings, by run.json, or it is not there to say so."""
-    if (out / "images").exists() and not read_run(out):
+    made_with = read_run(out)
+    if not made_with and (out / "images").exists():
         raise InputError(f"{out} holds images without {RUN_FILE}, which says what they are; choose another --out")
-    if read_run(out) and not holds_run(out, dict(settings)):
+    if made_with and not holds_run(out, dict(settings)):
         raise InputError(f"{out} holds images of other settings; choose another --out")
 
 

@@ -1,6 +1,7 @@
 """`bdkit reproduce all`: the page "What the paper says, what we measured", claim by claim, from the CSVs alone."""
 
 import importlib
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ ABLATION_CLAIMS = {
     ),
     "32-queries": (("32 queries overpower the text", LESS, ("clip_t", "prompt_right")),),
 }
+WITHOUT_EDGES = "times that without it"
 NEGATED = {HOLDS: NOT_HERE, PARTLY: PARTLY, NOT_HERE: HOLDS}
 KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
 
@@ -196,41 +198,32 @@ def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
 
 def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """Of combination.csv: the ControlNet's edges and the edited image's background are kept, and so is the subject."""
-    figures, compared = (
-        {(line["part"], line["scenes"], line["row"], *([line["minus"]] if kind == COMPARISON else [])): line
-         for line in lines_of(frame[frame["kind"] == kind])}
-        for kind in (FIGURE, COMPARISON)
-    )  # fmt: skip
+    figures = {(line["part"], line["scenes"], line["row"]): line for line in lines_of(frame[frame["kind"] == FIGURE])}
+    compared = {
+        (line["part"], line["scenes"], line["row"], line["minus"]): line
+        for line in lines_of(frame[frame["kind"] == COMPARISON])
+    }
     found = []
-    if (line := compared.get((CONTROL, "all", "subject + edges", "subject"))) is not None:
-        for metric in ("edge_f1", "dino", "identity"):
-            if (ratio := estimate_of(line, metric)) is not None:
-                if metric == "edge_f1":
-                    claim = "With a ControlNet that was not trained with it, images have more of the edges"
-                    verdict = above(ratio.mean - 1, None if ratio.low is None else ratio.low - 1)
-                else:
-                    claim, verdict = "With a ControlNet the subject is kept (at most a tenth lost)", kept(ratio)
-                text = f"{format_figure(ratio)} times that without it"
-                found.append(Verdict(claim, COMBINED_TITLES[metric], text, verdict))
+    line = compared.get((CONTROL, "all", "subject + edges", "subject"), {})
+    if (ratio := estimate_of(line, "edge_f1")) is not None:
+        claim = "With a ControlNet that was not trained with it, images have more of the edges"
+        verdict = above(ratio.mean - 1, None if ratio.low is None else ratio.low - 1)
+        found.append(Verdict(claim, COMBINED_TITLES["edge_f1"], f"{format_figure(ratio)} {WITHOUT_EDGES}", verdict))
+    for metric in FIDELITY:
+        if (ratio := estimate_of(line, metric)) is not None:
+            claim, text = "With a ControlNet the subject is kept (at most a tenth lost)", format_figure(ratio)
+            found.append(Verdict(claim, COMBINED_TITLES[metric], f"{text} {WITHOUT_EDGES}", kept(ratio)))
     for scenes in ("real", "generated"):
-        line, own = (
-            compared.get((EDITING, scenes, "fixed", "from-scratch")),
-            figures.get((EDITING, scenes, "from-scratch")),
-        )
-        if line is None or own is None:
-            continue
-        for metric in ("psnr_outside", "identity"):
-            if (change := estimate_of(line, metric)) is None:
-                continue
-            if metric == "psnr_outside":
-                claim = f"Edits of {scenes} images keep more of the background than drawing from scratch"
-                figure, verdict = format_figure(change, signed=True), above(change.mean, change.low)
-            elif (share := share_of(change, own[metric])) is not None:
-                claim = f"Edits of {scenes} images show the subject as zero-shot does (at most a tenth lost)"
-                figure, verdict = f"{format_figure(share)} times zero-shot's", kept(share)
-            else:
-                continue
-            found.append(Verdict(claim, COMBINED_TITLES[metric], figure, verdict))
+        line = compared.get((EDITING, scenes, "fixed", "from-scratch"), {})
+        own = figures.get((EDITING, scenes, "from-scratch"), {}).get("identity", math.nan)
+        if (change := estimate_of(line, "psnr_outside")) is not None:
+            claim = f"Edits of {scenes} images keep more of the background than drawing from scratch"
+            text, verdict = format_figure(change, signed=True), above(change.mean, change.low)
+            found.append(Verdict(claim, COMBINED_TITLES["psnr_outside"], text, verdict))
+        if (change := estimate_of(line, "identity")) is not None and (share := share_of(change, own)) is not None:
+            claim = f"Edits of {scenes} images show the subject as zero-shot does (at most a tenth lost)"
+            text = f"{format_figure(share)} times zero-shot's"
+            found.append(Verdict(claim, COMBINED_TITLES["identity"], text, kept(share)))
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,9 +29,9 @@ from eval.paper.results_files import (
     with_provenance,
     write_csv,
 )
-from eval.report.plots import COLOURS, MARKERS
+from eval.report.plots import COLOURS, MARKERS, bars
 from eval.report.summary import METRIC_TITLES
-from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
+from eval.report.tables import format_figure, markdown_table
 from eval.results_dir import read_run
 
 SCENES = {"small": 8, "full": N_SCENES}  # of each of the two, by budget
@@ -62,7 +63,7 @@ def run(config: ReproduceConfig) -> Path:
     from bdkit.checkpoints.load import checkpoint_hash
     from eval.generate.executors import one_thread
     from eval.mini.edit_scores import run_edit_mini
-    from eval.mini.structure import DRAWN, SAMPLES, run_control_mini
+    from eval.mini.structure import DRAWN, run_control_mini
 
     suite, checkpoint = load_suite(config.suite or "mini"), checkpoint_hash(config.model)
     splits = {name: split for split, name in SPLITS.items()}
@@ -72,40 +73,40 @@ def run(config: ReproduceConfig) -> Path:
             f"{suite.name}; at full size use `bdkit generate --control` and `bdkit edit`"
         )
     scenes = EditMiniConfig(scenes=SCENES[config.budget], split=splits[suite.name])
-    frames, grids = [], {}
-    for part, measure in ((CONTROL, run_control_mini), (EDITING, run_edit_mini)):
+    folder, frames = config.out / config.experiment, []
+    for part, measure, compared, value in (
+        (CONTROL, run_control_mini, "ratios.csv", "ratio"),
+        (EDITING, run_edit_mini, "differences.csv", "difference"),
+    ):
         with one_thread():
-            out = measure(scenes, config.out / config.experiment / part, config.model)
-        grids[config.out / f"{config.experiment}-{part}.png"] = (out / "grid.png").read_bytes()
-        table = pd.read_csv(out / "table.csv")
-        compared = pd.read_csv(out / ("ratios.csv" if part == CONTROL else "differences.csv"))
-        frame = pd.DataFrame([*_wide(table, "mean"), *_wide(compared, "ratio" if part == CONTROL else "difference")])
-        samples = frame["row"].isin(DRAWN).map({True: SAMPLES, False: 1}) if part == CONTROL else 1
-        made_with = read_run(out)
-        weights = "+".join([checkpoint, *([made_with["controlnet_weights"]] if part == CONTROL else [])])
-        frame = frame.assign(part=part, n_images=frame["n_scenes"] * samples, checkpoint=weights)
+            out = measure(scenes, folder / part, config.model)
+        made_with, tables = read_run(out), {"table.csv": "mean", compared: value}
+        frame = pd.DataFrame([line for name in tables for line in _wide(part, pd.read_csv(out / name), tables[name])])
+        samples = np.where(frame["row"].isin(DRAWN), made_with.get("samples", 1), 1)
+        weights = "+".join(filter(None, (checkpoint, made_with.get("controlnet_weights"))))
+        frame = frame.assign(n_images=frame["n_scenes"] * samples, checkpoint=weights)
         frames.append(with_provenance(frame, provenance(made_with, suite, "mini", (0,))))
-    whole = pd.concat(frames, ignore_index=True)
-    write_csv(whole[["part", *(name for name in whole if name != "part")]], config.csv, {})
-    for path, grid in grids.items():
-        write_bytes(grid, path)
+    write_csv(pd.concat(frames, ignore_index=True), config.csv, {})
+    for part in (CONTROL, EDITING):
+        write_bytes((folder / part / "grid.png").read_bytes(), config.out / f"{config.experiment}-{part}.png")
     return config.csv
 
 
-def _wide(table: pd.DataFrame, value: str) -> list[dict[str, Any]]:
+def _wide(part: str, table: pd.DataFrame, value: str) -> list[dict[str, Any]]:
     """A line for each row, or pair of rows, with all its metrics, of a table with a line for each metric."""
     table = table.rename(columns={"source": "scenes", "over": "minus"})
     keys = ["scenes", "row"] if value == "mean" else ["scenes", "row", "minus"]
     lines = []
-    for names, part in table.groupby(keys, sort=False):
+    for names, metrics in table.groupby(keys, sort=False):
         line: dict[str, Any] = {
+            "part": part,
             "kind": FIGURE if value == "mean" else COMPARISON,
             **dict(zip(keys, names, strict=True)),
         }
-        for one in lines_of(part):
+        for one in lines_of(metrics):
             metric = one["metric"]
             line |= {metric: one[value], f"{metric}_low": one["low"], f"{metric}_high": one["high"]}
-        lines.append(line | {"n_scenes": part["n"].max()})
+        lines.append(line | {"n_scenes": metrics["n"].max()})
     return lines
 
 
@@ -135,8 +136,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def _cells(line: Mapping[str, Any], metrics: Sequence[str], signed: bool = False) -> list[str]:
-    figures = [estimate_of(line, metric) for metric in metrics]
-    return [NOT_MEASURED if figure is None else format_figure(figure, signed=signed) for figure in figures]
+    return [format_figure(estimate_of(line, metric), signed=signed) for metric in metrics]
 
 
 def plot(frame: pd.DataFrame) -> Figure:
@@ -162,9 +162,7 @@ def _draw_points(axes: Axes, lines: Sequence[Mapping[str, Any]], kept: str, subj
         across, up = estimate_of(line, kept), estimate_of(line, subject)
         if across is None or up is None:
             raise ValueError(f"{line['row']} has no {kept} or no {subject}")
-        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)]}
-        axes.plot(across.mean, up.mean, MARKERS[number], label=line["row"], **style)
-        if across.low is not None and across.high is not None:
-            axes.plot([across.low, across.high], [up.mean] * 2, **style)
-        if up.low is not None and up.high is not None:
-            axes.plot([across.mean] * 2, [up.low, up.high], **style)
+        axes.errorbar(
+            across.mean, up.mean, xerr=bars([across]), yerr=bars([up]), label=line["row"],
+            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number], linestyle="none",
+        )  # fmt: skip

@@ -97,7 +97,7 @@ def draw_tradeoff(results: Results, published: bool = False) -> Figure:
         up, across = results.estimates[row, "dino"], results.estimates[row, "clip_t"]
         colour, marker = _styled(results)[row]
         axes.errorbar(
-            across.mean, up.mean, xerr=_bars([across]), yerr=_bars([up]), color=colour, marker=marker, markersize=7,
+            across.mean, up.mean, xerr=bars([across]), yerr=bars([up]), color=colour, marker=marker, markersize=7,
             linestyle="none", elinewidth=1, capsize=2, label=title(row), markeredgecolor="white", markeredgewidth=0.5,
         )  # fmt: skip
     if oracle := results.estimates.get((REAL, "dino")):
@@ -119,7 +119,7 @@ def draw_pareto(results: Results, seconds: Mapping[str, float]) -> Figure:
         for row, up in points.items():
             colour, marker = _styled(results)[row]
             axes.errorbar(
-                seconds[row], up.mean, yerr=_bars([up]), color=colour, marker=marker, markersize=7, linestyle="none",
+                seconds[row], up.mean, yerr=bars([up]), color=colour, marker=marker, markersize=7, linestyle="none",
                 elinewidth=1, capsize=2, label=title(row), markeredgecolor="white", markeredgewidth=0.5,
             )  # fmt: skip
         sign = 1 if METRICS[metric].higher_is_better else -1
@@ -197,7 +197,7 @@ def draw_steps(results: Results) -> Figure:
         for axes, metric in zip(panels, metrics, strict=True):
             curve = {step: results.estimates[row, metric] for step, row in points if (row, metric) in results.estimates}
             axes.errorbar(
-                list(curve), [estimate.mean for estimate in curve.values()], yerr=_bars(list(curve.values())),
+                list(curve), [estimate.mean for estimate in curve.values()], yerr=bars(list(curve.values())),
                 color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], capsize=2, elinewidth=1,
                 label=title(method),
             )  # fmt: skip
@@ -239,7 +239,7 @@ def _styled(results: Results) -> dict[str, tuple[str, str]]:
     return {**({GROUND_TRUTH: (GREY, "*")} if GROUND_TRUTH in results.rows else {}), **styles}
 
 
-def _bars(figures: Sequence[Estimate]) -> np.ndarray | None:
+def bars(figures: Sequence[Estimate]) -> np.ndarray | None:
     """(2, n) distances from the means down and up to the intervals' ends; None where there is no interval."""
     ends = np.array([(figure.mean, figure.low, figure.high) for figure in figures], dtype=np.float64).T
     if not figures or np.isnan(ends).any():

@@ -64,13 +64,13 @@ def test_both_benches_end_in_one_csv_that_says_who_made_the_images(
     assert set(frame["commit"]) == {commit()}
     assert figures.loc[("control", "all", "text"), "n_images"] == 4
     assert figures.loc[("editing", "real", "fixed"), "n_images"] == 2
+    whole = path.read_text().replace(str(commit()), "drew")
     for part in ("control", "editing"):
         update_run(tmp_path / "combination" / part, commit="drew")
     images = {name: name.stat().st_mtime_ns for name in (tmp_path / "combination").rglob("*/images/**/*.png")}
     assert len(images) == 2 * 2 * 4 + 2 * (6 + 7 + 2)  # rows and samples; rows of both kinds, and sources
-    assert combination.run(config).read_text() == frame_text(path, "drew")
+    assert combination.run(config).read_text() == whole
     assert images == {name: name.stat().st_mtime_ns for name in images}
-    whole = path.read_text()
     for lost in ("masks/fixed/real", "images/lavis/generated"):
         shutil.rmtree(tmp_path / "combination/editing" / lost)
         combination.run(config)
@@ -85,8 +85,3 @@ def test_both_benches_end_in_one_csv_that_says_who_made_the_images(
         assert (tmp_path / f"combination-{part}.png").read_bytes() == grid.read_bytes()
     for words in ("2 scenes", "subject + edges", "PSNR outside the mask", "| real | fixed | lavis |"):
         assert words in text
-
-
-def frame_text(path: Path, made_by: str) -> str:
-    """The CSV with another commit."""
-    return path.read_text().replace(str(commit()), made_by)
