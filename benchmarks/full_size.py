@@ -71,9 +71,6 @@ def main(argv: list[str] | None = None) -> int:
     sizes, controlnet = (TINY, TINY_CONTROLNET) if args.tiny else (FULL, FULL_CONTROLNET)
     counted = count(sizes, controlnet)
     speed = args.tflops or matrix_speed(device, args.tiny)
-    with TemporaryDirectory() as folder:
-        jobs = list_jobs(args, device, sizes, controlnet, counted, Path(folder))
-        rows = [measure(*job, speed, args.repeats) for job in tqdm(jobs, desc="measuring", disable=args.quiet)]
     source = "given" if args.tflops else "measured"
     side = sizes.defaults.resolution
     drawing, precision = precisions(device)
@@ -89,7 +86,12 @@ def main(argv: list[str] | None = None) -> int:
         "commit": commit() or "unknown",
         **library_versions(),
     }
-    write(args.out, rows, about)
+    rows: list[Row] = []
+    with TemporaryDirectory() as folder:
+        jobs = list_jobs(args, device, sizes, controlnet, counted, Path(folder))
+        for job in tqdm(jobs, desc="measuring", disable=args.quiet):
+            rows.append(measure(*job, speed, args.repeats))
+            write(args.out, rows, about)  # what was measured is there, should a later task fail
     print((args.out / "full_size.md").read_text())
     return 0
 
