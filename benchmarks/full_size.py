@@ -6,6 +6,7 @@ python benchmarks/full_size.py --tiny      the same code at tiny shapes, to see 
 
 import argparse
 import csv
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -240,10 +241,11 @@ def noise_image(side: int, seed: int = 0) -> Image.Image:
 
 
 def measure(task: str, run: Callable[[], Any], flop: float, speed: float, repeats: int) -> Row:
-    """Times a task: once to warm up, then ``repeats`` times."""
+    """Times a task: once to warm up, then ``repeats`` times; what earlier runs left in memory is collected before."""
     run()
     times = []
     for _ in range(repeats):
+        gc.collect()
         with measured() as once:
             run()
         times.append(once)

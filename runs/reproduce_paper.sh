@@ -4,15 +4,11 @@
 set -euo pipefail
 out="${1:-results/paper}"
 
-# The main table: 30 held-out subjects, 3 seed sets, 2,250 images a row. About six hours
+# The main table: 30 held-out subjects, 3 seed sets, 2,250 images a row. About seven hours
 rows=base,textual-inversion,re-imagen,blip-diffusion-zero-shot,blip-diffusion-finetuned
 rows+=,dreambooth-from-base-100,dreambooth-from-base-300,dreambooth-from-base
-rows+=,dreambooth-100,dreambooth-300,dreambooth
+rows+=,dreambooth-100,dreambooth-300,dreambooth,dreambooth-lora
 bdkit reproduce table1 --suite mini --budget full --samples 1 --methods "$rows" --out "$out"
-
-# The same with DreamBooth-LoRA, 750 images a row. About two hours; here table1-seed0.csv is its table1.csv
-rows+=,dreambooth-lora
-bdkit reproduce table1 --suite mini --budget full --samples 1 --seed-sets 0 --methods "$rows" --out "$out-seed0"
 
 # Steps: the learning rates first
 bdkit reproduce search --suite mini-dev --budget small --out "$out"
