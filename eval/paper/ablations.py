@@ -43,7 +43,7 @@ from eval.paper.results_files import (
     provenance_of,
     write_csv,
 )
-from eval.report.plots import COLOURS, GREY
+from eval.report.plots import COLOURS, GREY, bars
 from eval.report.statistics import interval, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, summarise
 from eval.report.tables import format_figure, markdown_table
@@ -338,10 +338,9 @@ def plot(frame: pd.DataFrame) -> Figure:
         for place, line in enumerate(changed):
             if (change := estimate_of(line, f"{metric}_change")) is None:
                 continue
-            if change.low is not None and change.high is not None:
-                axes.plot([change.low, change.high], [place, place], color=COLOURS[0])
             face = COLOURS[0] if line["source"] == PAPER else "white"
-            axes.plot(change.mean, place, marker="o", color=COLOURS[0], markerfacecolor=face)
+            style = {"marker": "o", "color": COLOURS[0], "markerfacecolor": face}
+            axes.errorbar(change.mean, place, xerr=bars([change]), **style)
         axes.set(title=METRIC_TITLES[metric])
         axes.xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set_yticks(range(len(changed)), [line["title"] for line in changed])

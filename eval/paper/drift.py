@@ -40,7 +40,7 @@ from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, p
 from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, right
 from eval.paper.results_files import estimate_of, lines_of, provenance, provenance_note, write_csv
 from eval.report.grid import spread
-from eval.report.plots import COLOURS, GREY, MARKERS, pareto_front
+from eval.report.plots import COLOURS, GREY, MARKERS, bars, pareto_front
 from eval.report.statistics import interval
 from eval.report.tables import format_figure, markdown_table
 from eval.results_dir import read_run, record_maker
@@ -334,9 +334,8 @@ def plot(frame: pd.DataFrame) -> Figure:
             if figure_of is None:
                 raise ValueError(f"{line['row']} has no dino_distance")
             style: dict[str, Any] = {"color": COLOURS[number], "label": TITLES[line["row"]]}
-            axes.plot(line[name], figure_of.mean, marker=MARKERS[number], linestyle="none", **style)
-            if figure_of.low is not None and figure_of.high is not None:
-                axes.plot([line[name]] * 2, [figure_of.low, figure_of.high], color=COLOURS[number])
+            style |= {"marker": MARKERS[number], "linestyle": "none"}
+            axes.errorbar(line[name], figure_of.mean, yerr=bars([figure_of]), **style)
         axes.set(xlabel=title, xscale="log" if name in ("seconds", "saved_mib") else "linear")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())

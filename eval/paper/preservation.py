@@ -46,7 +46,7 @@ from eval.paper.results_files import (
     provenance_note,
     write_csv,
 )
-from eval.report.plots import COLOURS, GREY, MARKERS
+from eval.report.plots import COLOURS, GREY, MARKERS, bars
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
 from eval.results_dir import RUN_FILE, read_run, record_maker
@@ -330,13 +330,13 @@ def plot(frame: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, max(1, len(metrics)), squeeze=False, sharey=True)[0]
     lines = lines_of(changed)
     for axes, metric in zip(panels, metrics, strict=False):
-        axes.axvspan(-100 * BAR, 100 * BAR, color=GREY, alpha=0.2, linewidth=0)
+        axes.axvspan(-BAR, BAR, color=GREY, alpha=0.2, linewidth=0)
+        axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
         for place, line in enumerate(reversed(lines)):
             number = list(TITLES).index(line["row"])
             if (change := estimate_of(line, f"{metric}_change")) is not None:
-                if change.low is not None and change.high is not None:
-                    axes.plot([100 * change.low, 100 * change.high], [place, place], color=COLOURS[number])
-                axes.plot(100 * change.mean, place, marker=MARKERS[number], color=COLOURS[number])
+                style = {"marker": MARKERS[number], "color": COLOURS[number]}
+                axes.errorbar(change.mean, place, xerr=bars([change]), **style)
         axes.set(title=METRICS[metric], xlabel="change against the base, %")
     names = [f"{TITLES[line['row']]}: {KINDS[line['prompts']]}" for line in reversed(lines)]
     panels[0].set_yticks(range(len(lines)), names)

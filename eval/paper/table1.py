@@ -27,7 +27,7 @@ from eval.paper.results_files import (
     read_csv,
     write_csv,
 )
-from eval.report.plots import COLOURS, GREY
+from eval.report.plots import COLOURS, GREY, bars
 from eval.report.summary import METRIC_TITLES, Results, summarise, wide_table
 from eval.report.tables import (
     MAIN_METRICS,
@@ -287,12 +287,9 @@ def plot(frame: pd.DataFrame) -> Figure:
     places = np.arange(len(measured))[::-1]
     for axes, metric in zip(panels, metrics, strict=True):
         for place, line in zip(places, lines_of(measured), strict=True):
-            if (figure_of_row := estimate_of(line, metric)) is None:
+            if (of_row := estimate_of(line, metric)) is None:
                 continue
-            mean, low, high = figure_of_row.mean, figure_of_row.low, figure_of_row.high
-            if low is not None and high is not None:
-                axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.5)
-            axes.plot(mean, place, marker="o", color=COLOURS[0], markersize=5)
+            axes.errorbar(of_row.mean, place, xerr=bars([of_row]), marker="o", color=COLOURS[0], markersize=5)
             of_paper = line.get(f"paper_{metric}") if same_suite else None
             if not pd.isna(of_paper):
                 axes.plot(of_paper, place, marker="o", markerfacecolor="white", markeredgecolor=GREY, markersize=5)
