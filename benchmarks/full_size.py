@@ -134,6 +134,7 @@ def list_jobs(
     if args.compile:
         speed_up(model, compiled=True)
         yield f"zero-shot compiled, {steps[0]} steps", draw_once, flop
+        del run, draw_once  # they hold the compiled model
         model = random_model(sizes, device).eval().to(drawing)
     if drawing is not torch.float32:
         yield f"zero-shot in float32, {steps[0]} steps", partial(draw, model.float(), image, steps[0]), flop

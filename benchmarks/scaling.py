@@ -49,7 +49,7 @@ class Assumptions:
     """What a reader may know better.
 
     utilisation: share of the peak that training and drawing reach; on an H100 full_size.py measured 15% for a stage-2
-        step at batch 16 and for compiled drawing, 6% for fine-tuning at batch 3
+        step at batch 16 and for compiled drawing, 7% for drawing, 6% for fine-tuning at batch 3
     cores: CPU cores beside each GPU
     price: dollars an hour of one GPU with its cores
     """

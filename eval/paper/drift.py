@@ -333,9 +333,10 @@ def plot(frame: pd.DataFrame) -> Figure:
             figure_of = estimate_of(line, "dino_distance")
             if figure_of is None:
                 raise ValueError(f"{line['row']} has no dino_distance")
-            style: dict[str, Any] = {"color": COLOURS[number], "label": TITLES[line["row"]]}
-            style |= {"marker": MARKERS[number], "linestyle": "none"}
-            axes.errorbar(line[name], figure_of.mean, yerr=bars([figure_of]), **style)
+            axes.errorbar(
+                line[name], figure_of.mean, yerr=bars([figure_of]), label=TITLES[line["row"]],
+                color=COLOURS[number], marker=MARKERS[number], linestyle="none",
+            )  # fmt: skip
         axes.set(xlabel=title, xscale="log" if name in ("seconds", "saved_mib") else "linear")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
