@@ -48,13 +48,16 @@ CONSTANTS = {
 class Assumptions:
     """What a reader may know better.
 
-    utilisation: share of the peak that training and drawing reach; on an H100 full_size.py measured 15% for a stage-2
-        step at batch 16 and for compiled drawing, 7% for drawing, 6% for fine-tuning at batch 3
+    utilisation: share of the peak that training reaches; on an H100 full_size.py measured 15% for a stage-2 step at
+        batch 16
+    small_utilisation: share that fits and drawing reach; measured there: 6% for fine-tuning at batch 3, 7% for drawing
+        (15% compiled)
     cores: CPU cores beside each GPU
     price: dollars an hour of one GPU with its cores
     """
 
     utilisation: float = 0.15
+    small_utilisation: float = 0.06
     cores: int = 16
     price: float = 2.5
 
@@ -68,12 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     """Prints the constants and the tables as Markdown."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, default in vars(Assumptions()).items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     given = Assumptions(**vars(parser.parse_args(argv)))
     print("| constant | value | unit | origin |\n|---|---|---|---|")
     for name, constant in CONSTANTS.items():
         print(f"| {name} | {constant.value:g} | {constant.unit} | {constant.origin} |")
-    print(f"\nUtilisation {given.utilisation:.0%}, {given.cores} cores a GPU, ${given.price:g} a GPU-hour.\n")
+    shares = f"{given.utilisation:.0%}, of fits and drawing {given.small_utilisation:.0%}"
+    print(f"\nUtilisation {shares}; {given.cores} cores a GPU, ${given.price:g} a GPU-hour.\n")
     print("| job | GPUs | GPU | CPU cores | network or disk | time | $ | first bottleneck |")
     print("|---|---|---|---|---|---|---|---|")
     for job, parts in jobs(given).items():
@@ -120,7 +124,7 @@ def jobs(given: Assumptions) -> dict:
         subjects, images = 30 + 150, 3000 + 150 * 9 * 4
         fits = subjects * get("dreambooth")  # as dear as DreamBooth, all of them: an upper bound
         return {
-            "GPU": methods * (fits + images * get("draw")) / speed / gpus,
+            "GPU": methods * (fits + images * get("draw")) / (get("peak") * given.small_utilisation) / gpus,
             "CPU": methods * images * (get("score") + get("png")) / (gpus * given.cores),
             "network": methods * images * 0.29e6 / 1e9,  # back to one driver, at 1 GB/s
         }

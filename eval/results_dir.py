@@ -1,5 +1,6 @@
 """Where everything is in a results folder, which is where generation and scoring meet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images
-from bdkit.utils.io import RUN_FILE, read_json, write_json
+from bdkit.utils.io import RUN_FILE, as_json, read_json, write_json
 from bdkit.utils.seeds import derive_seed
 from dreambench.photos import photo_paths, photos_folder
 from dreambench.suites import Suite, SuiteSubject, suite_from_json, suite_to_json
@@ -103,3 +104,22 @@ def update_run(out: Path, **values: Any) -> None:
         before = record.get(name)
         record[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
     write_json(record, out / RUN_FILE)
+
+
+def check_run(out: Path, settings: Mapping[str, Any]) -> None:
+    """Claims a folder for images of these settings, in OUT/run.json; of settings that are dicts, only those under the
+    same key must agree.
+
+    Raises InputError when it holds images of other settings, or images without run.json.
+    """
+    saved = read_run(out)
+    if not saved and (out / IMAGES).exists():
+        raise InputError(f"{out} holds images without {RUN_FILE}, which says what they are; choose another --out")
+    different = []
+    for name, value in as_json(dict(settings)).items():
+        before, now = (one if isinstance(one, dict) else {"": one} for one in (saved.get(name, value), value))
+        if any(before.get(key, one) != one for key, one in now.items()):
+            different.append(name)
+    if different:
+        raise InputError(f"{out} holds images of other settings ({', '.join(different)}); choose another --out")
+    update_run(out, **settings)

@@ -26,7 +26,6 @@ from eval.mini.editing import (
     KINDS,
     ROWS,
     Case,
-    check_settings,
     image_path,
     make_case,
     make_images,
@@ -35,7 +34,7 @@ from eval.mini.editing import (
 from eval.mini.segmenter import iou, load_segmenter, segment
 from eval.report.grid import image_grid
 from eval.report.statistics import interval
-from eval.results_dir import update_run
+from eval.results_dir import check_run, update_run
 from eval.score.edit_metrics import Edit, PerceptualDistance, lpips_outside, ssim_outside
 from eval.score.masks import load_lpips
 from eval.score.weights import load_encoder
@@ -66,9 +65,8 @@ def run_edit_mini(
         "batch": BATCH,
         "presets": {name: settings_of(preset) for name, preset in EDITED.items()},
     }
-    check_settings(out, settings)
+    check_run(out, settings)
     cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
-    update_run(out, **settings)
     make_images(out, cases, chosen, model, show_progress=show_progress)
     scores = measure(out, cases, chosen)
     scores.to_csv(out / "scores.csv", index=False, float_format="%.5g")

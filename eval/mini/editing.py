@@ -3,10 +3,9 @@
 What exists is kept. Sources are of two kinds: "real", which the mini world draws, and "generated" by the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +22,11 @@ from bdkit.miniworld.subjects import sample_subject
 from bdkit.models.blip_diffusion import BlipDiffusion
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import read_image, write_png
-from bdkit.utils.io import holds_run
 from bdkit.utils.progress import progress_bar
 from dreambench.editing import EditScene, edit_suite
 from eval.generate.references import draw_references, individual
 from eval.mini.segmenter import SegmenterNet, load_segmenter, segment
-from eval.results_dir import RUN_FILE, read_run, record_maker
+from eval.results_dir import record_maker
 
 KINDS = ("real", "generated")
 BATCH = 4  # edits together; fixed, so that a resumed run makes the same bytes
@@ -46,15 +44,6 @@ class Case:
     source: Rendering
     answer: Rendering
     references: list[Image.Image]
-
-
-def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Raises InputError when the images in `out` are of other settings, by run.json, or it is not there to say so."""
-    made_with = read_run(out)
-    if not made_with and (out / "images").exists():
-        raise InputError(f"{out} holds images without {RUN_FILE}, which says what they are; choose another --out")
-    if made_with and not holds_run(out, dict(settings)):
-        raise InputError(f"{out} holds images of other settings; choose another --out")
 
 
 def make_case(scene: EditScene, split: str) -> Case:

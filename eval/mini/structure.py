@@ -26,10 +26,10 @@ from bdkit.utils.io import write_text
 from bdkit.utils.progress import progress_bar
 from bdkit.utils.seeds import derive_seed
 from dreambench.editing import CONTROL_MINI, EditMiniConfig, EditScene, edit_scenes
-from eval.mini.editing import Case, check_settings, make_case
+from eval.mini.editing import Case, make_case
 from eval.report.grid import image_grid
 from eval.report.statistics import interval, ratio_interval
-from eval.results_dir import record_maker, update_run
+from eval.results_dir import check_run, record_maker, update_run
 from eval.score.edit_metrics import edge_f1, strong_edges
 from eval.score.weights import load_clip, load_encoder
 
@@ -73,9 +73,8 @@ def run_control_mini(
         "samples": SAMPLES,
         "batch": BATCH,
     }
-    check_settings(out, settings)
+    check_run(out, settings)
     cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
-    update_run(out, **settings)
     draw(out, cases, drawer, name, show_progress=show_progress)
     unchanged = weights_hash(drawer) == settings["model_weights"]
     scores = measure(out, cases, drawer)

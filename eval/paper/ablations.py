@@ -34,7 +34,7 @@ from eval.experiments import BenchConfig, Row, protocol_of
 from eval.generate.run import generate
 from eval.paper.alignment import ALIGNMENT, measure_alignment
 from eval.paper.config import ReproduceConfig
-from eval.paper.preservation import check_run, find_base
+from eval.paper.preservation import find_base
 from eval.paper.results_files import (
     estimate_of,
     lines_of,
@@ -47,6 +47,7 @@ from eval.report.plots import COLOURS, GREY, bars
 from eval.report.statistics import interval, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, summarise
 from eval.report.tables import format_figure, markdown_table
+from eval.results_dir import check_run
 from eval.score.encoders import Evaluators
 from eval.score.features import default_cache
 from eval.score.score import ScoreOptions, score_folder

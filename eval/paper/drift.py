@@ -37,13 +37,13 @@ from eval.generate.executors import local_processes, one_thread, run_all, worker
 from eval.generate.references import load_references
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
-from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, check_run, find_base, right
+from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, find_base, right
 from eval.paper.results_files import estimate_of, lines_of, provenance, provenance_note, write_csv
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, bars, pareto_front
 from eval.report.statistics import interval
 from eval.report.tables import format_figure, markdown_table
-from eval.results_dir import read_run, record_maker
+from eval.results_dir import check_run, read_run, record_maker
 from eval.score.encoders import Evaluators
 from eval.score.metrics import rowwise_cosine
 from eval.score.weights import load_evaluators

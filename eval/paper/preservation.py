@@ -20,7 +20,6 @@ from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import require_blip_diffusion
 from bdkit.utils.env import pick_device
 from bdkit.utils.errors import InputError
-from bdkit.utils.io import write_json
 from dreambench.suites import Suite, SuiteSubject
 from eval.experiments import BASE, Row, protocol_of
 from eval.generate.executors import one_thread
@@ -49,7 +48,7 @@ from eval.paper.results_files import (
 from eval.report.plots import COLOURS, GREY, MARKERS, bars
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
-from eval.results_dir import RUN_FILE, read_run, record_maker
+from eval.results_dir import check_run, read_run, record_maker
 from eval.score.encoders import Evaluators, split_outputs
 from eval.score.frechet import frechet_distance, frechet_features
 from eval.score.metrics import rowwise_cosine
@@ -119,24 +118,6 @@ def find_base(config: ReproduceConfig) -> str:
     if (base := config.base_model) is None:
         raise InputError(f"no {BASE} is beside {config.model}; name the model that it was trained from with --base")
     return base
-
-
-def check_run(out: Path, settings: Mapping[str, Any]) -> None:
-    """Claims a folder for images of these settings; InputError when it holds those of others. Of settings that are
-    dicts, only those under the same key must agree.
-    """
-    saved, different = read_run(out), []
-    for name, value in settings.items():
-        before, now = (one if isinstance(one, dict) else {"": one} for one in (saved.get(name, value), value))
-        if any(before.get(key, one) != one for key, one in now.items()):
-            different.append(name)
-        elif isinstance(value, dict):
-            saved[name] = {**before, **value}
-        else:
-            saved[name] = value
-    if different:
-        raise InputError(f"{out} holds images made with other {', '.join(different)}; choose another --out")
-    write_json(saved, out / RUN_FILE)
 
 
 def _firsts(suite: Suite) -> dict[str, SuiteSubject]:

@@ -15,7 +15,7 @@ from eval.paper import drift, preservation
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import SUITE, caption_prompts, suite_prompts
 from eval.paper.results_files import read_csv, show
-from eval.results_dir import update_run
+from eval.results_dir import check_run, update_run
 
 pytestmark = pytest.mark.weights
 
@@ -90,15 +90,15 @@ def test_plain_images_are_scored_resumed_and_drawn_from_the_same_noise(model: st
 
 
 def test_images_of_another_model_are_not_mixed_in(model: str, tmp_path: Path, few: None) -> None:
-    preservation.check_run(tmp_path / "preservation", {"suite": "mini-quick", "checkpoints": {"base": "0"}})
+    check_run(tmp_path / "preservation", {"suite": "mini-quick", "checkpoints": {"base": "0"}})
     with pytest.raises(InputError, match="checkpoints"):
         preservation.run(config("preservation", model, tmp_path))
     alone = tmp_path / "alone"
     shutil.copytree(model, alone)
     with pytest.raises(InputError, match="--base"):
         preservation.run(config("preservation", str(alone), tmp_path / "other"))
-    preservation.check_run(tmp_path / "subjects/preservation", {"suite": "mini-quick", "subjects": {"dog": "dog2"}})
-    with pytest.raises(InputError, match="images made with other subjects"):  # whose dog is another
+    check_run(tmp_path / "subjects/preservation", {"suite": "mini-quick", "subjects": {"dog": "dog2"}})
+    with pytest.raises(InputError, match=r"images of other settings \(subjects\)"):  # whose dog is another
         preservation.run(config("preservation", model, tmp_path / "subjects", subjects=5))
 
 
