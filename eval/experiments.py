@@ -57,6 +57,8 @@ TABLE1 = (
 )
 # The text-to-image model that the mini model was trained from; `bdkit reproduce --base` puts another one in its place
 BASE = "mini-base"
+# Methods that start from it in the questions of the paper, as they do in the mini model's presets
+FROM_BASE = ("base", "textual-inversion", "dreambooth-lora", "custom-diffusion", "re-imagen")
 # Further rows of `bdkit reproduce table1`; the paper's DreamBooth starts from the base, not from stage 2's weights
 TABLE1_FURTHER = (
     Row(name="re-imagen", method="re-imagen"),
@@ -192,7 +194,10 @@ class BenchConfig(SpeedConfig):
 
     def load_suite(self) -> Suite:
         """The suite within the limits."""
-        return load_suite(self.suite, self.photos).limited(self.subjects, self.prompts, self.samples)
+        suite = load_suite(self.suite, self.photos).limited(self.subjects, self.prompts, self.samples)
+        if self.photos is not None and suite.source != "photos":
+            raise InputError(f"--photos is for suites of photos, and {suite.name} is drawn; leave it out")
+        return suite
 
 
 def protocol_of(config: BenchConfig, suite: Suite) -> str:

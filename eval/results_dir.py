@@ -1,6 +1,7 @@
 """Where everything is in a results folder, which is where generation and scoring meet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from bdkit.utils.env import commit, device_name, library_versions
 from bdkit.utils.errors import InputError
 from bdkit.utils.images import list_images
 from bdkit.utils.io import RUN_FILE, as_json, read_json, write_json
+from bdkit.utils.parallel import locked
 from bdkit.utils.seeds import derive_seed
 from dreambench.photos import photo_paths, photos_folder
 from dreambench.suites import Suite, SuiteSubject, suite_from_json, suite_to_json
@@ -106,20 +108,27 @@ def update_run(out: Path, **values: Any) -> None:
     write_json(record, out / RUN_FILE)
 
 
-def check_run(out: Path, settings: Mapping[str, Any]) -> None:
-    """Claims a folder for images of these settings, in OUT/run.json; of settings that are dicts, only those under the
-    same key must agree.
+@contextmanager
+def claimed(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Holds a folder for images of these settings, which OUT/run.json says, and for this process alone; of settings
+    that are dicts, only those under the same key must agree.
 
-    Raises InputError when it holds images of other settings, or images without run.json.
+    Raises InputError when it is of other settings, holds images without run.json, or another process has it.
     """
     saved = read_run(out)
     if not saved and (out / IMAGES).exists():
         raise InputError(f"{out} holds images without {RUN_FILE}, which says what they are; choose another --out")
-    different = []
-    for name, value in as_json(dict(settings)).items():
-        before, now = (one if isinstance(one, dict) else {"": one} for one in (saved.get(name, value), value))
-        if any(before.get(key, one) != one for key, one in now.items()):
-            different.append(name)
+    given = as_json(dict(settings))
+    different = [name for name, value in given.items() if saved and not _agree(saved.get(name), value)]
     if different:
         raise InputError(f"{out} holds images of other settings ({', '.join(different)}); choose another --out")
-    update_run(out, **settings)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", f"another process is making the images of {out}; wait for it or choose another --out"):
+        update_run(out, **settings)
+        yield
+
+
+def _agree(before: Any, now: Any) -> bool:
+    if isinstance(now, dict) and isinstance(before, dict | None):
+        return all((before or {}).get(key, value) == value for key, value in now.items())
+    return bool(before == now)

@@ -9,6 +9,7 @@ from bdkit.miniworld.render import Rendering, render
 from bdkit.miniworld.scenes import CONTEXTS, STUDIO, sample_scene, scene_for_prompt
 from bdkit.miniworld.subjects import Subject, sample_subject
 from bdkit.utils.images import read_image, write_png
+from bdkit.utils.io import file_hash
 from bdkit.utils.seeds import derive_seed
 from dreambench.photos import check_photos, photo_paths, photos_folder
 from dreambench.suites import Suite, SuiteSubject
@@ -34,6 +35,14 @@ def load_references(suite: Suite, subject: SuiteSubject, photos: Path | None = N
     if suite.source == "procedural":
         return draw_references(suite, subject)
     return [read_image(path) for path in photo_paths(photos_folder(photos), subject)]
+
+
+def photo_hashes(suite: Suite, photos: Path | None = None) -> dict[str, list[str]]:
+    """A subject's name -> the SHA-256 of its photos; empty for a procedural suite."""
+    if suite.source == "procedural":
+        return {}
+    folder = photos_folder(photos)
+    return {one.name: [file_hash(path) for path in photo_paths(folder, one)] for one in suite.subjects}
 
 
 def draw_references(suite: Suite, subject: SuiteSubject) -> list[Image.Image]:

@@ -34,7 +34,7 @@ from eval.mini.editing import (
 from eval.mini.segmenter import iou, load_segmenter, segment
 from eval.report.grid import image_grid
 from eval.report.statistics import interval
-from eval.results_dir import check_run, update_run
+from eval.results_dir import claimed, update_run
 from eval.score.edit_metrics import Edit, PerceptualDistance, lpips_outside, ssim_outside
 from eval.score.masks import load_lpips
 from eval.score.weights import load_encoder
@@ -56,7 +56,9 @@ def run_edit_mini(
     """Makes and measures edit-mini, and returns the folder: images/, masks/, scores.csv, table.csv, table.md,
     differences.csv, grid.png and run.json. Images that exist are kept.
     """
-    chosen = tuple(rows or ROWS)
+    chosen = tuple(dict.fromkeys(rows or ROWS))
+    if unknown := [row for row in chosen if row not in ROWS]:
+        raise InputError(f"unknown row {unknown[0]!r} of edit-mini; known are {', '.join(ROWS)}")
     settings = {
         "suite": EDIT_MINI,
         "model": model,
@@ -65,17 +67,17 @@ def run_edit_mini(
         "batch": BATCH,
         "presets": {name: settings_of(preset) for name, preset in EDITED.items()},
     }
-    check_run(out, settings)
-    cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
-    make_images(out, cases, chosen, model, show_progress=show_progress)
-    scores = measure(out, cases, chosen)
-    scores.to_csv(out / "scores.csv", index=False, float_format="%.5g")
-    table = summarise(scores)
-    table.to_csv(out / "table.csv", index=False, float_format="%.4f")
-    differences(scores).to_csv(out / "differences.csv", index=False, float_format="%.4f")
-    write_text(markdown(table), out / "table.md")
-    write_png(draw_grid(out, cases, chosen), out / "grid.png")
-    update_run(out, scenes=config.scenes, rows=chosen)
+    with claimed(out, settings):
+        cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
+        make_images(out, cases, chosen, model, show_progress=show_progress)
+        scores = measure(out, cases, chosen)
+        scores.to_csv(out / "scores.csv", index=False, float_format="%.5g")
+        table = summarise(scores)
+        table.to_csv(out / "table.csv", index=False, float_format="%.4f")
+        differences(scores).to_csv(out / "differences.csv", index=False, float_format="%.4f")
+        write_text(markdown(table), out / "table.md")
+        write_png(draw_grid(out, cases, chosen), out / "grid.png")
+        update_run(out, scenes=config.scenes, rows=chosen)
     return out
 
 

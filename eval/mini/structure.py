@@ -29,7 +29,7 @@ from dreambench.editing import CONTROL_MINI, EditMiniConfig, EditScene, edit_sce
 from eval.mini.editing import Case, make_case
 from eval.report.grid import image_grid
 from eval.report.statistics import interval, ratio_interval
-from eval.results_dir import check_run, record_maker, update_run
+from eval.results_dir import claimed, record_maker, update_run
 from eval.score.edit_metrics import edge_f1, strong_edges
 from eval.score.weights import load_clip, load_encoder
 
@@ -73,18 +73,18 @@ def run_control_mini(
         "samples": SAMPLES,
         "batch": BATCH,
     }
-    check_run(out, settings)
-    cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
-    draw(out, cases, drawer, name, show_progress=show_progress)
-    unchanged = weights_hash(drawer) == settings["model_weights"]
-    scores = measure(out, cases, drawer)
-    scores.to_csv(out / "scores.csv", index=False, float_format="%.5g")
-    table, compared = summarise(scores), ratios(scores)
-    table.to_csv(out / "table.csv", index=False, float_format="%.4f")
-    compared.to_csv(out / "ratios.csv", index=False, float_format="%.4f")
-    write_text(markdown(table, compared), out / "table.md")
-    write_png(draw_grid(out, cases), out / "grid.png")
-    update_run(out, scenes=config.scenes, model_unchanged=unchanged)
+    with claimed(out, settings):
+        cases = [make_case(scene, config.split) for scene in edit_scenes(config.split, config.scenes)]
+        draw(out, cases, drawer, name, show_progress=show_progress)
+        unchanged = weights_hash(drawer) == settings["model_weights"]
+        scores = measure(out, cases, drawer)
+        scores.to_csv(out / "scores.csv", index=False, float_format="%.5g")
+        table, compared = summarise(scores), ratios(scores)
+        table.to_csv(out / "table.csv", index=False, float_format="%.4f")
+        compared.to_csv(out / "ratios.csv", index=False, float_format="%.4f")
+        write_text(markdown(table, compared), out / "table.md")
+        write_png(draw_grid(out, cases), out / "grid.png")
+        update_run(out, scenes=config.scenes, model_unchanged=unchanged)
     return out
 
 

@@ -34,7 +34,6 @@ from eval.experiments import BenchConfig, Row, protocol_of
 from eval.generate.run import generate
 from eval.paper.alignment import ALIGNMENT, measure_alignment
 from eval.paper.config import ReproduceConfig
-from eval.paper.preservation import find_base
 from eval.paper.results_files import (
     estimate_of,
     lines_of,
@@ -47,7 +46,7 @@ from eval.report.plots import COLOURS, GREY, bars
 from eval.report.statistics import interval, subject_means, subject_values
 from eval.report.summary import METRIC_TITLES, Results, summarise
 from eval.report.tables import format_figure, markdown_table
-from eval.results_dir import check_run
+from eval.results_dir import claimed
 from eval.score.encoders import Evaluators
 from eval.score.features import default_cache
 from eval.score.score import ScoreOptions, score_folder
@@ -139,29 +138,29 @@ def run(config: ReproduceConfig) -> Path:
     out = config.out / config.experiment
     bench = config.bench((row,), model=str(out), methods=None, ground_truth=False)  # the model is trained below
     evaluators = load_evaluators(protocol_of(bench, bench.load_suite()), pick_device())  # before the trainings
-    budget, base = BUDGETS[config.budget], find_base(config)
-    check_run(out, {"base": checkpoint_hash(base), "steps": budget.steps, "scenes": budget.scenes})
+    budget, base = BUDGETS[config.budget], config.required_base()
     names = [name for name in ABLATIONS if name == FULL or name in (config.methods or _all_names(budget))]
     laboratory = Laboratory(out, budget, base)
     measured: dict[str, list[pd.DataFrame]] = {}
     provenance: dict[str, Any] = {}
-    for name in names:
-        ablation = ABLATIONS[name]
-        for seed in budget.seeds if ablation.source == PAPER else budget.seeds[:1]:
-            model = laboratory.train(ablation.trained_as or name, seed)
-            rows = (replace(row, overrides={**row.overrides, **ablation.drawing}),)
-            ours = replace(bench, rows=rows, model=str(model), out=out / f"{name}-{seed}" / "bench")
-            results = draw_and_score(ours, evaluators)
-            means = subject_means(results.scores)
-            frame = pd.DataFrame({metric: subject_values(means, ZERO_SHOT, metric) for metric in METRICS})
-            loaded = load_model(model)
-            frame = frame.join(measure_alignment(loaded.to(pick_device()), results.suite, config.photos))
-            record = read_json(laboratory.folder(ablation.trained_as or name, seed) / "stage2" / "run.json")
-            provenance = provenance_of(results)
-            own = {column: provenance[column] for column in ("commit", "device")}
-            own |= {"checkpoint": checkpoint_hash(model), "seconds": record["seconds"]}
-            own["n_images"] = (results.scores["method"] == ZERO_SHOT).sum() // results.scores["metric"].nunique()
-            measured.setdefault(name, []).append(frame.assign(seed=seed, **own))
+    with claimed(out, {"base": checkpoint_hash(base), "steps": budget.steps, "scenes": budget.scenes}):
+        for name in names:
+            ablation = ABLATIONS[name]
+            for seed in budget.seeds if ablation.source == PAPER else budget.seeds[:1]:
+                model = laboratory.train(ablation.trained_as or name, seed)
+                rows = (replace(row, overrides={**row.overrides, **ablation.drawing}),)
+                ours = replace(bench, rows=rows, model=str(model), out=out / f"{name}-{seed}" / "bench")
+                results = draw_and_score(ours, evaluators)
+                means = subject_means(results.scores)
+                frame = pd.DataFrame({metric: subject_values(means, ZERO_SHOT, metric) for metric in METRICS})
+                loaded = load_model(model)
+                frame = frame.join(measure_alignment(loaded.to(pick_device()), results.suite, config.photos))
+                record = read_json(laboratory.folder(ablation.trained_as or name, seed) / "stage2" / "run.json")
+                provenance = provenance_of(results)
+                own = {column: provenance[column] for column in ("commit", "device")}
+                own |= {"checkpoint": checkpoint_hash(model), "seconds": record["seconds"]}
+                own["n_images"] = (results.scores["method"] == ZERO_SHOT).sum() // results.scores["metric"].nunique()
+                measured.setdefault(name, []).append(frame.assign(seed=seed, **own))
     frame = ablations_frame(measured).assign(steps=budget.steps, budget=config.budget)
     write_csv(frame, config.csv, provenance)
     return config.csv

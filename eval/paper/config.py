@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bdkit.utils.config import flag_of
 from bdkit.utils.errors import InputError
-from eval.experiments import BASE, STEP_METHODS, BenchConfig, Row
+from eval.experiments import BASE, FROM_BASE, STEP_METHODS, BenchConfig, Row
 
 # Experiment -> its module, which has run(config) -> the CSV; table(frame) -> Markdown and plot(frame) -> Figure, which
 # are made from the CSV alone
@@ -58,7 +58,9 @@ class ReproduceConfig:
     experiment: what to reproduce, or all
     suite: as for `bdkit bench`; none: mini, and mini-dev for search
     model: a folder of weights, a hub id, or mini
-    base: the text-to-image model that the model was trained from, a folder or a hub id; none: mini-base beside it
+    base: the text-to-image model that the model was trained from, a folder or a hub id, from which Textual Inversion,
+        DreamBooth-LoRA, Custom Diffusion, Re-Imagen and the rows "base" and "from the base" start; none: mini-base
+        beside it
     out: folder for NAME.csv, NAME.md and NAME.png, and for the images and scores in NAME/; a stopped run resumes there
     budget: small (5 subjects, 5 prompts, 1 image each, 1 seed set) or full (all, 3 seed sets); of drift 2 or 6
         subjects and 1 seed set, of combination 8 or 100 scenes; the limits below go before it
@@ -99,6 +101,8 @@ class ReproduceConfig:
         given = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
         if unused := [name for name in UNUSED.get(self.experiment, ()) if name in given]:
             raise InputError(f"{flag_of(unused[0])} is not for `bdkit reproduce {self.experiment}`; leave it out")
+        if self.experiment == "ablations" and self.base is not None and "model" in given:
+            raise InputError("ablations train their own models, from --base alone; leave --model out")
         if self.experiment == "drift" and len(self.seed_sets or ()) > 1:
             raise InputError("drift measures one seed set; give one number with --seed-sets")
         least = 1 if self.experiment == "search" else 0
@@ -114,6 +118,8 @@ class ReproduceConfig:
         """The part of the settings that one experiment has a use for."""
         unused = UNUSED.get(experiment, ())
         values: dict[str, Any] = {item.name: item.default for item in fields(self) if item.name in unused}
+        if experiment == "ablations" and self.base is not None:
+            values["model"] = "mini"  # it only finds the base
         if experiment == "drift" and self.seed_sets is not None:
             values["seed_sets"] = self.seed_sets[:1]
         return replace(self, experiment=experiment, **values)
@@ -135,6 +141,12 @@ class ReproduceConfig:
 
         return self.base or start_beside(BASE, self.model)
 
+    def required_base(self) -> str:
+        """The same; InputError where there is none."""
+        if (base := self.base_model) is None:
+            raise InputError(f"no {BASE} is beside {self.model}; name the model that it was trained from with --base")
+        return base
+
     def chosen_step_methods(self) -> list[str]:
         """The names of STEP_METHODS that are run."""
         if self.methods is not None and (unknown := sorted(set(self.methods) - set(STEP_METHODS))):
@@ -150,7 +162,7 @@ class ReproduceConfig:
         }
         shared = ("model", "methods", "photos", "protocol", "batch_size", "dtype", "workers")
         return BenchConfig(
-            rows=tuple(self._with_base(row) for row in rows),
+            rows=tuple(self.with_base(row) for row in rows),
             **{
                 "suite": self.suite or "mini",
                 **{name: getattr(self, name) for name in shared},
@@ -161,8 +173,10 @@ class ReproduceConfig:
             },
         )
 
-    def _with_base(self, row: Row) -> Row:
-        """The row with the given base in place of the mini model's."""
-        if self.base is None or row.overrides.get("start") != BASE:
+    def with_base(self, row: Row) -> Row:
+        """The row; one that starts from the base, from the given one. Raises InputError where there is none."""
+        start = row.overrides.get("start", BASE if row.method in FROM_BASE else None)
+        if start != BASE:
             return row
-        return replace(row, overrides={**row.overrides, "start": self.base})
+        base = self.required_base()
+        return row if self.base is None else replace(row, overrides={**row.overrides, "start": base})

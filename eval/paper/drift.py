@@ -34,16 +34,16 @@ from bdkit.utils.seeds import derive_seed
 from dreambench.suites import Prompt, Suite, SuiteSubject
 from eval.experiments import BASE, Row, protocol_of
 from eval.generate.executors import local_processes, one_thread, run_all, workers_of
-from eval.generate.references import load_references
+from eval.generate.references import load_references, photo_hashes
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
-from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, find_base, right
+from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, right
 from eval.paper.results_files import estimate_of, lines_of, provenance, provenance_note, write_csv
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, bars, pareto_front
 from eval.report.statistics import interval
 from eval.report.tables import format_figure, markdown_table
-from eval.results_dir import check_run, read_run, record_maker
+from eval.results_dir import claimed, read_run, record_maker
 from eval.score.encoders import Evaluators
 from eval.score.metrics import rowwise_cosine
 from eval.score.weights import load_evaluators
@@ -81,16 +81,16 @@ def run(config: ReproduceConfig) -> Path:
     bench = replace(bench, subjects=subjects, seed_sets=bench.seed_sets[:1])
     suite, whole = bench.load_suite(), replace(bench, subjects=None, prompts=None).load_suite()
     protocol = protocol_of(bench, suite)
-    starts = {BASE_ROW: find_base(config), SUBJECT_MODEL: config.model}
+    starts = {BASE_ROW: config.required_base(), SUBJECT_MODEL: config.model}
     checkpoints = {name: checkpoint_hash(model) for name, model in starts.items()}
     evaluators = load_evaluators(protocol, pick_device())
     out, prompts = bench.results_dir, suite_prompts(whole)
-    check_run(out, {"suite": suite.name, "checkpoints": checkpoints})
+    settings = {"suite": suite.name, "checkpoints": checkpoints, "photos": photo_hashes(suite, config.photos)}
     seed_set, lines = bench.seed_sets[0], []
     fits = [Fit(out, row, subject, seed_set) for row in bench.chosen_rows for subject in suite.subjects]
     chosen = {subject.name: choose_prompts(prompts, subject, config.budget) for subject in suite.subjects}
     wanted = [prompt for prompt in prompts if any(prompt in some for two in chosen.values() for some in two.values())]
-    with one_thread():
+    with claimed(out, settings), one_thread():
         for name, model in starts.items():
             draw = partial(_start_drawer, out, model)
             make_images(out / "images" / f"seed{seed_set}" / name, wanted, 1, seed_set, draw)
@@ -170,10 +170,11 @@ def make_fits(
         wanted = [prompt for some in chosen[fit.subject.name].values() for prompt in some]
         if not all(path.exists() for path in (fit.record, *own.values(), *_paths(fit.images, wanted))):
             todo.append(partial(make_fit, fit, config, suite, starts[fit.start], own, wanted))
+        else:
+            shutil.rmtree(fit.model, ignore_errors=True)  # a killed run left it
     if todo:
         record_maker(fits[0].out)
-    most = config.workers or workers_of(config.model)
-    workers = min(most, len(todo))
+    workers = min(config.workers or workers_of(config.model), len(todo))
     with (
         progress_bar(total=len(fits), initial=len(fits) - len(todo), desc="drift", unit=" fits") as bar,
         local_processes(workers) if workers > 1 else nullcontext() as executor,
@@ -345,6 +346,5 @@ def plot(frame: pd.DataFrame) -> Figure:
         if name == "peak_gib":
             axes.set_xlim(0, 1.1 * max(line[name] for line in lines))
     panels[0].set(ylabel="DINO distance from the unfitted model")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines), fontsize=8)
     return figure

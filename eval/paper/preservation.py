@@ -19,11 +19,10 @@ from bdkit.checkpoints.adapters import load_start
 from bdkit.checkpoints.load import checkpoint_hash
 from bdkit.models.blip_diffusion import require_blip_diffusion
 from bdkit.utils.env import pick_device
-from bdkit.utils.errors import InputError
 from dreambench.suites import Suite, SuiteSubject
-from eval.experiments import BASE, Row, protocol_of
+from eval.experiments import Row, protocol_of
 from eval.generate.executors import one_thread
-from eval.generate.references import load_references
+from eval.generate.references import load_references, photo_hashes
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import (
     CAPTION,
@@ -48,7 +47,7 @@ from eval.paper.results_files import (
 from eval.report.plots import COLOURS, GREY, MARKERS, bars
 from eval.report.statistics import interval, ratio_interval
 from eval.report.tables import NOT_MEASURED, format_figure, markdown_table
-from eval.results_dir import check_run, read_run, record_maker
+from eval.results_dir import claimed, read_run, record_maker
 from eval.score.encoders import Evaluators, split_outputs
 from eval.score.frechet import frechet_distance, frechet_features
 from eval.score.metrics import rowwise_cosine
@@ -77,19 +76,19 @@ def run(config: ReproduceConfig) -> Path:
     bench = config.bench((Row(name=BASE_ROW, method="base"),), methods=None)
     suite, out = bench.load_suite(), bench.results_dir
     protocol = protocol_of(bench, suite)
-    models = {BASE_ROW: find_base(config), SUBJECT_MODEL: config.model, WITH_SUBJECT: config.model}
+    models = {BASE_ROW: config.required_base(), SUBJECT_MODEL: config.model, WITH_SUBJECT: config.model}
     trained = {row: config.out / "ablations" / f"{row}-0" / "model" for row in TRAINED}
     models |= {row: str(folder) for row, folder in trained.items() if folder.exists()}
     checkpoints = {row: checkpoint_hash(model) for row, model in models.items()}
     evaluators = load_evaluators(protocol, pick_device())  # before the images, not after
     subjects = {noun: subject.name for noun, subject in _firsts(suite).items()}
-    load_references(suite, suite.subjects[0], config.photos)  # before the images, not after
-    check_run(out, {"suite": bench.suite, "checkpoints": checkpoints, "subjects": subjects})
+    settings = {"suite": bench.suite, "checkpoints": checkpoints, "subjects": subjects}
+    settings["photos"] = photo_hashes(suite, config.photos)  # before the images, not after
     captions = caption_prompts(str(suite.split), CAPTIONS[config.budget]) if suite.source == "procedural" else []
     prompts = {SUITE: suite_prompts(suite), CAPTION: captions}
     samples = {SUITE: suite.samples_per_prompt, CAPTION: 1}
     sets: dict[tuple[str, str], ImageSet] = {}
-    with one_thread():
+    with claimed(out, settings), one_thread():
         for row, model in models.items():
             for kind in KINDS if row != WITH_SUBJECT else (SUITE,):
                 if not prompts.get(kind):
@@ -111,13 +110,6 @@ def run(config: ReproduceConfig) -> Path:
     frame = preservation_frame(sets, reference, checkpoints)
     write_csv(frame, config.csv, provenance(read_run(out), suite, protocol, bench.seed_sets))
     return config.csv
-
-
-def find_base(config: ReproduceConfig) -> str:
-    """The text-to-image model that the model was trained from."""
-    if (base := config.base_model) is None:
-        raise InputError(f"no {BASE} is beside {config.model}; name the model that it was trained from with --base")
-    return base
 
 
 def _firsts(suite: Suite) -> dict[str, SuiteSubject]:

@@ -81,6 +81,8 @@ def read_csv(path: Path, experiment: str | None = None) -> pd.DataFrame:
         raise InputError(f"{path} is of an experiment that this bdkit does not know; known: {', '.join(EXPERIMENTS)}")
     if experiment is not None and found != experiment:
         raise InputError(f"{path} is the result of {found}, not of {experiment}; give it another name")
+    if frame.duplicated().any():
+        raise InputError(f"{path} holds a line twice; run `bdkit reproduce {found}` again")
     return frame
 
 
@@ -160,8 +162,10 @@ def measured_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
 
 
 def provenance_note(frame: pd.DataFrame) -> str:
-    """One line below a table: what its figures were made with."""
+    """One line below a table: what its figures were made with. Raises ValueError for the lines of several runs."""
     measured = frame[frame["device"].notna()]
+    if mixed := [name for name in ("suite_hash", "protocol", "seed_sets") if measured[name].nunique() > 1]:
+        raise ValueError(f"its lines differ in {', '.join(mixed)}")
     line = measured.iloc[0]
     commits = dict.fromkeys(commit[:12] for cell in measured["commit"] for commit in str(cell).split())
     devices = dict.fromkeys(measured["device"])

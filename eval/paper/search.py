@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bdkit.utils.errors import InputError
-from eval.experiments import BASE, RATE_FACTORS, SEARCH_STEPS, step_rows
+from eval.experiments import RATE_FACTORS, SEARCH_STEPS, step_rows
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import lines_of, provenance_note, provenance_of, read_csv, reading, write_csv
 from eval.report.plots import COLOURS, MARKERS
@@ -31,11 +31,8 @@ def run(config: ReproduceConfig) -> Path:
         raise InputError(f"learning rates are searched on {DEVELOPMENT}, never on a suite that is reported on")
     rows, steps = [], config.steps or SEARCH_STEPS
     for name in config.chosen_step_methods():
-        (row, *_) = step_rows(name, steps)
-        overrides = dict(row.overrides)
-        if overrides.get("start") == BASE and config.base is not None:
-            overrides["start"] = config.base
-        rate = build_method(row.method, config.model, **overrides).settings["learning_rate"]
+        (row, *_) = map(config.with_base, step_rows(name, steps))
+        rate = build_method(row.method, config.model, **row.overrides).settings["learning_rate"]
         for factor in RATE_FACTORS:
             rows += [(name, one) for one in step_rows(name, steps, learning_rate=rate * factor)]
     bench = config.bench([row for _, row in rows], methods=None, suite=DEVELOPMENT, ground_truth=False)

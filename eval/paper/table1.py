@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bdkit.utils.errors import InputError
-from eval.experiments import BASE, TABLE1, TABLE1_FURTHER, BenchConfig, Row
+from eval.experiments import TABLE1, TABLE1_FURTHER, BenchConfig, Row
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import (
     estimate_of,
@@ -137,12 +137,10 @@ def _held_out_bench(bench: BenchConfig, most_subjects: int) -> BenchConfig | Non
 def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
     """The rows of the table that can be run; a warning names the others."""
     from bdkit.methods import METHODS, build_method
-    from bdkit.methods.base import start_beside
 
     rows, known = [], [row.name for row in (*TABLE1, *TABLE1_FURTHER)]
     if unknown := [name for name in config.methods or () if ":" not in name and name not in known]:
         raise InputError(f"unknown row {unknown[0]!r}; known are {', '.join(known)}, and classes as my_module:MyMethod")
-    base = config.base or start_beside(BASE, config.model)
     for row in (*TABLE1, *TABLE1_FURTHER):
         if config.methods is not None and row.name not in config.methods:
             continue
@@ -151,11 +149,11 @@ def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
             missing = "--budget small leaves it out; `bdkit reproduce table1` measures it where --methods names it"
         elif row.method not in METHODS:
             missing = "this bdkit has no such method"
-        elif row.overrides.get("start") == BASE and base is None:
-            missing = f"no {BASE} is beside {config.model}; name the base with --base"
-        elif row.name in OPTIONAL:
+        else:
             try:
-                build_method(row.method, config.model, **row.overrides)
+                start = config.with_base(row)
+                if row.name in OPTIONAL:
+                    build_method(start.method, config.model, **start.overrides)
             except InputError as error:
                 missing = str(error)
         if missing:

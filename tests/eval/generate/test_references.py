@@ -9,7 +9,8 @@ from bdkit.cli import one_line
 from bdkit.miniworld.subjects import sample_subject, split_of
 from bdkit.utils.errors import InputError
 from dreambench.registry import load_suite
-from eval.generate.references import draw_references
+from eval.experiments import BenchConfig
+from eval.generate.references import draw_references, photo_hashes
 
 ONE_PHOTO_SUBJECT = {"suite": "dreambench", "subjects": 1, "prompts": 1, "samples": 1}
 
@@ -35,6 +36,17 @@ def make_photos(folder: Path) -> Path:
     for number in range(6):
         Image.new("RGB", (30, 20), (200, 40 * number, 0)).save(folder / f"backpack/0{number}.png")
     return folder
+
+
+def test_photos_are_told_apart_and_refused_for_a_suite_that_is_drawn(tmp_path: Path) -> None:
+    config = BenchConfig(photos=make_photos(tmp_path), **ONE_PHOTO_SUBJECT)
+    before = photo_hashes(config.load_suite(), config.photos)
+    assert {name: len(hashes) for name, hashes in before.items()} == {"backpack": 6}
+    Image.new("RGB", (30, 20), (0, 0, 250)).save(tmp_path / "backpack/03.png")
+    assert photo_hashes(config.load_suite(), config.photos) != before
+    assert photo_hashes(load_suite("mini-quick")) == {}
+    with pytest.raises(InputError, match="--photos is for suites of photos, and mini-quick is drawn"):
+        BenchConfig(suite="mini-quick", photos=tmp_path).load_suite()
 
 
 def test_a_suite_of_photos_fits_on_the_photos_and_guards_them(tmp_path: Path) -> None:

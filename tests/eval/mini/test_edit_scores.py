@@ -67,11 +67,12 @@ def test_the_segmenter_finds_subjects_that_it_never_saw() -> None:
 
 @pytest.mark.weights
 def test_a_run_resumes_and_is_refused_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = ["from-scratch", "paste", "no-edit", "right-answer"]
+    rows = ["from-scratch", "paste", "no-edit", "no-edit", "right-answer"]
     torch.set_num_threads(1)
     config = EditMiniConfig(scenes=2, split="dev")
     out = run_edit_mini(config, tmp_path, rows=rows, show_progress=False)
     table = pd.read_csv(out / "table.csv")
+    assert not pd.read_csv(out / "scores.csv").duplicated(["row", "source", "scene"]).any()
     kept = table[table["metric"] == "psnr_outside"].set_index(["source", "row"])["mean"]
     assert kept["real", "no-edit"] == 60
     assert kept["real", "from-scratch"] < 25
@@ -83,6 +84,8 @@ def test_a_run_resumes_and_is_refused_other_settings(tmp_path: Path, capsys: pyt
     assert [path.stat().st_mtime_ns for path in images] == times
     for more in (["--split", "test"], ["--methods", "best", "--split", "dev"], ["--samples", "1"], ["--scenes", "0"]):
         assert cli.main(["bench", "edit-mini", "--out", str(tmp_path), *more]) == 2
+    assert cli.main(["bench", "edit-mini", "--out", str(tmp_path / "new"), "--methods", "best"]) == 2
+    assert not (tmp_path / "new").exists()
     assert cli.main(["bench", "mini-quick", "--scenes", "3"]) == 2
     lines = capsys.readouterr().err.splitlines()
     for text in ("other settings", "unknown row 'best'", "no --samples", "no number of them", "alone"):

@@ -18,7 +18,7 @@ from eval.paper.ablations import ABLATIONS, FULL, PAPER, AblationBudget, Laborat
 from eval.paper.alignment import measure_alignment
 from eval.paper.config import ReproduceConfig
 from eval.paper.results_files import read_csv, show
-from eval.results_dir import check_run
+from eval.results_dir import update_run
 
 TINY = AblationBudget(steps=2, scenes=16, mattes=2, start_share=1.0, backgrounds=4, seeds=(0,), ours=True)
 
@@ -135,7 +135,7 @@ def test_changes_are_paired_over_subjects_and_seeds() -> None:
 def test_unknown_ablations_and_other_budgets_are_one_line(tiny: None, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown ablation 'none'"):
         ablations.run(ReproduceConfig(experiment="ablations", out=tmp_path, methods=("none",)))
-    check_run(tmp_path / "ablations", {"steps": 5})
+    update_run(tmp_path / "ablations", steps=5)
     with pytest.raises(InputError, match="steps"):
         ablations.run(ReproduceConfig(experiment="ablations", out=tmp_path))
 

@@ -198,6 +198,7 @@ def test_an_experiment_that_cannot_run_is_left_out_with_a_line(
         ("drift", {"dtype": "float16"}, "--dtype"),
         ("drift", {"seed_sets": (0, 1)}, "--seed-sets"),
         ("combination", {"subjects": 2}, "--subjects"),
+        ("ablations", {"base": "theirs", "model": "mine"}, "--model"),
     ],
 )
 def test_an_option_without_a_use_is_refused(experiment: str, options: dict[str, Any], flag: str) -> None:
@@ -213,6 +214,7 @@ def test_all_gives_every_experiment_what_it_has_a_use_for() -> None:
     assert (drift.steps, drift.dtype, drift.samples, drift.seed_sets) == (None, "float32", None, (3,))
     for name in ALL:
         assert whole.of(name).experiment == name
+    assert replace(whole, base="theirs", model="mine").of("ablations").base == "theirs"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +249,8 @@ def test_speed_up_without_an_interval_never_holds() -> None:
         lambda frame: frame.assign(dino_low="much"),
         lambda frame: frame[:0],
         lambda frame: frame.assign(device=None),
+        lambda frame: pd.concat([frame, frame[:1]]),
+        lambda frame: pd.concat([frame, frame[frame["source"] == "measured"].assign(suite_hash="0")]),
     ],
 )
 def test_a_damaged_csv_is_one_line_and_nothing_is_written(

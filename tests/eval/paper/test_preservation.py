@@ -15,7 +15,7 @@ from eval.paper import drift, preservation
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import SUITE, caption_prompts, suite_prompts
 from eval.paper.results_files import read_csv, show
-from eval.results_dir import check_run, update_run
+from eval.results_dir import update_run
 
 pytestmark = pytest.mark.weights
 
@@ -90,14 +90,14 @@ def test_plain_images_are_scored_resumed_and_drawn_from_the_same_noise(model: st
 
 
 def test_images_of_another_model_are_not_mixed_in(model: str, tmp_path: Path, few: None) -> None:
-    check_run(tmp_path / "preservation", {"suite": "mini-quick", "checkpoints": {"base": "0"}})
+    update_run(tmp_path / "preservation", suite="mini-quick", checkpoints={"base": "0"})
     with pytest.raises(InputError, match="checkpoints"):
         preservation.run(config("preservation", model, tmp_path))
     alone = tmp_path / "alone"
     shutil.copytree(model, alone)
     with pytest.raises(InputError, match="--base"):
         preservation.run(config("preservation", str(alone), tmp_path / "other"))
-    check_run(tmp_path / "subjects/preservation", {"suite": "mini-quick", "subjects": {"dog": "dog2"}})
+    update_run(tmp_path / "subjects/preservation", suite="mini-quick", subjects={"dog": "dog2"})
     with pytest.raises(InputError, match=r"images of other settings \(subjects\)"):  # whose dog is another
         preservation.run(config("preservation", model, tmp_path / "subjects", subjects=5))
 
@@ -128,8 +128,10 @@ def test_drift_is_measured_against_the_model_before_the_fit(model: str, tmp_path
     assert (frame["n_subjects"] == 1).all()
     assert not list((tmp_path / "drift" / "fits").glob("*/"))  # saved fits are gone, their records stay
     update_run(tmp_path / "drift", commit="drew")
+    (tmp_path / "drift" / "fits" / "textual-inversion-dog-0").mkdir()  # as a killed run leaves it
     drift.run(config("drift", model, tmp_path, subjects=1))
     assert set(read_csv(path)["commit"]) == {"drew"}
+    assert not list((tmp_path / "drift" / "fits").glob("*/"))
     made, text = files(tmp_path), path.read_text()
     folder = tmp_path / "drift" / "images" / "seed0" / "blip-diffusion-finetuned"
     for path_of in sorted(folder.rglob("*.png"))[::2]:

@@ -119,10 +119,18 @@ def test_rows_without_their_model_are_left_out_with_a_line(tmp_path: Path) -> No
     config = ReproduceConfig(experiment="table1", model=str(tmp_path / "mine"))
     with pytest.warns(UserWarning, match="dreambooth-from-base is left out: no mini-base is beside"):
         rows = table1.available_rows(config)
-    assert [row.name for row in rows if row in TABLE1] == [row.name for row in TABLE1]
+    from_base = ("base", "textual-inversion")
+    assert [row.name for row in rows if row in TABLE1] == [row.name for row in TABLE1 if row.name not in from_base]
     given = ReproduceConfig(experiment="table1", model=str(tmp_path / "mine"), base="theirs")
-    kept = [row for row in TABLE1_FURTHER if row.name == "dreambooth-from-base"]
-    assert given.bench(kept).rows[0].overrides["start"] == "theirs"
+    starts = {row.name: row.overrides.get("start") for row in given.bench((*TABLE1, *TABLE1_FURTHER)).rows}
+    of_model = {name for name, start in starts.items() if start is None}
+    assert of_model == {
+        *("blip-diffusion-zero-shot", "blip-diffusion-finetuned"),
+        *("dreambooth-100", "dreambooth-300", "dreambooth", "dreambooth-prior"),
+    }
+    assert {start for name, start in starts.items() if name not in of_model} == {"theirs"}
+    with pytest.raises(InputError, match="no mini-base is beside"):
+        config.bench(TABLE1)
 
 
 def test_the_costly_rows_are_measured_at_the_full_budget_or_where_they_are_named(tmp_path: Path) -> None:
