@@ -5,19 +5,19 @@ fine-tuning steps and seconds, with the learning rates that search finds on deve
 subject model keeps of its base on prompts without a subject; drift, how far fits on a subject move what is drawn for
 other prompts, and what they cost; combination, the subject with a ControlNet and in edits, neither of which was trained
 with it; or ablations, the mini pre-training with one part left out or changed at a time (--methods names those to run).
-all runs each of them but search, and judges the paper's claims by them. OUT holds the published results in a clone:
-name another folder with --out to keep them.
+all runs each of them but search, and judges the paper's claims by them. results/paper of a clone holds the published
+ones, by the commands in runs/reproduce_paper.sh.
 
 examples:
   bdkit reproduce table1
   bdkit reproduce all --budget small
-  bdkit table results/paper/table1.csv
+  bdkit table results/my-paper/table1.csv
   bdkit reproduce search && bdkit reproduce steps
-  bdkit reproduce preservation --out results/my-paper
-  bdkit reproduce drift --out results/my-paper
-  bdkit reproduce combination --out results/my-paper
+  bdkit reproduce preservation
+  bdkit reproduce drift
+  bdkit reproduce combination
   bdkit reproduce ablations --budget full --samples 1 --methods without-stage-1,same-image
-  bdkit reproduce table1 --budget full --samples 1 --out results/paper
+  bdkit reproduce table1 --budget full --samples 1
   bdkit reproduce table1 --suite dreambench --model salesforce/blipdiffusion --base BASE --photos photos/ --budget full
 """
 
@@ -49,5 +49,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = importlib.import_module(EXPERIMENTS[config.experiment]).run(config)
     print(show(path))
-    print(f"{path} has every figure; the table (.md) and the plot (.png) are beside it.")
+    report = path.with_suffix("") / "report.html"
+    images = f", the report with its images is {report}" if report.exists() else ""
+    print(f"{path} has every figure; the table (.md) and the plot (.png) are beside it{images}.")
     return 0

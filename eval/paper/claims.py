@@ -23,12 +23,13 @@ from eval.report.tables import format_figure, markdown_table
 from eval.results_dir import REAL
 
 PAGE = "claims.md"
-HOLDS, PARTLY, NOT_HERE = "holds", "partly", "does not hold here"
+HOLDS, PARTLY, UNDECIDED, NOT_HERE = "holds", "partly", "undecided", "does not hold here"
 TOO_SHORT = "not judged: trained too short"
 NO_GAIN = "not judged: no gain to compare"
 ENDS_EARLY = "not judged: DreamBooth's curve ends too early"
 # (row, the row that it is compared with in DINO) -> the claim; Sec. 4.1, main table
 ORDER_CLAIMS = {
+    ("blip-diffusion-finetuned", "blip-diffusion-zero-shot"): "Fine-tuned, it is more faithful than zero-shot",
     ("blip-diffusion-zero-shot", "base"): "Zero-shot generation shows the subject, which the base does not",
     ("blip-diffusion-zero-shot", "textual-inversion"): "Zero-shot is more faithful than Textual Inversion",
     ("blip-diffusion-zero-shot", "re-imagen"): "Zero-shot is level with Re-Imagen (0.594 and 0.600)",
@@ -67,13 +68,13 @@ ABLATION_CLAIMS = {
     "32-queries": (("32 queries overpower the text", LESS, ("clip_t", "prompt_right")),),
 }
 WITHOUT_EDGES = "times that without it"
-NEGATED = {HOLDS: NOT_HERE, PARTLY: PARTLY, NOT_HERE: HOLDS}
-KEPT = {"yes": HOLDS, "undecided": PARTLY, "no": NOT_HERE}
+NEGATED = {HOLDS: NOT_HERE, UNDECIDED: UNDECIDED, NOT_HERE: HOLDS}
+KEPT = {"yes": HOLDS, "undecided": UNDECIDED, "no": NOT_HERE}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim with one measured figure and its interval, and what follows: HOLDS, PARTLY, NOT_HERE, or why not."""
+    """One claim, a figure with its interval, and what follows: HOLDS, PARTLY, UNDECIDED, NOT_HERE, or why not."""
 
     claim: str
     metric: str
@@ -81,33 +82,33 @@ class Verdict:
     verdict: str
 
 
-def above(difference: float, low: float | None) -> str:
-    """Whether a difference is above zero: HOLDS where its whole interval is, PARTLY where the difference is, as it is
-    printed, but not its whole interval, NOT_HERE where the difference is not.
+def above(low: float | None, high: float | None) -> str:
+    """Whether a difference is above zero: HOLDS where its whole interval is, NOT_HERE where that is below, else
+    UNDECIDED.
     """
-    if low is not None and low > 0:
-        return HOLDS
-    return PARTLY if round(difference, 3) > 0 else NOT_HERE
+    if low is None or high is None:
+        return UNDECIDED
+    return HOLDS if low > 0 else NOT_HERE if high < 0 else UNDECIDED
 
 
 def level(low: float | None, high: float | None) -> str:
     """Whether two methods are level: HOLDS where their difference is within LEVEL of zero with its whole interval,
-    NOT_HERE where it is beyond with its whole interval, else PARTLY.
+    NOT_HERE where it is beyond with its whole interval, else UNDECIDED.
     """
     if low is None or high is None:
-        return PARTLY
+        return UNDECIDED
     if low > LEVEL or high < -LEVEL:
         return NOT_HERE
-    return HOLDS if low >= -LEVEL and high <= LEVEL else PARTLY
+    return HOLDS if low >= -LEVEL and high <= LEVEL else UNDECIDED
 
 
 def kept(share: Estimate) -> str:
     """Whether a score keeps all but LOST of another one, by its share of that: HOLDS where the whole interval says so,
-    PARTLY where a part of it does, else NOT_HERE.
+    NOT_HERE where none of it does, else UNDECIDED.
     """
     if share.low is None or share.high is None:
-        return PARTLY
-    return HOLDS if share.low >= 1 - LOST else PARTLY if share.high >= 1 - LOST else NOT_HERE
+        return UNDECIDED
+    return HOLDS if share.low >= 1 - LOST else NOT_HERE if share.high < 1 - LOST else UNDECIDED
 
 
 def share_of(change: Estimate, of: float) -> Estimate | None:
@@ -130,14 +131,14 @@ def order_verdicts(frame: pd.DataFrame) -> list[Verdict]:
             if (figure := estimate_of(line, metric)) is not None:
                 text = format_figure(figure, signed=True)
                 levels = pair in LEVEL_PAIRS
-                verdict = level(figure.low, figure.high) if levels else above(figure.mean, figure.low)
+                verdict = (level if levels else above)(figure.low, figure.high)
                 found.append(Verdict(ORDER_CLAIMS[pair], METRIC_TITLES[metric], text, verdict))
     return found
 
 
 def speed_up_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """Of steps.csv: up to 20 times fewer steps than DreamBooth from the base, for the score after the headline's steps.
-    It holds where the whole interval is at 20 or above, partly where it, or a factor without one, is above 1.
+    It holds where the whole interval is at 20 or above, partly where it is above 1, and not where it is below.
     """
     found = []
     of_paper = frame[(frame["source"] == SPEED_UP) & (frame["name"] == "dreambooth-from-base")]
@@ -149,11 +150,11 @@ def speed_up_verdicts(frame: pd.DataFrame) -> list[Verdict]:
             figure = f"the score after {after} is there before the first"
             found.append(Verdict(claim, METRIC_TITLES[line["metric"]], figure, NO_GAIN))
             continue
-        has_interval = not pd.isna(line["low"])
-        low = line["low"] if has_interval else line["factor"]
         figure = f"{factor_text(line, ' times')}, for the score after {after}"
-        verdict = HOLDS if has_interval and low >= SPEED_UP_OF_PAPER else PARTLY if low > 1 else NOT_HERE
-        if verdict == NOT_HERE and pd.isna(line["steps"]):  # the factor is only a lower bound
+        verdict = above(line["low"] - 1, line["high"] - 1)  # of NaN, where there is no interval, UNDECIDED
+        if verdict == HOLDS and line["low"] < SPEED_UP_OF_PAPER:
+            verdict = PARTLY
+        if verdict in (UNDECIDED, NOT_HERE) and pd.isna(line["steps"]):  # the factor is only a lower bound
             verdict = ENDS_EARLY
         found.append(Verdict(claim, METRIC_TITLES[line["metric"]], figure, verdict))
     return found
@@ -184,9 +185,9 @@ def ablation_verdicts(frame: pd.DataFrame) -> list[Verdict]:
                     continue
                 figure = format_figure(change, signed=True)
                 if direction == MORE:
-                    verdict = above(change.mean, change.low)
+                    verdict = above(change.low, change.high)
                 elif direction == LESS:
-                    verdict = above(-change.mean, None if change.high is None else -change.high)
+                    verdict = NEGATED[above(change.low, change.high)]
                 elif (share := share_of(change, line[metric] - change.mean)) is not None:
                     figure, verdict = f"{format_figure(share)} times the full model's", NEGATED[kept(share)]
                 else:
@@ -207,8 +208,8 @@ def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     line = compared.get((CONTROL, "all", "subject + edges", "subject"), {})
     if (ratio := estimate_of(line, "edge_f1")) is not None:
         claim = "With a ControlNet that was not trained with it, images have more of the edges"
-        verdict = above(ratio.mean - 1, None if ratio.low is None else ratio.low - 1)
-        found.append(Verdict(claim, COMBINED_TITLES["edge_f1"], f"{format_figure(ratio)} {WITHOUT_EDGES}", verdict))
+        more = above(*(None if end is None else end - 1 for end in (ratio.low, ratio.high)))
+        found.append(Verdict(claim, COMBINED_TITLES["edge_f1"], f"{format_figure(ratio)} {WITHOUT_EDGES}", more))
     for metric in FIDELITY:
         if (ratio := estimate_of(line, metric)) is not None:
             claim, text = "With a ControlNet the subject is kept (at most a tenth lost)", format_figure(ratio)
@@ -218,7 +219,7 @@ def combination_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         own = figures.get((EDITING, scenes, "from-scratch"), {}).get("identity", math.nan)
         if (change := estimate_of(line, "psnr_outside")) is not None:
             claim = f"Edits of {scenes} images keep more of the background than drawing from scratch"
-            text, verdict = format_figure(change, signed=True), above(change.mean, change.low)
+            text, verdict = format_figure(change, signed=True), above(change.low, change.high)
             found.append(Verdict(claim, COMBINED_TITLES["psnr_outside"], text, verdict))
         if (change := estimate_of(line, "identity")) is not None and (share := share_of(change, own)) is not None:
             claim = f"Edits of {scenes} images show the subject as zero-shot does (at most a tenth lost)"
@@ -292,12 +293,13 @@ def claims_page(out: Path) -> str:
     if missing:
         parts.append(f"Not measured: {', '.join(missing)}.")
     parts.append(
-        "That one is above the other holds where the whole 95% interval says so, partly where the figure alone does. "
-        f"That two are level (within {LEVEL}), that a score is kept (at most a tenth lost, of the base's text-to-image "
-        "generation 2%) or that the prompt is ignored (more than a tenth lost) holds where the whole interval says so, "
-        "partly where a part of it does; what is lost is a share of the other's mean, taken as exact. The speed-up "
-        "holds where the whole interval is at 20 or above, partly where it is above 1. Figures of question 1 are "
-        "differences, paired over subjects. Figures of the mini world say nothing of full-size models."
+        "A claim holds where the whole 95% interval agrees, does not hold where the whole interval is on the other "
+        f"side, and is undecided otherwise. Two are level within {LEVEL}; a score is kept where at most a tenth is "
+        "lost, of the base's text-to-image generation 2%, and the prompt is ignored where more than a tenth is; what "
+        "is lost is a share of the other's mean, taken as exact. The speed-up holds where the whole interval is at 20 "
+        "or above, partly where it is above 1. Figures of question 1 are differences, paired over subjects; "
+        "DreamBooth is from the base, as in the paper; table1.md has it from stage 2's weights, too. Figures of the "
+        "mini world say nothing of full-size models."
     )
     return "\n\n".join(parts) + "\n"
 

@@ -81,7 +81,7 @@ class ReproduceConfig:
     suite: str | None = None
     model: str = "mini"
     base: str | None = None
-    out: Path = Path("results/paper")
+    out: Path = Path("results/my-paper")
     budget: Literal["small", "full"] = "small"
     seed_sets: tuple[int, ...] | None = None
     subjects: int | None = None

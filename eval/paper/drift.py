@@ -38,7 +38,7 @@ from eval.generate.references import load_references, photo_hashes
 from eval.paper.config import ReproduceConfig
 from eval.paper.plain_prompts import Draw, PlainPrompt, in_parts, make_images, plain_draw, suite_prompts
 from eval.paper.preservation import BASE_ROW, SUBJECT_MODEL, right
-from eval.paper.results_files import estimate_of, lines_of, provenance, provenance_note, write_csv
+from eval.paper.results_files import estimate_of, lines_of, provenance, provenance_note, row_title, write_csv
 from eval.report.grid import spread
 from eval.report.plots import COLOURS, GREY, MARKERS, bars, pareto_front
 from eval.report.statistics import interval
@@ -55,13 +55,6 @@ ROWS = (
     Row(name="dreambooth-lora", method="dreambooth-lora", overrides={"start": BASE}),
     Row(name="textual-inversion", method="textual-inversion", overrides={"start": BASE}),
 )
-TITLES = {
-    "blip-diffusion-finetuned": "BLIP-Diffusion, fine-tuned",
-    "dreambooth-from-base": "DreamBooth from the base",
-    "dreambooth": "DreamBooth from stage 2",
-    "dreambooth-lora": "DreamBooth-LoRA",
-    "textual-inversion": "Textual Inversion",
-}
 Chosen = Mapping[str, Sequence[PlainPrompt]]
 """The kinds of prompts -> those that a subject's fits are asked for."""
 # By budget: subjects that are fitted, prompts of other classes and of the subject's own, and prompts of the subject
@@ -306,7 +299,7 @@ def table(frame: pd.DataFrame) -> str:
         for line in lines_of(lines):
             cells = [format_figure(estimate_of(line, name), signed=name.endswith("_change")) for name in names]
             cells += [format_figure(estimate_of(line, "dino")), f"{line['steps']:.0f}", f"{line['seconds']:.1f}"]
-            rows.append([TITLES[line["row"]], *cells, f"{line['peak_gib']:.2f}", f"{line['saved_mib']:.2f}"])
+            rows.append([row_title(line["row"]), *cells, f"{line['peak_gib']:.2f}", f"{line['saved_mib']:.2f}"])
         each = lines["n_images"].iloc[0] // lines["n_subjects"].iloc[0]
         heading = f"## Prompts of {KINDS[str(kind)]} ({lines['n_subjects'].iloc[0]} subjects, {each} images each)"
         parts += [heading, markdown_table(head, rows)]
@@ -323,19 +316,19 @@ def plot(frame: pd.DataFrame) -> Figure:
     lines = lines_of(frame[frame["prompts"] == OTHER])
     costs = {"seconds": "seconds of the fit", "peak_gib": "peak memory, GiB", "saved_mib": "saved, MiB"}
     figure = Figure(figsize=(13.0, 3.9), layout="constrained")
-    panels = figure.subplots(1, 1 + len(costs), sharey=True)
+    panels, names = figure.subplots(1, 1 + len(costs), sharey=True), [row.name for row in ROWS]
     for axes, (name, title) in zip(panels, {"dino": "DINO of the subject", **costs}.items(), strict=True):
         better = -1 if name == "dino" else 1  # a fit should show its subject, and cost little
         points = {line["row"]: (better * line[name], -line["dino_distance"]) for line in lines}
         front = [(better * points[row][0], -points[row][1]) for row in pareto_front(points)]
         axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, zorder=0)
         for line in lines:
-            number = list(TITLES).index(line["row"])
+            number = names.index(line["row"])
             figure_of = estimate_of(line, "dino_distance")
             if figure_of is None:
                 raise ValueError(f"{line['row']} has no dino_distance")
             axes.errorbar(
-                line[name], figure_of.mean, yerr=bars([figure_of]), label=TITLES[line["row"]],
+                line[name], figure_of.mean, yerr=bars([figure_of]), label=row_title(line["row"]),
                 color=COLOURS[number], marker=MARKERS[number], linestyle="none",
             )  # fmt: skip
         axes.set(xlabel=title, xscale="log" if name in ("seconds", "saved_mib") else "linear")
@@ -346,5 +339,6 @@ def plot(frame: pd.DataFrame) -> Figure:
         if name == "peak_gib":
             axes.set_xlim(0, 1.1 * max(line[name] for line in lines))
     panels[0].set(ylabel="DINO distance from the unfitted model")
+    figure.supxlabel("95% intervals over subjects; grey: no other fit is better in both", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines), fontsize=8)
     return figure

@@ -296,14 +296,15 @@ def _change(line: Mapping[str, Any], metric: str) -> str:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """The change of every metric against the base in percent, with intervals; grey: what may be lost."""
+    """The change of every metric against the base in percent, with intervals; dashed: what may be lost."""
     changed = frame[~frame["row"].isin([BASE_ROW, WORLD])]
     metrics = [metric for metric in METRICS if f"{metric}_change" in changed]
     figure = Figure(figsize=(3.2 * len(metrics) + 1.6, 1.6 + 0.36 * len(changed)), layout="constrained")
     panels = figure.subplots(1, max(1, len(metrics)), squeeze=False, sharey=True)[0]
     lines = lines_of(changed)
     for axes, metric in zip(panels, metrics, strict=False):
-        axes.axvspan(-BAR, BAR, color=GREY, alpha=0.2, linewidth=0)
+        axes.axvline(0, color=GREY, linewidth=1)
+        axes.axvline(-BAR, color=GREY, linestyle="--", linewidth=1)
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
         for place, line in enumerate(reversed(lines)):
             number = list(TITLES).index(line["row"])
@@ -313,4 +314,5 @@ def plot(frame: pd.DataFrame) -> Figure:
         axes.set(title=METRICS[metric], xlabel="change against the base, %")
     names = [f"{TITLES[line['row']]}: {KINDS[line['prompts']]}" for line in reversed(lines)]
     panels[0].set_yticks(range(len(lines)), names)
+    figure.supxlabel("95% intervals, paired over prompts; dashed: what may be lost", fontsize=8)
     return figure

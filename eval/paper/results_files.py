@@ -18,12 +18,27 @@ from dreambench.suites import Suite
 from eval.paper.config import EXPERIMENTS
 from eval.report.plots import DPI, SETTINGS
 from eval.report.statistics import Estimate
-from eval.report.summary import Results
+from eval.report.summary import Results, title
+from eval.results_dir import REAL
 
 # Columns of every CSV, the last ones, and what they are called in run.json
 PROVENANCE = ("commit", "checkpoint", "suite", "suite_hash", "protocol", "seed_sets", "n_images", "device")
 # Columns that may look like numbers, and are not to be rounded
 TEXTS = ("commit", "checkpoint", "suite_hash", "seed_sets", "learning_rate")
+
+# Rows that are named here by the weights that they start from; the other names are those of every table
+TITLES = {
+    REAL: "Real images (oracle)",
+    "dreambooth-100": "DreamBooth from stage 2, 100 steps",
+    "dreambooth-300": "DreamBooth from stage 2, 300 steps",
+    "dreambooth": "DreamBooth from stage 2",
+    "dreambooth-prior": "DreamBooth from stage 2 with prior preservation",
+}
+
+
+def row_title(row: str) -> str:
+    """A row's name, or that of a method of the step budgets, as people read it."""
+    return TITLES.get(row, title(row))
 
 
 def provenance_of(results: Results) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from bdkit.utils.errors import InputError
 from eval.experiments import RATE_FACTORS, SEARCH_STEPS, step_rows
 from eval.paper.config import ReproduceConfig
-from eval.paper.results_files import lines_of, provenance_note, provenance_of, read_csv, reading, write_csv
+from eval.paper.results_files import lines_of, provenance_note, provenance_of, read_csv, reading, row_title, write_csv
 from eval.report.plots import COLOURS, MARKERS
-from eval.report.summary import METRIC_TITLES, Results, summarise, title, wide_table
+from eval.report.summary import METRIC_TITLES, Results, summarise, wide_table
 from eval.report.tables import markdown_table
 
 DEVELOPMENT = "mini-dev"
@@ -105,14 +105,15 @@ def table(frame: pd.DataFrame) -> str:
     """The table as Markdown, from the CSV alone."""
     names = [METRIC_TITLES[frame[f"{what}_metric"].iloc[0]] for what in ("fidelity", "prompt")]
     lines = [
-        [title(line["name"]), f"{float(line['learning_rate']):g}",
+        [row_title(line["name"]), f"{float(line['learning_rate']):g}",
          *(f"{line[what]:.3f}" for what in ("fidelity", "prompt", "score")), "yes" if line["chosen"] else ""]
         for line in lines_of(frame.assign(chosen=chosen_of(frame)))
     ]  # fmt: skip
     after = ", ".join(str(frame["after_steps"].iloc[0]).split())
     note = f"Means over the images after {after} steps; score: the mean of their products."
     if ends := at_an_end(frame):
-        note += f" Of {', '.join(map(title, ends))} the best rate is the lowest or highest tried; others may be better."
+        names_of = ", ".join(map(row_title, ends))
+        note += f" Of {names_of} the best rate is the lowest or highest tried; others may be better."
     head = ["Method", "Learning rate", *names, "Score", "Chosen"]
     return "\n\n".join(["# Learning rates", markdown_table(head, lines), note, provenance_note(frame)]) + "\n"
 
@@ -131,7 +132,7 @@ def plot(frame: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     for number, name in enumerate(frame["name"].unique()):
         trials = frame[frame["name"] == name].astype({"learning_rate": float}).sort_values("learning_rate")
-        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "label": title(str(name))}
+        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "label": row_title(str(name))}
         axes.plot(trials["learning_rate"], trials["score"], **style)
     axes.set(xscale="log", xlabel="learning rate", ylabel="score")
     figure.legend(loc="outside right upper")

@@ -19,6 +19,7 @@ from eval.paper.results_files import (
     provenance_note,
     provenance_of,
     read_csv,
+    row_title,
     with_provenance,
     write_csv,
 )
@@ -26,7 +27,7 @@ from eval.paper.search import chosen_rates
 from eval.paper.speed_up import Curve, speed_up
 from eval.report.plots import COLOURS, MARKERS
 from eval.report.statistics import subject_means, subject_values
-from eval.report.summary import METRIC_TITLES, Results, summarise, title, wide_table
+from eval.report.summary import METRIC_TITLES, Results, summarise, wide_table
 from eval.report.tables import MAIN_METRICS, NOT_MEASURED, format_figure, markdown_table
 
 FASTER = "blip-diffusion"
@@ -126,7 +127,7 @@ def table(frame: pd.DataFrame) -> str:
     metrics = measured_metrics(curves, MAIN_METRICS)
     titles = [METRIC_TITLES[metric] for metric in metrics]
     lines = [
-        [title(line["name"]), f"{'auto: ' if line['source'] == AUTO else ''}{line['steps']:.0f}",
+        [row_title(line["name"]), f"{'auto: ' if line['source'] == AUTO else ''}{line['steps']:.0f}",
          _seconds_text(line["seconds"]),
          NOT_MEASURED if pd.isna(line["learning_rate"]) else f"{float(line['learning_rate']):g}",
          *(format_figure(estimate_of(line, metric)) for metric in metrics)]
@@ -154,7 +155,7 @@ def _rates_note(frame: pd.DataFrame) -> str:
     if trials.empty:
         return "Learning rates are the preset's; `bdkit reproduce search` tunes them on development subjects."
     note = f"Learning rates: the best of {len(trials)} trials on {trials['suite'].iloc[0]} (search.csv)"
-    if untuned := [title(name) for name in measured if name not in set(trials["name"])]:
+    if untuned := [row_title(name) for name in measured if name not in set(trials["name"])]:
         note += f"; of {', '.join(untuned)} the preset's, which was not searched"
     return f"{note}."
 
@@ -179,7 +180,7 @@ def _speed_up_part(found: pd.DataFrame) -> list[str]:
     for line in lines_of(found):
         bound = ">= " if pd.isna(line["steps"]) else ""
         lines.append(
-            [title(line["name"]), METRIC_TITLES[line["metric"]], f"{line['target']:.3f}",
+            [row_title(line["name"]), METRIC_TITLES[line["metric"]], f"{line['target']:.3f}",
              NOT_MEASURED if bound else f"{line['steps']:.0f}", factor_text(line),
              NOT_MEASURED if pd.isna(line["reached"]) else f"{line['reached']:.0%}",
              NOT_MEASURED if pd.isna(line["factor_seconds"]) else f"{bound}{line['factor_seconds']:.1f}"]
@@ -203,7 +204,7 @@ def _by_target(found: pd.DataFrame) -> list[str]:
         lines = []
         for name, of_name in of_metric.groupby("name", sort=False):
             cells = {line["target_steps"]: factor_text(line) for line in lines_of(of_name)}
-            lines.append([title(str(name)), *(cells.get(target, NOT_MEASURED) for target in targets)])
+            lines.append([row_title(str(name)), *(cells.get(target, NOT_MEASURED) for target in targets)])
         parts.append(markdown_table(head, lines))
     return parts
 
@@ -226,7 +227,7 @@ def plot(frame: pd.DataFrame) -> Figure:
                 figures = [(line[column], estimate_of(line, metric)) for line in points]
                 drawn = [(x, one.mean, one.low, one.high) for x, one in figures if one is not None]
                 xs, means, lows, highs = zip(*drawn, strict=True)
-                axes.plot(xs, means, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=title(name))
+                axes.plot(xs, means, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=row_title(name))
                 if None not in lows:
                     axes.fill_between(xs, lows, highs, color=COLOURS[number], alpha=0.12, linewidth=0)
             for line in autos:

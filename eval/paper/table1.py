@@ -25,6 +25,7 @@ from eval.paper.results_files import (
     provenance_note,
     provenance_of,
     read_csv,
+    row_title,
     write_csv,
 )
 from eval.report.plots import COLOURS, GREY, bars
@@ -53,6 +54,7 @@ PAPER_ROWS = {
 # Rows that are compared; of rows of the paper, and of the base, the first has the higher DINO there, or they are level
 ORDER = (
     (REAL, "blip-diffusion-finetuned"),
+    ("blip-diffusion-finetuned", "blip-diffusion-zero-shot"),
     ("blip-diffusion-finetuned", "dreambooth-from-base"),
     ("blip-diffusion-finetuned", "dreambooth"),
     ("dreambooth-from-base", "blip-diffusion-zero-shot"),
@@ -170,6 +172,7 @@ def table1_frame(results: Results, held_out: pd.DataFrame) -> pd.DataFrame:
     """
     measured = wide_table(results).merge(held_out, how="left", on="row")
     measured.insert(0, "source", MEASURED)
+    measured["title"] = measured["row"].map(row_title)
     paper = {row["row"]: row for row in read_published()}
     for metric in PAPER_METRICS:
         named = [paper.get(PAPER_ROWS.get(row, ""), {}).get(metric) or None for row in measured["row"]]

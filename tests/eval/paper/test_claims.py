@@ -20,6 +20,7 @@ from eval.paper.claims import (
     PARTLY,
     QUESTIONS,
     TOO_SHORT,
+    UNDECIDED,
     VERDICTS,
     ablation_verdicts,
     above,
@@ -40,29 +41,29 @@ MADE_WITH = {"commit": "123", "checkpoint": "0e1", "suite": "mini@0", "suite_has
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "verdict"),
+    ("low", "high", "verdict"),
     [
-        (0.1, 0.02, HOLDS),
-        (0.1, -0.02, PARTLY),
-        (-0.1, -0.2, NOT_HERE),
-        (0.0004, -0.2, NOT_HERE),  # printed as 0.000
-        (0.0004, 0.0001, HOLDS),
-        (0.1, None, PARTLY),  # one subject has no interval
+        (0.02, 0.2, HOLDS),
+        (-0.02, 0.2, UNDECIDED),
+        (-0.2, -0.02, NOT_HERE),
+        (-0.2, 0.0, UNDECIDED),
+        (None, None, UNDECIDED),  # one subject has no interval
+        (0.1, None, UNDECIDED),
     ],
 )
-def test_a_difference_is_above_zero_by_its_interval(difference: float, low: float | None, verdict: str) -> None:
-    assert above(difference, low) == verdict
+def test_a_difference_is_above_zero_by_its_interval(low: float | None, high: float | None, verdict: str) -> None:
+    assert above(low, high) == verdict
 
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
         (-LEVEL, LEVEL, HOLDS),
-        (-0.2, 0.01, PARTLY),  # wide
+        (-0.2, 0.01, UNDECIDED),  # wide
         (0.001, LEVEL, HOLDS),  # surely above, and level all the same
         (LEVEL + 0.001, 0.2, NOT_HERE),
         (-0.2, -LEVEL - 0.001, NOT_HERE),
-        (None, None, PARTLY),
+        (None, None, UNDECIDED),
     ],
 )
 def test_two_methods_are_level_within_a_margin(low: float | None, high: float | None, verdict: str) -> None:
@@ -71,7 +72,7 @@ def test_two_methods_are_level_within_a_margin(low: float | None, high: float | 
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(0.9, 1.1, HOLDS), (0.85, 0.95, PARTLY), (0.7, 0.89, NOT_HERE), (None, None, PARTLY)],
+    [(0.9, 1.1, HOLDS), (0.85, 0.95, UNDECIDED), (0.7, 0.89, NOT_HERE), (None, None, UNDECIDED)],
 )
 def test_a_score_is_kept_but_for_a_tenth(low: float | None, high: float | None, verdict: str) -> None:
     assert kept(figure(1.0, low, high)) == verdict
@@ -91,7 +92,7 @@ def figure(mean: float, low: float | None, high: float | None) -> Estimate:
 
 def test_the_prompt_is_ignored_where_more_than_a_tenth_of_its_score_is_lost() -> None:
     line = {"row": "frozen-text-encoder", "budget": "full", "clip_t": 0.4, "clip_t_change": -0.1}
-    for low, high, verdict in ((-0.2, -0.06, HOLDS), (-0.2, 0.0, PARTLY), (-0.04, -0.01, NOT_HERE)):
+    for low, high, verdict in ((-0.2, -0.06, HOLDS), (-0.2, 0.0, UNDECIDED), (-0.04, -0.01, NOT_HERE)):
         frame = pd.DataFrame([{**line, "clip_t_change_low": low, "clip_t_change_high": high}])
         (found,) = ablation_verdicts(frame)
         assert (found.claim, found.verdict) == ("With a frozen text encoder the prompt is ignored", verdict)
@@ -128,7 +129,7 @@ def test_page_judges_the_claims_that_were_measured(tmp_path: Path) -> None:
     text = write_claims(tmp_path).read_text()
     assert f"against 0.566) | DINO | -0.020 [-0.030, -0.010] | {TOO_SHORT} |" in text
     assert f"which the base does not | DINO | +0.100 [+0.050, +0.200] | {HOLDS} |" in text
-    assert f"needs more than 300 steps | DINO | -0.010 [-0.050, +0.010] | {NOT_HERE} |" in text
+    assert f"needs more than 300 steps | DINO | -0.010 [-0.050, +0.010] | {UNDECIDED} |" in text
     assert f"| Identity | >= 10.0 times [10.0, inf], for the score after 80 steps | {PARTLY} |" in text
     assert "Not measured: combination, preservation." in text
     assert "Textual Inversion" not in text
@@ -161,8 +162,8 @@ def test_combination_is_judged_by_ratios_and_by_differences() -> None:
         ("Edge F1", "2.000 [1.800, 2.200] times that without it", HOLDS),
         ("DINO", "0.800 [0.750, 0.850] times that without it", NOT_HERE),
         ("Identity", "0.950 [0.920, 0.980] times that without it", HOLDS),
-        ("PSNR outside the mask, dB", "+5.000 [-1.000, +9.000]", PARTLY),
-        ("Identity", "0.875 [0.850, 0.925] times zero-shot's", PARTLY),
+        ("PSNR outside the mask, dB", "+5.000 [-1.000, +9.000]", UNDECIDED),
+        ("Identity", "0.875 [0.850, 0.925] times zero-shot's", UNDECIDED),
     ]
 
 
@@ -230,10 +231,11 @@ def test_speed_up_without_an_interval_never_holds() -> None:
             "factor": 30.0, "low": 25.0, "high": 40.0}  # fmt: skip
     for changes, verdict in (
         ({}, HOLDS),
-        ({"low": math.nan, "high": math.nan}, PARTLY),
-        ({"low": math.nan, "high": math.nan, "factor": 0.5}, NOT_HERE),
+        ({"low": math.nan, "high": math.nan}, UNDECIDED),
         ({"low": math.nan, "high": math.nan, "factor": math.nan}, NO_GAIN),
-        ({"low": 0.9, "factor": 1.5}, NOT_HERE),
+        ({"low": 0.9, "factor": 1.5}, UNDECIDED),
+        ({"low": 19.0}, PARTLY),
+        ({"low": 0.3, "high": 0.9, "factor": 0.5}, NOT_HERE),
         ({"low": 1.0, "high": math.inf, "factor": 1.0, "steps": math.nan}, ENDS_EARLY),  # a lower bound
         ({"low": 4.0, "high": math.inf, "factor": 4.0, "steps": math.nan}, PARTLY),
     ):

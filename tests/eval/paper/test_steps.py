@@ -191,8 +191,8 @@ def test_search_judges_every_trial_by_fidelity_times_obedience(tmp_path: Path) -
         with pytest.raises(InputError, match=r"search\.csv is damaged, or of another version"):
             search.chosen_rates(replace(config, out=tmp_path / "damaged"))
     text = show(config.search_csv)
-    assert "| DreamBooth | 1.25e-06 |" in text
-    assert "Of DreamBooth the best rate is the lowest or highest tried" in text
+    assert "| DreamBooth from stage 2 | 1.25e-06 |" in text
+    assert "Of DreamBooth from stage 2 the best rate is the lowest or highest tried" in text
     within = pd.DataFrame(
         {"name": "dreambooth", "learning_rate": ["9e-05", "2e-4", "4e-3"], "chosen": [False, True, False]}
     )
