@@ -35,10 +35,10 @@ METHOD_PRESETS: dict[str, dict[str, MethodConfig]] = {
             weight_decay=0.0,
             templates=("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}"),
         ),
-        "custom-diffusion": CustomDiffusionConfig(  # steps and rate not tuned yet, see there
+        "custom-diffusion": CustomDiffusionConfig(
             start="mini-base",
-            steps=250,
-            learning_rate=1e-3,
+            steps=500,
+            learning_rate=2e-3,
             batch_size=3,
             class_images=50,
             initializer_token=RARE_TOKEN,
