@@ -153,9 +153,9 @@ def available_rows(config: ReproduceConfig) -> tuple[Row, ...]:
             missing = "this bdkit has no such method"
         else:
             try:
-                start = config.with_base(row)
+                overrides = config.with_base(row).overrides
                 if row.name in OPTIONAL:
-                    build_method(start.method, config.model, **start.overrides)
+                    build_method(row.method, config.model, **overrides)
             except InputError as error:
                 missing = str(error)
         if missing:
